@@ -1,0 +1,9 @@
+"""Phase 1: perturb images inside a ball so that a model errs.
+
+Knows: a model as a function from images in [0, 1] to logits. Must not know: training, classes' weights, data sets.
+"""
+
+from faal_lab.adversary.losses import ATTACK_LOSSES
+from faal_lab.adversary.pgd import AttackTick, frozen, pgd, start_point
+
+__all__ = ["ATTACK_LOSSES", "AttackTick", "frozen", "pgd", "start_point"]

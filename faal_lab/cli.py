@@ -1,0 +1,178 @@
+"""The `faal-lab` command: thin words for what the library does.
+
+Knows: arguments and exit codes. Must not know: anything that a notebook could not call itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from faal_lab import __version__
+from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_docs
+from faal_lab.data import DataProblem
+from faal_lab.demo import DemoError, demo, over_seeds
+from faal_lab.doctor import examine
+from faal_lab.evaluation import ATTACKS, VerdictsError
+from faal_lab.events import COMMANDS, Command
+from faal_lab.names import UnknownName, check_name
+from faal_lab.parameters import based_on, listed
+from faal_lab.progress import share_bar, shown
+from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, free_name
+from faal_lab.training import TrainingDiverged
+
+# Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
+_EXPECTED = (
+    UnknownName, ConfigError, DataProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError, DemoError,
+    TrainingDiverged, ImportError, OSError,
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (130 after Ctrl-C, 1 after an error, which is said on stderr)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.act(options) or 0
+    except KeyboardInterrupt:
+        print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    except _EXPECTED as error:
+        print(f"faal-lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("faal-lab", description="See, steer and fix the class-wise robustness of neural networks.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, act: Any, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(act=act)
+        return sub
+
+    sub = add("demo", _demo, "Train a robust model, make it fair, and write the report: about three minutes on a laptop.")
+    sub.add_argument("--out", type=Path, help="folder for everything the demo makes (default: a free name in runs/)")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="several seeds give a table of means")
+    sub.add_argument("--quick", action="store_true", help="a few batches, no AutoAttack: only shows that all works")
+
+    sub = add("lab", _lab, "Open JupyterLab on 127.0.0.1, with a token, at the live notebook.")
+    sub.add_argument("--no-browser", action="store_true", help="only print the address")
+    sub.add_argument("--port", type=int, default=8888, help="the next free one is taken if it is in use")
+
+    sub = add("run", _run, "Train one model into a run folder.")
+    sub.add_argument("--out", type=Path, help="the run folder (default: a free name in runs/)")
+    sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run; settings are the folder's")
+    sub.add_argument("--config", metavar="FILE", help="settings as a JSON file, or - for standard input; options below win")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    settings = sub.add_argument_group("settings")
+    for field, kind in get_type_hints(RunConfig).items():
+        about = f"{field_docs()[field]} (default: {getattr(RunConfig, field)!r})".replace("%", "%%")
+        flag = f"--{field.replace('_', '-')}"
+        settings.add_argument(flag, dest=field, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=about)
+
+    sub = add("evaluate", _evaluate, "Attack a run's test images and keep the verdicts in its folder.")
+    sub.add_argument("runs", nargs="+", type=Path, help="run folders")
+    sub.add_argument("--attacks", default=",".join(ATTACKS), help="comma-separated")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    sub.add_argument("--epsilon", type=float, help="L-infinity radius (default: the run's own)")
+    sub.add_argument("--device", default="auto")
+
+    sub = add("tell", _tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
+    sub.add_argument("run", type=Path, help="its run folder")
+    sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
+
+    add("doctor", _doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    if options.seeds == [0] or len(options.seeds) == 1:
+        demo(options.out or free_name("runs", "demo"), options.seeds[0], options.quick)
+    else:
+        print(f"Written: {over_seeds(options.out or Path('runs/demo-seeds'), options.seeds, options.quick)}")
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from faal_lab.lab import open_lab
+
+    return open_lab(port=options.port, browser=not options.no_browser)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from faal_lab.experiment import run
+
+    stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
+    if options.resume:
+        if stated or options.config or options.out:
+            raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
+        config, out = RunFolder.open(options.resume).config(), options.resume
+    else:
+        config = _config(options.config, stated)
+        stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
+        out = options.out or free_name("runs", stem)
+    for _ in shown(run(config, out, resume=bool(options.resume)), options.quiet):
+        pass
+    if not options.quiet:
+        print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
+
+
+def _config(file: str | None, stated: dict[str, Any]) -> RunConfig:
+    """Settings from a file, the command line and, where a base run is named, that run."""
+    loaded: Any = {}
+    if file:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        try:
+            loaded = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON: {error}") from error
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{file} must hold a JSON object of settings, got {type(loaded).__name__}.")
+    stated = {**loaded, **stated}
+    return based_on(stated.get("base", ""), stated)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from faal_lab.experiment import evaluate_run
+    from faal_lab.report import text_table
+
+    attacks = tuple(listed(options.attacks))
+    for name in attacks:
+        check_name("attack", name, ATTACKS)
+    verdicts = {}
+    for run in options.runs:
+        with share_bar(f"evaluate {run.name}") as progress:
+            verdicts[run.name] = evaluate_run(
+                run,
+                checkpoint=options.checkpoint,
+                attacks=attacks,
+                epsilon=options.epsilon,
+                device=options.device,
+                progress=progress,
+            )
+    print(text_table(verdicts))
+
+
+def _tell(options: argparse.Namespace) -> None:
+    folder = RunFolder.open(options.run)
+    dial, equals, value = options.what.partition("=")
+    if equals:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+        sent = folder.send(Command("turn", dial, check_dial(dial, number)))
+    else:
+        sent = folder.send(Command(check_name("command", options.what, COMMANDS[:-1])))
+    print(f"Sent as command {sent.number}; the run is {folder.status()}.")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    text, missing = examine()
+    print(text)
+    return 1 if missing else 0

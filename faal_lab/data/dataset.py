@@ -1,0 +1,59 @@
+"""The two types that carry data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and labels of one split, resident on one device."""
+
+    pixels: torch.Tensor  # uint8 [N, channels, height, width]
+    labels: torch.Tensor  # int64 [N]
+    pixel_max: int = 255  # the pixel value that means 1.0 (digits are stored in 0..16)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images float32 in [0, 1] and labels at `indices` [B]."""
+        return self.pixels[indices].to(torch.float32) / self.pixel_max, self.labels[indices]
+
+    def all(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole split as one batch."""
+        return self.batch(torch.arange(len(self), device=self.labels.device))
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device."""
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set in three parts. `test` is for evaluation alone: nothing in training reads it."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+    augmentation: str  # what `augment="auto"` means for these images: a name in `AUGMENTATIONS`
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel of the training images, in [0, 1] units."""
+        pixels = self.train.pixels.to(torch.float64) / self.train.pixel_max
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), unbiased=False).clamp(min=1e-3)
+        return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
+    def to(self, device: torch.device | str) -> Splits:
+        """All three parts on another device."""
+        parts = {part: getattr(self, part).to(device) for part in ("train", "validation", "test")}
+        return replace(self, **parts)

@@ -1,0 +1,69 @@
+"""What this machine offers, and what is missing here and what it is for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+
+_NEEDED_FOR = {
+    "torch": "everything",
+    "numpy": "everything",
+    "safetensors": "checkpoints",
+    "filelock": "one writer a run folder",
+    "scikit-learn": "the digits and stratified splits",
+    "scipy": "intervals",
+    "torchvision": "networks and data sets",
+    "pillow": "image folders",
+    "tqdm": "progress bars",
+    "pyautoattack": "AutoAttack",
+    "cvxpy": "solver=cvxpy, which checks the exact solver",
+    "clarabel": "the conic solver behind cvxpy",
+    "plotly": "figures and reports",
+    "anywidget": "live figures",
+    "ipywidgets": "live panels",
+    "ipykernel": "notebooks",
+    "jupyterlab": "faal-lab lab",
+    "papermill": "faal-lab demo and batch runs",
+}
+
+
+def examine() -> tuple[str, list[str]]:
+    """A text for a person, and the names of missing packages."""
+    lines = [
+        f"Python     {platform.python_version()} on {platform.platform()}",
+        f"cores      {_cores()}",
+        f"memory     {_memory()}",
+    ]
+    lines += [f"disk       {shutil.disk_usage('.').free / 2**30:.0f} GiB free here", f"device     {_device()}", ""]
+    missing = []
+    for name in _NEEDED_FOR:
+        try:
+            lines.append(f"{name:<14} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    lines += [f"{name:<14} MISSING, needed for {_NEEDED_FOR[name]}: pip install {name}" for name in missing]
+    lines += ["", "Nothing is missing." if not missing else f"{len(missing)} missing; pip install -e . brings them all."]
+    return "\n".join(lines), missing
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "unknown (torch is missing)"
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)}"
+    return f"cpu, {torch.get_num_threads()} threads (no CUDA device)"

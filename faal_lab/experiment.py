@@ -1,0 +1,289 @@
+"""The one place where the parts meet: a configuration becomes data, model, recipe, folder and training.
+
+Knows: every room above. Must not know: widgets, figures, notebooks.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from faal_lab.config import ConfigError, RunConfig
+from faal_lab.data import Splits, load
+from faal_lab.evaluation import ATTACKS, Progress, Verdicts, evaluate
+from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
+from faal_lab.models import ModelSpec, build
+from faal_lab.recipe import Recipe
+from faal_lab.restore import base_file, from_checkpoint, load_model, load_weights, to_checkpoint
+from faal_lab.runs import CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
+from faal_lab.runs.checkpoint import digest
+from faal_lab.runs.control import last_number
+from faal_lab.runs.files import replace_file
+from faal_lab.training import Stopped, TrainingDiverged, TrainingState, steps_per_epoch, train
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
+
+
+@dataclass
+class Experiment:
+    """A run that is ready to train: data on the device, and the state to train from."""
+
+    config: RunConfig
+    splits: Splits
+    spec: ModelSpec
+    state: TrainingState
+    best: float = -1.0  # best validation score so far: average + worst class, under attack
+
+
+def device_of(name: str) -> torch.device:
+    """The device a configuration names; raises ConfigError where this machine does not have it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}. Use auto or cpu.") from error
+    return device
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device, in the memory layout that small convolutions on a CPU want (up to twice as fast)."""
+    return model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
+
+
+def versions() -> dict[str, str]:
+    """What made a run: Python, faal-lab, the git commit (where there is one) and the libraries."""
+    found = {"python": platform.python_version()}
+    for name in ("faal-lab", *_LIBRARIES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+        )
+        found["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found["commit"] = "unknown"
+    return found
+
+
+def prepare(config: RunConfig, model: nn.Module | None = None, recipe: Recipe | None = None) -> Experiment:
+    """Load the data, build the network (from its base, where one is named) and put the recipe together.
+
+    `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
+    """
+    device = device_of(config.device)
+    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    channels, height, width = splits.train.pixels.shape[1:]
+    name = config.model if model is None else type(model).__name__
+    spec = ModelSpec(name, splits.num_classes, channels, height, width, *splits.channel_statistics())
+    if model is None:
+        model = build(spec, config.seed)
+    if config.base:
+        load_weights(model, spec, config, base_file(config))
+    recipe = recipe or Recipe.of(
+        config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=config.tau,
+        score=config.score, solver=config.solver,
+    )  # fmt: skip
+    placed(model, device)
+    return Experiment(config, splits.to(device), spec, TrainingState.fresh(model, recipe, config))
+
+
+def run(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    model: nn.Module | None = None,
+    recipe: Recipe | None = None,
+) -> Iterator[Event]:
+    """Train into the run folder `out`, yielding every event after it was recorded.
+
+    With `resume` the folder's last checkpoint is gone on from. Ctrl-C or SIGTERM ends the run in order: state saved,
+    the folder readable, then KeyboardInterrupt or SystemExit. Any error is recorded before it is raised.
+    """
+    if resume:
+        folder = RunFolder.open(out)
+        missing = not folder.checkpoint().exists()
+        checkpoint = None if missing else read_checkpoint(folder.checkpoint())
+        experiment = prepare(config, model, recipe)
+        if checkpoint is not None:
+            experiment.best = from_checkpoint(experiment.state, checkpoint)
+    else:
+        experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
+        folder = RunFolder.create(out, config, versions())
+    total = config.epochs * steps_per_epoch(experiment.splits, config)
+
+    def report() -> tuple[str, float]:
+        return experiment.state.activity, experiment.state.step / total
+
+    with Heartbeat(folder.path, report), folder.recording() as recorder:
+        events = _events(experiment, folder, resume)
+        try:
+            for event in events:
+                recorder.write(event)
+                yield event
+        except GeneratorExit:  # whoever pulled the events stopped pulling
+            events.close()
+            recorder.write(RunFinished(experiment.state.step, "stopped"))
+            experiment.state.activity = "ended"
+            raise
+
+
+def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generator[Event, None, None]:
+    state, config, splits = experiment.state, experiment.config, experiment.splits
+    if resume:
+        yield RunResumed(state.step)
+    if not resume or state.step == 0:
+        yield RunStarted(
+            list(splits.class_names), steps_per_epoch(splits, config), config.epochs,
+            state.dials["tau"], state.dials["epsilon"], state.dials["learning_rate"],
+        )  # fmt: skip
+    reader = CommandReader(folder.control, state.commands_read)
+    stale = last_number(folder.control) if resume else 0
+
+    def poll() -> list[Command]:
+        # what was said to the run before it was resumed is over, but for the dials that were turned
+        return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
+
+    with _signals() as caught:
+        try:
+            for event in train(state, splits, config, lambda: [*poll(), *caught.commands()]):
+                yield event
+                _save(experiment, folder, event)
+            reason = "done"
+        except Stopped:
+            reason = "stopped"
+        except GeneratorExit:
+            _write(experiment, folder, "last")
+            raise
+        except Exception as error:
+            if isinstance(error, TrainingDiverged):
+                _write(experiment, folder, "last")
+            state.activity = "ended"
+            yield RunFailed(state.step, f"{type(error).__name__}: {error}")
+            raise
+    _write(experiment, folder, "last")
+    yield RunFinished(state.step, reason)
+    state.activity = "ended"
+    caught.raise_if_any()
+
+
+def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
+    """Checkpoint after an epoch (and every so many steps), and keep the best by validation apart."""
+    state, every = experiment.state, experiment.config.checkpoint_every
+    if isinstance(event, EpochDone):
+        rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]
+        score = sum(rates) / len(rates) + min(rates)
+        if score > experiment.best:
+            experiment.best = score
+            _write(experiment, folder, "best")
+        _write(experiment, folder, "last")
+    elif every and state.step % every == 0:
+        _write(experiment, folder, "last")
+
+
+def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
+    write_checkpoint(
+        folder.checkpoint(which), to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best)
+    )
+
+
+class _Caught:
+    """Which signal asked the run to end."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def commands(self) -> list[Command]:
+        return [Command("stop")] if self.signal else []
+
+    def raise_if_any(self) -> None:
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal:
+            raise SystemExit(128 + self.signal)
+
+
+@contextmanager
+def _signals() -> Iterator[_Caught]:
+    """Turn the first Ctrl-C or SIGTERM into a stop between two steps; a second one ends the process at once."""
+    caught = _Caught()
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def handle(number: int, _: Any) -> None:
+        caught.signal = number
+        for name, old in before.items():
+            signal.signal(name, old)
+        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        signal.signal(name, handle)
+    try:
+        yield caught
+    finally:
+        for name, old in before.items():
+            signal.signal(name, old)
+
+
+def evaluate_run(
+    run_folder: str | Path,
+    *,
+    checkpoint: str = "last",
+    attacks: tuple[str, ...] = ATTACKS,
+    epsilon: float | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Verdicts:
+    """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
+
+    `epsilon` is the run's own by default; `progress` hears what is done and the share of it. Raises RunLocked while
+    the run is still written to.
+    """
+    folder = RunFolder.open(run_folder)
+    model, config, stored = load_model(folder.path, checkpoint)
+    where = device_of(device)
+    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    radius = config.epsilon if epsilon is None else epsilon
+    header = {
+        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
+        "model_sha256": digest(stored.part("model"), {}), "versions": versions(),
+    }  # fmt: skip
+    now = ("evaluating", 0.0)
+
+    def hear(what: str, share: float) -> None:
+        nonlocal now
+        now = (what, share)
+        if progress is not None:
+            progress(what, share)
+
+    with Heartbeat(folder.path, lambda: now):
+        verdicts = evaluate(
+            placed(model, where), splits.test.to(where), splits.class_names, epsilon=radius,
+            attacks=attacks, seed=config.seed, header=header, progress=hear,
+        )  # fmt: skip
+        replace_file(folder.verdicts_file(checkpoint), verdicts.to_bytes())
+        counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
+        total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
+        with folder.recording() as recorder:
+            recorder.write(Evaluated(checkpoint, radius, total, counts))
+        now = ("ended", 1.0)
+    return verdicts

@@ -1,0 +1,13 @@
+"""Phase 3's losses: from images to named per-sample terms, before any class is weighted.
+
+Knows: one model, one batch. Must not know: classes, fairness, optimisers.
+A new objective is one file and one row in `OBJECTIVES`; an object with the same attributes can be passed directly.
+"""
+
+from faal_lab.objectives.adversarial import AdversarialTraining
+from faal_lab.objectives.objective import Objective, Outcome, Terms, weighted
+from faal_lab.objectives.standard import StandardTraining
+
+OBJECTIVES: dict[str, type[Objective]] = {"at": AdversarialTraining, "standard": StandardTraining}
+
+__all__ = ["OBJECTIVES", "AdversarialTraining", "Objective", "Outcome", "StandardTraining", "Terms", "weighted"]

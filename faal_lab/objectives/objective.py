@@ -1,0 +1,40 @@
+"""What an objective is, and the one line where robust training and class weights meet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+Terms = dict[str, torch.Tensor]  # name ("clean", "robust", ...) -> per-sample loss [B]
+
+
+class Outcome(NamedTuple):
+    """One train-mode pass: the terms, and the logits that class statistics are taken from ([B, C] or None)."""
+
+    terms: Terms
+    clean_logits: torch.Tensor | None
+    adv_logits: torch.Tensor | None
+
+
+class Objective(Protocol):
+    """A training loss. `attack_loss` None means that it is trained on clean images alone."""
+
+    attack_loss: str | None
+
+    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        """Forward in training mode. `adv` are the attack's images (the images themselves without an attack)."""
+        ...
+
+
+def weighted(terms: Terms, multipliers: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Sum over terms of the batch mean of `multiplier[label] * term`: a scalar (FAAL, Algorithm 1, line 7).
+
+    A term without a multiplier [C] counts fully. Multipliers of exactly 1 leave the loss bit for bit as it was.
+    """
+    total = torch.zeros((), device=labels.device)
+    for name, term in terms.items():
+        factor = multipliers.get(name)
+        total = total + (term if factor is None else factor.to(term.dtype)[labels] * term).mean()
+    return total

@@ -1,0 +1,80 @@
+"""What a parameterized notebook was given: checked, because papermill checks nothing.
+
+Knows: plain values in a notebook's namespace. Must not know: papermill itself.
+papermill injects any name it is handed, known or not, and its -r option and quoted YAML give text where a number
+was meant. Here an unknown name is an error that offers the nearest valid one, and a type mix-up is an error too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from faal_lab.config import ConfigError, RunConfig
+from faal_lab.names import check_name
+from faal_lab.runs import RunFolder, free_name
+
+_NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}  # put there by IPython
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+
+
+def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in a notebook's `globals()`: public names with plain values."""
+    return {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in _NOTEBOOK_NAMES and isinstance(value, _PLAIN)
+    }
+
+
+def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a notebook that knows just `defaults`, each of its default's type.
+
+    Raises UnknownName or ConfigError.
+    """
+    values = dict(defaults)
+    for name, value in given(namespace).items():
+        check_name("parameter", name, defaults)
+        expected = type(defaults[name])
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise ConfigError(f"{name} must be of type {expected.__name__}, got {value!r} ({type(value).__name__}).")
+        values[name] = value
+    return values
+
+
+def listed(text: str) -> list[str]:
+    """The entries of a comma-separated parameter; raises ConfigError where there is none."""
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise ConfigError(f"expected names separated by commas, got {text!r}.")
+    return entries
+
+
+def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
+    """Settings and run folder of a training notebook: any setting of RunConfig, and `out`.
+
+    With a base, a setting that is None or not given is the base run's. An empty `out` becomes a free name in `runs/`.
+    """
+    names = ["out", *(f.name for f in fields(RunConfig))]
+    values = given(namespace)
+    for name in values:
+        check_name("parameter", name, names)
+    out = values.pop("out", "")
+    if not isinstance(out, str):
+        raise ConfigError(f"out must be text, got {out!r}.")
+    stated = {name: value for name, value in values.items() if value is not None}
+    config = based_on(stated.get("base", ""), stated)
+    stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
+    return config, Path(out) if out else free_name("runs", stem)
+
+
+def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
+    """The settings of the run folder `base` (defaults if it is none), but for those that are stated."""
+    inherited: dict[str, Any] = {}
+    if isinstance(base, str) and (Path(base) / "config.json").is_file():
+        inherited = RunFolder.open(base).config().to_mapping()
+    return RunConfig.from_mapping({**inherited, **stated})

@@ -1,0 +1,62 @@
+"""A training method as a product of parts: objective x fairness method, and where the attack begins.
+
+Knows: which parts the paper's names stand for. Must not know: data, models, runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.fairness import FAAL, FAIRNESS, Fairness
+from faal_lab.names import check_name
+from faal_lab.objectives import OBJECTIVES, Objective
+
+STARTS = ("zero", "uniform")
+
+# The field's names -> (objective, fairness method); any other pair is as good a recipe.
+RECIPES: dict[str, tuple[str, str]] = {
+    "standard": ("standard", "none"),
+    "pgd-at": ("at", "none"),
+    "faal-at": ("at", "faal"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One point of the product. Each part may be an object of the user's own."""
+
+    objective: Objective
+    fairness: Fairness
+    start: str = "uniform"  # where the training attack begins, one of STARTS
+
+    @staticmethod
+    def of(
+        objective: str,
+        fairness: str,
+        *,
+        start: str = "auto",
+        ambiguity: str = "kl",
+        tau: float = 0.5,
+        score: str = "mean",
+        solver: str = "exact",
+    ) -> Recipe:
+        """Put a recipe together from names.
+
+        `start="auto"` is what each method's paper states: the clean image under FAAL (Algorithm 1; its release
+        starts at random), a uniform point of the ball otherwise (Madry et al.).
+        """
+        loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]()
+        ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)](tau)
+        check_name("fairness method", fairness, FAIRNESS)
+        method = FAAL(ball, score, solver) if fairness == "faal" else FAIRNESS[fairness]()
+        check_name("attack start", start, ("auto", *STARTS))
+        if start == "auto":
+            start = "zero" if fairness == "faal" else "uniform"
+        return Recipe(loss, method, start)
+
+    @staticmethod
+    def named(name: str, *, tau: float = 0.5) -> Recipe:
+        """A recipe by the field's name, for example `Recipe.named("faal-at", tau=0.5)`; names in RECIPES."""
+        objective, fairness = RECIPES[check_name("recipe", name, RECIPES)]
+        return Recipe.of(objective, fairness, tau=tau)

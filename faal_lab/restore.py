@@ -1,0 +1,99 @@
+"""Between a checkpoint file and a model or a training state: what is stored, and how it is brought back.
+
+Knows: which tensors and counters make a state whole. Must not know: when checkpoints are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from faal_lab.config import RunConfig
+from faal_lab.models import ModelSpec, build
+from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, RunFolderError, read_checkpoint
+from faal_lab.training import TrainingState
+
+
+def base_file(config: RunConfig) -> Path:
+    """The checkpoint a run starts from: a file, or a run folder's `base_checkpoint`."""
+    path = Path(config.base).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"base {path} does not exist. Train it first: faal-lab run --out {path}")
+    return RunFolder.open(path).checkpoint(config.base_checkpoint)
+
+
+def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path) -> None:
+    """Put a checkpoint's weights in `model`; raises CheckpointError where network, classes or split differ.
+
+    Another split of the same images would test the model on what its base was trained on.
+    """
+    checkpoint = read_checkpoint(file)
+    differences = spec_of(checkpoint).differences(spec)
+    source = checkpoint.header["source"]
+    if source == {**_source(config), "split_seed": source["split_seed"]} and source["split_seed"] != config.split_seed:
+        differences.append(
+            f"split_seed is {source['split_seed']}, expected {config.split_seed} "
+            "(the model would be tested on images its base was trained on)"
+        )
+    if differences:
+        raise CheckpointError(f"{file} does not fit this run: {'; '.join(differences)}. Choose another base, model or data set.")
+    try:
+        model.load_state_dict(checkpoint.part("model"))
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {file} do not fit the network {spec.name}: {error}") from error
+
+
+def spec_of(checkpoint: Checkpoint) -> ModelSpec:
+    """The network a checkpoint was made for."""
+    stored = dict(checkpoint.header["spec"])
+    return ModelSpec(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+
+
+def _source(config: RunConfig) -> dict[str, str | int]:
+    """Which images a run learned from."""
+    return {"data": config.data, "data_dir": config.data_dir, "split_seed": config.split_seed}
+
+
+def to_checkpoint(state: TrainingState, spec: ModelSpec, config: RunConfig, best: float) -> Checkpoint:
+    """All that is needed to go on: weights, momentum, the fairness method's state, counters and dials."""
+    tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
+    tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state_dict().items()}
+    for index, entry in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{n}": t for n, t in entry.items() if isinstance(t, torch.Tensor)}
+    header = {
+        "spec": asdict(spec), "source": _source(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
+        "commands_read": state.commands_read, "dials": dict(state.dials), "best": best,
+    }  # fmt: skip
+    return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
+
+
+def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
+    """Bring a fresh state to where a checkpoint of the same run stood, bit for bit; returns its best validation score."""
+    header = checkpoint.header
+    state.model.load_state_dict(checkpoint.part("model"))
+    state.recipe.fairness.load_state_dict(checkpoint.part("fairness"))
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in checkpoint.part("optimizer").items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": entries})
+    state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
+    state.commands_read, state.dials = header["commands_read"], dict(header["dials"])
+    return header["best"]
+
+
+def load_model(run_folder: str | Path, which: str = "last") -> tuple[nn.Module, RunConfig, Checkpoint]:
+    """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError."""
+    folder = RunFolder.open(run_folder)
+    config, checkpoint = folder.config(), read_checkpoint(folder.checkpoint(which))
+    spec = spec_of(checkpoint)
+    if spec.name != config.model:
+        raise RunFolderError(f"{run_folder} was trained with a network of its own ({spec.name}): build it and load_weights.")
+    model = build(spec, config.seed)
+    model.load_state_dict(checkpoint.part("model"))
+    return model.eval(), config, checkpoint

@@ -1,0 +1,155 @@
+"""A live view of one run folder: panels and a status line. It reads the folder and nothing else.
+
+A thread of its own reads and draws, so that neither the kernel nor the run waits for a picture.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+import traceback
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+
+from faal_lab.events import CommandRefused, RunFailed, SchemaError
+from faal_lab.history import History
+from faal_lab.runs import Follower, RunFolderError
+from faal_lab.widgets.live_figure import LiveFigure
+from faal_lab.widgets.panels import empty_panels, panel_lines, turn_marks
+
+_ENDED = ("done", "stopped", "failed", "lost")
+_PERIOD = 0.1  # seconds between looks at the folder
+
+
+class Dashboard(W.VBox):
+    """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run."""
+
+    def __init__(self, path: str | Path | None = None, class_names: list[str] | None = None) -> None:
+        self.state = W.HTML("<b>no run yet</b>").add_class("faal-status")
+        self.problem = W.HTML().add_class("faal-error")
+        self.window = W.IntSlider(
+            10, 1, 100, description="mean over", tooltip="Batches that training accuracy and margins are averaged over"
+        )
+        self.status = "none"
+        self._changed = False
+        self._names: list[str] = []
+        self._figure: LiveFigure | None = None
+        self._follower: Follower | None = None
+        self._history = History(0)
+        self._seen = (0, 0)
+        self._speed: deque[tuple[float, int]] = deque(maxlen=40)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        super().__init__([self.state, self.problem, self.window])
+        self._show_classes(class_names or [str(c) for c in range(10)])
+        if path is not None:
+            self.follow(path)
+        threading.Thread(target=self._loop, name="faal-dashboard", daemon=True).start()
+
+    def follow(self, path: str | Path) -> None:
+        """Show another run from its beginning."""
+        with self._lock:
+            self._follower = Follower(path)
+            self._history, self._seen = History(len(self._names)), (0, 0)
+            self._speed.clear()
+            self.problem.value = ""
+            if self._figure is not None:
+                self._figure.update({i: (empty, empty) for i, empty in self._blank().items()}, [])
+
+    def _blank(self) -> dict[int, Any]:
+        lines = panel_lines(History(len(self._names)), self._names, 1)
+        return {i: y for i, (_, y) in lines.items()}
+
+    def close(self) -> None:
+        """End the thread and remove the widgets."""
+        self._closed.set()
+        super().close()
+
+    def _show_classes(self, names: list[str]) -> None:
+        if names == self._names:
+            return
+        self._names, self._history, self._seen = names, History(len(names)), (0, 0)
+        self._figure = LiveFigure(empty_panels(names))
+        self.children = (self.state, self.problem, self.window, self._figure.widget)
+
+    def _loop(self) -> None:
+        ended = ""
+        while not self._closed.wait(_PERIOD):
+            try:
+                with self._lock:
+                    ended = self._look(ended)
+            except (RunFolderError, SchemaError, OSError) as error:
+                self._say(str(error))
+            except Exception:  # a thread's traceback would be printed under whichever cell ran last
+                self._say(traceback.format_exc())
+
+    def _say(self, text: str) -> None:
+        shown = f"<pre style='color:var(--jp-error-color1,#b00020);white-space:pre-wrap'>{html.escape(text)}</pre>"
+        if self.problem.value != shown:
+            self.problem.value = shown
+
+    def _look(self, ended: str) -> str:
+        """Read and draw once; returns the final status once it was drawn."""
+        follower = self._follower
+        if follower is None:
+            return ended
+        new = follower.poll()
+        if follower.started is not None:
+            self._show_classes(list(follower.started.class_names))
+        self._take(follower)
+        self.status = status = follower.status()
+        final = status in (*_ENDED, "paused") and status != ended
+        assert self._figure is not None
+        if (final and new == 0) or (self._figure.ready() and self._changed):
+            self._draw(follower)
+            self._changed = False
+            if final:
+                self._figure.remember()
+                ended = status
+        elif status not in (*_ENDED, "paused"):
+            ended = ""
+        self.state.value = self._status_line(follower, status)
+        for event in reversed(follower.events[-20:]):
+            if isinstance(event, (RunFailed, CommandRefused)):
+                self._say(event.error if isinstance(event, RunFailed) else event.reason)
+                break
+        return ended
+
+    def _take(self, follower: Follower) -> None:
+        steps, epochs = self._seen
+        if steps > len(follower.steps) or epochs > len(follower.epochs):  # a resume undid some
+            self._history, steps, epochs = History(len(self._names)), 0, 0
+        if steps < len(follower.steps) or epochs < len(follower.epochs):
+            self._changed = True
+            self._history.add(follower.steps[steps:], follower.epochs[epochs:])
+        self._seen = (len(follower.steps), len(follower.epochs))
+
+    def _draw(self, follower: Follower) -> None:
+        assert self._figure is not None
+        lines = panel_lines(self._history, self._names, self.window.value)
+        self._figure.update(lines, turn_marks(follower.turns))
+
+    def _status_line(self, follower: Follower, status: str) -> str:
+        started, steps = follower.started, follower.steps
+        if started is None:
+            return f"<b>{status}</b>"
+        total, done = started.epochs * started.steps_per_epoch, steps[-1].step if steps else 0
+        if not self._speed or self._speed[-1][1] != done:
+            self._speed.append((time.monotonic(), done))
+        words = [
+            f"<b>{status}</b>",
+            f"batch {done} of {total}",
+            f"epoch {min(done // started.steps_per_epoch + 1, started.epochs)} of {started.epochs}",
+        ]
+        (since, first), (until, last) = self._speed[0], self._speed[-1]
+        if status not in _ENDED and until > since and last > first:
+            rate = (last - first) / (until - since)
+            words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
+        if steps:
+            words.append(f"tau {steps[-1].tau:g}, epsilon {steps[-1].epsilon:g}, KL spent {steps[-1].divergence:.3f}")
+            words.append(f"heaviest class {self._names[max(range(len(self._names)), key=steps[-1].weights.__getitem__)]}")
+        return " · ".join(words)

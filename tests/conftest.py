@@ -1,0 +1,58 @@
+"""What the tests share: a quick run on the digits, and a folder of made-up images."""
+
+import os
+
+os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a deprecation warning of jupyter_core
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faal_lab.config import RunConfig
+from faal_lab.experiment import run
+
+QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}
+
+
+@pytest.fixture(scope="session")
+def quick() -> RunConfig:
+    """Four steps on the digits."""
+    return RunConfig.from_mapping(QUICK)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, quick: RunConfig) -> Path:
+    """A finished quick run; tests must not write to it."""
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    for _ in run(quick, folder):
+        pass
+    return folder
+
+
+def draw_images(root: Path, classes: dict[str, int], size: int = 12, seed: int = 0) -> Path:
+    """A folder of images that can be told apart: each class is brighter at its own place."""
+    numbers = np.random.default_rng(seed)
+    for place, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = numbers.integers(0, 80, (size, size, 3), dtype=np.uint8)
+            pixels[place * 3 : place * 3 + 3] += 150
+            Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Three classes of 40 images of 12x12."""
+    return draw_images(tmp_path / "shapes", {"ant": 40, "bee": 40, "cow": 40})
+
+
+@pytest.fixture
+def tiny_model() -> torch.nn.Module:
+    """A linear model on 1x4x4 images with three classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))

@@ -1,0 +1,132 @@
+"""Objectives, fairness methods and their product, against formulas written by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from faal_lab.ambiguity import KLBall
+from faal_lab.class_stats import ClassStats, softmax_margin
+from faal_lab.fairness import FAAL, FAIRNESS, NoFairness
+from faal_lab.names import UnknownName
+from faal_lab.objectives import OBJECTIVES, weighted
+from faal_lab.recipe import RECIPES, Recipe
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(30, 1, 4, 4, generator=generator)
+    return images, (images + 0.05).clamp(0, 1), torch.randint(0, 3, (30,), generator=generator)
+
+
+def stats_of(logits: torch.Tensor, labels: torch.Tensor, classes: int = 3) -> ClassStats:
+    return ClassStats.of(labels, classes, {"margin": softmax_margin(logits, labels)})
+
+
+def test_at_is_cross_entropy_on_adversarial_images(tiny_model: nn.Module, batch: tuple) -> None:
+    images, adv, labels = batch
+    outcome = OBJECTIVES["at"]()(tiny_model, images, adv, labels)
+    p = tiny_model(adv).softmax(1)
+    assert torch.allclose(outcome.terms["robust"], -p[torch.arange(30), labels].log(), atol=1e-6)
+    assert outcome.clean_logits is None
+
+
+def test_standard_training_sees_clean_images_and_makes_no_attack(tiny_model: nn.Module, batch: tuple) -> None:
+    images, adv, labels = batch
+    objective = OBJECTIVES["standard"]()
+    outcome = objective(tiny_model, images, adv, labels)
+    assert objective.attack_loss is None
+    assert torch.allclose(outcome.terms["clean"].mean(), F.cross_entropy(tiny_model(images), labels))
+
+
+def test_faal_loss_is_algorithm_1_line_7(tiny_model: nn.Module, batch: tuple) -> None:
+    _, adv, labels = batch
+    logits = tiny_model(adv)
+    weighing = FAAL(KLBall(0.5)).weigh(stats_of(logits, labels), ("robust",), 0.5)
+    means = torch.stack([softmax_margin(logits, labels)[labels == c].mean() for c in range(3)])
+    w = KLBall(0.5).worst_case(means).weights
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    by_hand = sum(3 * w[labels[i]] * losses[i] for i in range(30)) / 30
+    assert torch.allclose(weighted({"robust": losses}, weighing.multipliers, labels), by_hand.float(), atol=1e-6)
+    assert not weighing.weights.requires_grad
+
+
+def test_gradient_is_that_of_the_loss_at_fixed_weights(tiny_model: nn.Module, batch: tuple) -> None:
+    _, adv, labels = batch
+    logits = tiny_model(adv)
+    multipliers = FAAL().weigh(stats_of(logits, labels), ("robust",), 0.5).multipliers
+    weighted({"robust": F.cross_entropy(logits, labels, reduction="none")}, multipliers, labels).backward()
+    found = tiny_model[1].bias.grad.clone()
+    p, hot = logits.detach().softmax(1), F.one_hot(labels, 3).float()
+    by_hand = (multipliers["robust"].float()[labels][:, None] * (p - hot)).mean(0)
+    assert torch.allclose(found, by_hand, atol=1e-6)
+
+
+def test_tau_zero_is_plain_training_bit_for_bit(tiny_model: nn.Module, batch: tuple) -> None:
+    _, adv, labels = batch
+    logits = tiny_model(adv)
+    terms = {"robust": F.cross_entropy(logits, labels, reduction="none")}
+    multipliers = FAAL().weigh(stats_of(logits, labels), ("robust",), 0.0).multipliers
+    assert multipliers["robust"].tolist() == [1.0, 1.0, 1.0]
+    assert weighted(terms, multipliers, labels).item() == weighted(terms, {}, labels).item() == terms["robust"].mean().item()
+
+
+def test_an_absent_class_gets_no_weight_by_the_paper_and_wastes_some_by_the_release() -> None:
+    logits, labels = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) * 3, torch.tensor([0, 1] * 6)
+    logits[torch.arange(12), labels] += 4
+    stats = stats_of(logits, labels)
+    paper = FAAL().weigh(stats, ("robust",), 0.5)
+    assert paper.weights[2] == 0
+    assert float(paper.multipliers["robust"][:2].mean()) == pytest.approx(1.0)
+    release = FAAL(score="sum").weigh(stats, ("robust",), 0.5)
+    assert release.weights.argmax() == 2, "an absent class acts as score 0, harder than every class with negative margin"
+    by_hand = KLBall(0.5).worst_case(stats.sums["margin"]).weights
+    assert torch.allclose(release.weights, by_hand)
+
+
+def test_cvxpy_can_be_the_solver() -> None:
+    logits, labels = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
+    stats = stats_of(logits, labels, 4)
+    exact, conic = (FAAL(solver=s).weigh(stats, ("robust",), 0.5) for s in ("exact", "cvxpy"))
+    assert torch.allclose(exact.weights, conic.weights, atol=1e-5)
+
+
+def test_permuting_the_classes_permutes_the_weights() -> None:
+    logits, labels = torch.randn(60, 5, generator=torch.Generator().manual_seed(3)), torch.arange(60) % 5
+    order = torch.tensor([3, 1, 4, 0, 2])
+    there = FAAL().weigh(stats_of(logits, labels, 5), (), 0.5).weights
+    back = FAAL().weigh(stats_of(logits[:, order], torch.argsort(order)[labels], 5), (), 0.5).weights
+    assert torch.allclose(there[order], back, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("fairness", list(FAIRNESS))
+def test_every_point_of_the_product_trains(tiny_model: nn.Module, batch: tuple, objective: str, fairness: str) -> None:
+    images, adv, labels = batch
+    recipe = Recipe.of(objective, fairness)
+    outcome = recipe.objective(tiny_model, images, adv, labels)
+    logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
+    weighing = recipe.fairness.weigh(stats_of(logits, labels), tuple(outcome.terms), 0.5)
+    assert float(weighing.weights.sum()) == pytest.approx(1.0)
+    weighted(outcome.terms, weighing.multipliers, labels).backward()
+    assert torch.isfinite(tiny_model[1].weight.grad).all()
+    recipe.fairness.load_state_dict(recipe.fairness.state_dict())
+
+
+def test_named_recipes_and_where_their_attacks_begin() -> None:
+    assert isinstance(Recipe.named("pgd-at").fairness, NoFairness)
+    faal = Recipe.named("faal-at", tau=0.2)
+    assert isinstance(faal.fairness, FAAL)
+    assert faal.fairness.ambiguity.radius == 0.2
+    assert (Recipe.named("pgd-at").start, faal.start) == ("uniform", "zero")
+    assert {Recipe.named(name).start for name in RECIPES} <= {"zero", "uniform"}
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=r"Unknown recipe 'fal-at'\. Did you mean 'faal-at'\? Known: standard, pgd-at, faal-at"):
+        Recipe.named("fal-at")
+    with pytest.raises(UnknownName, match=r"Unknown fairness method 'fall'\. Did you mean 'faal'"):
+        Recipe.of("at", "fall")
+    with pytest.raises(ValueError, match=r"score must be 'mean' .* got 'median'"):
+        FAAL(score="median")
