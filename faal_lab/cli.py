@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from faal_lab import __version__
 from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_docs
 from faal_lab.data import DataProblem
-from faal_lab.demo import DemoError, demo, over_seeds
+from faal_lab.demo import DemoError, demo
 from faal_lab.doctor import examine
 from faal_lab.evaluation import ATTACKS, VerdictsError
 from faal_lab.events import COMMANDS, Command
@@ -24,6 +24,7 @@ from faal_lab.names import UnknownName, check_name
 from faal_lab.parameters import based_on, listed
 from faal_lab.progress import share_bar, shown
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, free_name
+from faal_lab.seeds import over_seeds
 from faal_lab.training import TrainingDiverged
 
 # Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
@@ -144,6 +145,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     attacks = tuple(listed(options.attacks))
     for name in attacks:
         check_name("attack", name, ATTACKS)
+    for run in options.runs:
+        RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
     verdicts = {}
     for run in options.runs:
         with share_bar(f"evaluate {run.name}") as progress:

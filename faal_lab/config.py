@@ -68,7 +68,7 @@ class RunConfig:
     """PGD steps of the training attack."""
     step_ratio: float = 0.25
     """Attack step as a fraction of epsilon."""
-    epochs: int = 12
+    epochs: int = 5
     """Passes over the training images."""
     batch_size: int = 64
     """Images per step."""
@@ -78,7 +78,7 @@ class RunConfig:
     """Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at 1/2 and 3/4)."""
     momentum: float = 0.9
     """SGD momentum."""
-    weight_decay: float = 5e-4
+    weight_decay: float = 5e-3
     """SGD weight decay."""
     validation_steps: int = 10
     """PGD steps of the attack on the validation images after each epoch."""

@@ -6,7 +6,6 @@ Each notebook is one papermill process; its progress is read from the run folder
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,8 +14,6 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from faal_lab.evaluation import Progress
 from faal_lab.figures import result_rows
@@ -119,41 +116,3 @@ def demo(out: Path, seed: int = 0, quick: bool = False) -> list[dict[str, Any]]:
     verdicts = {run.name: run.verdicts for run in read_runs([str(out / n) for n in ("base", "control", "faal")])}
     print(f"\n{text_table(verdicts)}\n\nDone in {time.monotonic() - started:.0f} s. Report: {out / 'report.html'}")
     return result_rows(verdicts)
-
-
-def over_seeds(out: Path, seeds: list[int], quick: bool = False) -> Path:
-    """The demo for several seeds, and the mean over them; a finished seed is not made again. Returns the JSON written."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for seed in seeds:
-        rows = out / f"seed-{seed}" / "rows.json"
-        if not rows.exists():
-            print(f"\n== seed {seed} ==")
-            made = demo(_cleared(rows.parent), seed, quick)
-            rows.write_text(json.dumps(made, indent=1), encoding="utf-8")
-        found[str(seed)] = json.loads(rows.read_text(encoding="utf-8"))
-    means = mean_rows(list(found.values()))
-    print(f"\nMean over seeds {', '.join(map(str, seeds))}:")
-    for row in means:
-        print(f"{row['run']:<10} {row['attack']:<11} average {row['average']:5.1f}   worst class {row['worst']:5.1f}")
-    path = out / "seeds.json"
-    path.write_text(json.dumps({"seeds": found, "mean": means}, indent=1), encoding="utf-8")
-    return path
-
-
-def _cleared(folder: Path) -> Path:
-    """A folder for a seed whose earlier attempt did not finish: that attempt is moved aside, not deleted."""
-    if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.unfinished-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-    return folder
-
-
-def mean_rows(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Average and worst class of each run and attack, averaged over tables of the same shape."""
-    means = []
-    for rows in zip(*tables, strict=True):
-        average, worst = (float(np.mean([r[key] for r in rows])) for key in ("average", "worst"))
-        means.append({"run": rows[0]["run"], "attack": rows[0]["attack"], "average": average, "worst": worst})
-    return means

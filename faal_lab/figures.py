@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faal_lab.evaluation import Verdicts, average_accuracy, class_accuracy, worst_accuracy
-from faal_lab.history import History, thinned
+from faal_lab.history import History, running_mean, thinned
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # Okabe and Ito's palette (distinct to colour-blind eyes), its black made grey so that it shows on dark pages too.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B5A900", "#7F7F7F")
+RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey for the first: what the others are held against
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_SMALL = {"height": 320, "margin": {"l": 56, "r": 12, "t": 44, "b": 44}}
+_SMALL = {"height": 360, "margin": {"l": 56, "r": 12, "t": 44, "b": 90}}
 INK = "#7A7A7A"  # text that can be read on white and on black
 ATTACK_TITLES = {"clean": "Clean", "pgd-20": "PGD-20", "cw-20": "CW-20", "autoattack": "AutoAttack"}
 
@@ -34,7 +35,9 @@ def styled(figure: go.Figure, **layout: Any) -> go.Figure:
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
     look: dict[str, Any] = {"template": "none", "font": {"color": INK, "size": 12}, **_SMALL}
-    return figure.update_layout(**look, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", **layout)
+    look["legend"] = {"orientation": "h", "y": -0.22, "yanchor": "top"}  # below: beside, it would squeeze a narrow page
+    clear = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+    return figure.update_layout({**look, **clear, **layout})
 
 
 def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
@@ -46,7 +49,7 @@ def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
         found = class_accuracy(*verdict.counts(attack))
         figure.add_bar(
             name=name, x=list(verdict.class_names), y=[100 * e.value if e else None for e in found],
-            marker_color=_COLOURS[(7, 0, 1, 2, 3, 4, 5, 6)[number % 8]],
+            marker_color=RUN_COLOURS[number % 8],
             error_y={
                 "type": "data", "symmetric": False, "thickness": 1, "width": 2, "color": INK,
                 "array": [100 * (e.high - e.value) if e else 0 for e in found],
@@ -57,25 +60,30 @@ def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
     title = f"{ATTACK_TITLES[attack]} accuracy by class, with 95 % intervals"
     figure.update_yaxes(title="accuracy, %", range=[0, 100])
     figure.update_xaxes(title="class", type="category")
-    return styled(figure, title=title, barmode="group", legend={"orientation": "h", "y": 1.08, "x": 1, "xanchor": "right"})
+    return styled(figure, title=title, barmode="group")
 
 
-def class_lines(steps: np.ndarray, values: np.ndarray, class_names: list[str], title: str, unit: str) -> go.Figure:
-    """One line a class over batches; `values` is [T, C]."""
+def weights_over_batches(history: History, class_names: list[str], title: str, window: int = 10) -> go.Figure:
+    """The class weights (CDAW): every batch faint, the mean over the last `window` batches in front."""
     import plotly.graph_objects as go
 
-    shown = thinned(len(steps))
+    steps, raw = history.step.values, history.weights.values
     figure = go.Figure()
+    if not len(steps):
+        return styled(figure, title=title)
+    shown, smooth = thinned(len(steps)), running_mean(raw, window)
     for c, name in enumerate(class_names):
-        figure.add_scatter(x=steps[shown], y=values[shown, c], mode="lines", name=name, line=class_style(c))
+        for values, front in ((raw, False), (smooth, True)):
+            line = {**class_style(c), "width": 2.2 if front else 0.8}
+            figure.add_scatter(
+                x=steps[shown], y=values[shown, c], mode="lines", name=name, legendgroup=name, showlegend=front,
+                line=line, opacity=1 if front else 0.3, hoverinfo="all" if front else "skip",
+            )  # fmt: skip
+    uniform = 1 / len(class_names)
+    figure.add_hline(uniform, line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="uniform")
     figure.update_xaxes(title="batch")
-    figure.update_yaxes(title=unit)
-    return styled(figure, title=title)
-
-
-def weights_over_batches(history: History, class_names: list[str], title: str) -> go.Figure:
-    """The class weights (CDAW) of every batch."""
-    return class_lines(history.step.values, history.weights.values, class_names, title, "class weight")
+    figure.update_yaxes(title="class weight")
+    return styled(figure, title=f"{title}<br><sup>faint: each batch; in front: mean of the last {window}</sup>")
 
 
 def validation_curves(history: History) -> go.Figure:
@@ -90,7 +98,7 @@ def validation_curves(history: History) -> go.Figure:
             y = rows(values, axis=1) if len(values) else []
             line = {"color": colour, "dash": dash}
             figure.add_scatter(x=epochs, y=y, mode="lines+markers", name=f"{kind}, {label}", line=line)
-    figure.update_xaxes(title="epoch")
+    figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, len(epochs) // 10))
     figure.update_yaxes(title="validation accuracy, %", range=[0, 100])
     return styled(figure, title="Validation after each epoch")
 

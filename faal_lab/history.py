@@ -79,6 +79,11 @@ class History:
         return _share(correct.values, self.valid_count.values)
 
 
+def running_mean(rows: np.ndarray, window: int) -> np.ndarray:
+    """Mean over the last `window` rows (fewer at the beginning) of [T, C]."""
+    return _over_last(rows, window) / np.minimum(np.arange(1, len(rows) + 1), window)[:, None]
+
+
 def _over_last(rows: np.ndarray, window: int) -> np.ndarray:
     """Sums over the last `window` rows at each row."""
     total = np.cumsum(rows, axis=0)

@@ -117,7 +117,7 @@ def figures_of(runs: list[Reported]) -> list[go.Figure]:
     for run in runs:
         names = list(run.verdicts.class_names)
         if run.folder.config().fairness != "none":
-            drawn.append(weights_over_batches(run.history, names, f"Class weights (CDAW) of every batch: {run.name}"))
+            drawn.append(weights_over_batches(run.history, names, f"Class weights (CDAW): {run.name}"))
     for run in runs:
         figure = validation_curves(run.history)
         drawn.append(figure.update_layout(title=f"Validation after each epoch: {run.name}"))

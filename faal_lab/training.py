@@ -33,6 +33,10 @@ class TrainingDiverged(FloatingPointError):
     """Loss or gradient is not finite; the state is that of the last good step."""
 
 
+class _BatchAgain(Exception):
+    """A dial was turned during an attack: the batch begins again with it. Noise is keyed, so nothing else changes."""
+
+
 class Stopped(Exception):
     """A stop was asked for; the state is that of the last whole step."""
 
@@ -95,6 +99,12 @@ class Steering:
             raise Stopped
         self.state.activity = "training"
 
+    def during_attack(self) -> None:
+        """Look between two attack steps."""
+        self.look()
+        if self.turns:
+            raise _BatchAgain
+
     def _read(self, now: bool) -> None:
         clock = time.monotonic()
         if clock - self._looked < self._INTERVAL and not (now and self._cost < 0.002):
@@ -125,7 +135,7 @@ class Steering:
             old, new = self.state.dials[turn.dial], float(turn.value)
             yield DialTurned(self.state.step, turn.dial, old, new)
             self.state.dials[turn.dial] = new
-        self.refused, self.turns, self.single = [], [], False
+        self.refused, self.turns = [], []
 
 
 def steps_per_epoch(splits: Splits, config: RunConfig) -> int:
@@ -153,12 +163,17 @@ def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = 
             indices = order[state.batch * config.batch_size : (state.batch + 1) * config.batch_size]
             images, labels = splits.train.batch(indices)
             images = augmented(images, augmentation, config.seed, state.epoch, indices)
-            adv = _attack(state, images, labels, indices, config, steering.look)
-            yield _step(state, images, adv, labels, splits.num_classes, rate)
+            try:
+                adv = _attack(state, images, labels, indices, config, steering.during_attack)
+            except _BatchAgain:
+                continue
+            done = _step(state, images, adv, labels, splits.num_classes, rate)
+            steering.single = False
+            yield done
         state.activity = "validating"
-        done = _validate(state, splits.validation, splits.num_classes, config, steering.look)
+        validated = _validate(state, splits.validation, splits.num_classes, config, steering.look)
         state.epoch, state.batch = state.epoch + 1, 0
-        yield done
+        yield validated
 
 
 def _attack(
@@ -200,12 +215,24 @@ def _step(
     with torch.no_grad():
         weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
     loss = weighted(outcome.terms, weighing.multipliers, labels)
+    _descend(state, loss, buffers, rate)
+    count = [int(n) for n in stats.count.tolist()]
+    margins = [m if n else None for m, n in zip(stats.mean("margin").tolist(), count, strict=True)]
+    return StepDone(
+        step=state.step, epoch=state.epoch, loss=loss.item(), tau=state.dials["tau"], epsilon=state.dials["epsilon"],
+        learning_rate=rate, weights=weighing.weights.tolist(), divergence=float(weighing.divergence), count=count,
+        margin=margins, robust_correct=_correct(outcome.adv_logits, labels, num_classes),
+        clean_correct=_correct(outcome.clean_logits, labels, num_classes),
+    )  # fmt: skip
+
+
+def _descend(state: TrainingState, loss: torch.Tensor, buffers: list[torch.Tensor], rate: float) -> None:
+    """One optimiser step; raises TrainingDiverged, with the state as before the forward, where it must not be made."""
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    size = torch.nn.utils.get_total_norm(gradients)
+    size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
+        for buffer, before in zip(state.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         raise TrainingDiverged(
             f"Loss {loss.item()} and gradient norm {size.item()} at step {state.step + 1}: not finite. The last good state "
@@ -215,17 +242,10 @@ def _step(
         group["lr"] = rate
     state.optimizer.step()
     state.step, state.batch = state.step + 1, state.batch + 1
-    count = [int(n) for n in stats.count.tolist()]
-    margins = [m if n else None for m, n in zip(stats.mean("margin").tolist(), count, strict=True)]
 
-    def correct(outputs: torch.Tensor | None) -> list[int] | None:
-        return None if outputs is None else count_by_class(outputs.detach().argmax(1) == labels, labels, num_classes)
 
-    return StepDone(
-        step=state.step, epoch=state.epoch, loss=loss.item(), tau=state.dials["tau"], epsilon=state.dials["epsilon"],
-        learning_rate=rate, weights=weighing.weights.tolist(), divergence=float(weighing.divergence), count=count,
-        margin=margins, robust_correct=correct(outcome.adv_logits), clean_correct=correct(outcome.clean_logits),
-    )  # fmt: skip
+def _correct(logits: torch.Tensor | None, labels: torch.Tensor, num_classes: int) -> list[int] | None:
+    return None if logits is None else count_by_class(logits.detach().argmax(1) == labels, labels, num_classes)
 
 
 def _validate(state: TrainingState, validation: Images, num_classes: int, config: RunConfig, tick: AttackTick) -> EpochDone:

@@ -13,6 +13,7 @@ from faal_lab.data.dataset import Images, Splits
 from faal_lab.data.folder import load_folder
 from faal_lab.data.problem import DataProblem
 from faal_lab.data.split import split_indices
+from faal_lab.names import check_name
 
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 are the test split
 
@@ -37,8 +38,9 @@ LOADERS: dict[str, Callable[[int, str, int], Splits]] = {"digits": _load_digits,
 def load(name: str, *, seed: int, data_dir: str = "", image_size: int = 0) -> Splits:
     """Load the data set `name` split by `seed`; `data_dir` and `image_size` are for "folder" (0 keeps the images' size).
 
-    Raises DataProblem where the images cannot be learned from.
+    Raises UnknownName, or DataProblem where the images cannot be learned from.
     """
+    check_name("data set", name, LOADERS)
     if name == "folder" and not data_dir:
         raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
     splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size)

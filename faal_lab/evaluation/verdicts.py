@@ -47,7 +47,7 @@ class Verdicts:
     def read(path: Path) -> Verdicts:
         """Read a verdict file; nothing in it is executed. Raises VerdictsError."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 header = json.loads(str(stored["header"]))
                 survived = {n.removeprefix("survived/"): stored[n] for n in stored.files if n.startswith("survived/")}
                 return Verdicts(stored["labels"], survived, tuple(header.pop("class_names")), header)

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,29 @@ from faal_lab.runs import Follower, RunFolderError
 from faal_lab.widgets.live_figure import LiveFigure
 from faal_lab.widgets.panels import empty_panels, panel_lines, turn_marks
 
-_ENDED = ("done", "stopped", "failed", "lost")
+ENDED = ("done", "stopped", "failed", "lost")
 _PERIOD = 0.1  # seconds between looks at the folder
 
 
 class Dashboard(W.VBox):
-    """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run."""
+    """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run.
 
-    def __init__(self, path: str | Path | None = None, class_names: list[str] | None = None) -> None:
+    `on_look` is called after each look at the folder, a few times a second, on the dashboard's thread.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        class_names: list[str] | None = None,
+        on_look: Callable[[], None] | None = None,
+    ) -> None:
         self.state = W.HTML("<b>no run yet</b>").add_class("faal-status")
         self.problem = W.HTML().add_class("faal-error")
         self.window = W.IntSlider(
             10, 1, 100, description="mean over", tooltip="Batches that training accuracy and margins are averaged over"
         )
         self.status = "none"
+        self._on_look = on_look
         self._changed = False
         self._names: list[str] = []
         self._figure: LiveFigure | None = None
@@ -56,6 +66,7 @@ class Dashboard(W.VBox):
             self._follower = Follower(path)
             self._history, self._seen = History(len(self._names)), (0, 0)
             self._speed.clear()
+            self.status = "waiting"
             self.problem.value = ""
             if self._figure is not None:
                 self._figure.update({i: (empty, empty) for i, empty in self._blank().items()}, [])
@@ -82,6 +93,8 @@ class Dashboard(W.VBox):
             try:
                 with self._lock:
                     ended = self._look(ended)
+                if self._on_look is not None:
+                    self._on_look()
             except (RunFolderError, SchemaError, OSError) as error:
                 self._say(str(error))
             except Exception:  # a thread's traceback would be printed under whichever cell ran last
@@ -102,7 +115,7 @@ class Dashboard(W.VBox):
             self._show_classes(list(follower.started.class_names))
         self._take(follower)
         self.status = status = follower.status()
-        final = status in (*_ENDED, "paused") and status != ended
+        final = status in (*ENDED, "paused") and status != ended
         assert self._figure is not None
         if (final and new == 0) or (self._figure.ready() and self._changed):
             self._draw(follower)
@@ -110,7 +123,7 @@ class Dashboard(W.VBox):
             if final:
                 self._figure.remember()
                 ended = status
-        elif status not in (*_ENDED, "paused"):
+        elif status not in (*ENDED, "paused"):
             ended = ""
         self.state.value = self._status_line(follower, status)
         for event in reversed(follower.events[-20:]):
@@ -146,7 +159,7 @@ class Dashboard(W.VBox):
             f"epoch {min(done // started.steps_per_epoch + 1, started.epochs)} of {started.epochs}",
         ]
         (since, first), (until, last) = self._speed[0], self._speed[-1]
-        if status not in _ENDED and until > since and last > first:
+        if status not in ENDED and until > since and last > first:
             rate = (last - first) / (until - since)
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
         if steps:

@@ -28,7 +28,7 @@ Lines = dict[int, tuple[np.ndarray, np.ndarray]]
 
 def empty_panels(class_names: list[str]) -> go.Figure:
     """The figure with every trace it will ever have."""
-    figure = make_subplots(rows=3, cols=2, subplot_titles=TITLES, vertical_spacing=0.1, horizontal_spacing=0.09)
+    figure = make_subplots(rows=3, cols=2, subplot_titles=TITLES, vertical_spacing=0.12, horizontal_spacing=0.09)
     for panel in range(_CLASS_PANELS):
         row, column = divmod(panel, 2)
         for c, name in enumerate(class_names):
@@ -50,10 +50,10 @@ def empty_panels(class_names: list[str]) -> go.Figure:
         figure.update_yaxes(range=[0, 101], row=row, col=column)
     figure.update_xaxes(type="category", row=3, col=2)
     for row, column, title in ((2, 1, "batch"), (2, 2, "batch"), (3, 1, "epoch"), (3, 2, "class")):
-        figure.update_xaxes(title_text=title, row=row, col=column)
+        figure.update_xaxes(title_text=title, title_standoff=2, row=row, col=column)
     figure.update_annotations(font_size=13)
-    styled(figure, uirevision="keep", legend={"orientation": "h", "y": -0.07})
-    return figure.update_layout(height=820, autosize=True, margin={"l": 56, "r": 16, "t": 36, "b": 60})
+    styled(figure, uirevision="keep", legend={"orientation": "h", "y": -0.08, "yanchor": "top"})
+    return figure.update_layout(height=880, autosize=True, margin={"l": 56, "r": 16, "t": 36, "b": 60})
 
 
 def panel_lines(history: History, class_names: list[str], window: int) -> Lines:
@@ -89,6 +89,7 @@ def turn_marks(turns: list[DialTurned]) -> list[dict[str, Any]]:
                 "line": {"color": "#7A7A7A", "width": 1, "dash": "dash"},
             }  # fmt: skip
             if panel == 0:
-                mark["label"] = {"text": f"{turn.dial} {turn.new:g}", "textposition": "end", "font": {"size": 10}}
+                text = {"text": f"{turn.dial} {turn.new:g}", "textposition": "end", "textangle": 0}
+                mark["label"] = {**text, "xanchor": "left", "yanchor": "top", "font": {"size": 10}}
             marks.append(mark)
     return marks

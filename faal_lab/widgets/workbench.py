@@ -18,7 +18,7 @@ from faal_lab.names import UnknownName
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import based_on
 from faal_lab.runs import RunFolderError, free_name
-from faal_lab.widgets.dashboard import Dashboard
+from faal_lab.widgets.dashboard import ENDED, Dashboard
 
 _SCRATCH = "(random weights)"
 _HANDLED = (UnknownName, ConfigError, RunFolderError, OSError, ValueError)
@@ -72,7 +72,7 @@ class Workbench(W.VBox):
         self.runs = Path(runs)
         self.run: LiveRun | None = None
         self._given = settings
-        self.dashboard = Dashboard()
+        self._shown: tuple[bool, str] | None = None
         self.settings = _controls(RunConfig.from_mapping(settings), self._bases())
         self.buttons = {
             name: W.Button(description=label, tooltip=tip, layout=W.Layout(width="6rem")).add_class(f"faal-{name}")
@@ -80,6 +80,7 @@ class Workbench(W.VBox):
         }
         self.buttons["start"].button_style = "primary"
         self.message = W.HTML().add_class("faal-message")
+        self.dashboard = Dashboard(on_look=self._enable)  # its thread calls back at once: the controls must be there
         self._connect()
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
@@ -93,7 +94,6 @@ class Workbench(W.VBox):
         for dial in DIALS:
             widget = self.settings[dial]
             widget.observe(lambda change, dial=dial: self._safely(lambda: self.turn(dial, change["new"])), "value")
-        self.dashboard.state.observe(lambda _: self._enable(), "value")
 
     def _bases(self) -> list[str]:
         return [_SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
@@ -105,7 +105,7 @@ class Workbench(W.VBox):
         return based_on(stated["base"], stated)
 
     def _active(self) -> bool:
-        return self.run is not None and self.run.running()
+        return self.run is not None and self.run.running() and self.dashboard.status not in ENDED
 
     def _safely(self, act: Callable[[], None]) -> None:
         """An error in a handler would be shown nowhere: say it under the buttons."""
@@ -113,7 +113,6 @@ class Workbench(W.VBox):
             act()
         except _HANDLED as error:
             self.message.value = _error(str(error))
-        self._enable()
 
     def start(self) -> None:
         """Start a run with the settings as they stand; nothing happens while one is active."""
@@ -146,7 +145,11 @@ class Workbench(W.VBox):
             self.run.turn(dial, value)
 
     def _enable(self) -> None:
-        active = self._active()
+        """Let the controls follow the run's state; costs nothing while that stands still."""
+        active, status = self._active(), self.dashboard.status
+        if (active, status) == self._shown:
+            return
+        self._shown = (active, status)
         if self.run is not None and not active and self.run.error():
             self.message.value = _error(self.run.error())
         for name, widget in self.settings.items():
@@ -154,4 +157,4 @@ class Workbench(W.VBox):
         self.buttons["start"].disabled = active
         for name in ("pause", "step", "stop"):
             self.buttons[name].disabled = not active
-        self.buttons["pause"].description = "Resume" if active and self.dashboard.status == "paused" else "Pause"
+        self.buttons["pause"].description = "Resume" if active and status == "paused" else "Pause"

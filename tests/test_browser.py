@@ -1,0 +1,214 @@
+"""The live notebook in a real browser: JupyterLab in headless Chromium, driven as a person would.
+
+Skipped where Chromium or Playwright is missing; FAAL_LAB_REQUIRE_BROWSER=1 turns the skip into a failure.
+Every wait is for a post-condition. The page must ask nothing of any other machine and log no error.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faal_lab.events import DialTurned, StepDone
+from faal_lab.lab import _SETTINGS, lab_command
+from faal_lab.runs import RunFolder
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = os.environ.get("FAAL_LAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+TOKEN = "test-token"
+
+# JupyterLab shows "idle" before a kernel exists; this is true only when cells can really be run.
+READY = """() => { const app = window.jupyterapp, panel = app && app.shell.currentWidget;
+  if (!panel || !panel.context || !panel.sessionContext) return false;
+  const session = panel.sessionContext, kernel = session.session && session.session.kernel;
+  return panel.context.isReady && session.isReady && !session.hasNoKernel && !!kernel && kernel.connectionStatus === 'connected'
+    && kernel.status === 'idle' && panel.content.widgets.length > 0 && !document.querySelector('.jp-Dialog'); }"""
+FIRE = """command => { window.fired = 'running';
+  window.jupyterapp.commands.execute(command).then(() => window.fired = 'ok', error => window.fired = 'error ' + error); }"""
+ALL_RUN = """() => window.jupyterapp.shell.currentWidget.content.widgets.every(
+  cell => cell.model.type !== 'code' || cell.model.executionCount > 0)"""
+# x and y of the last point of every trace: 10 weights, 10 accuracies, 10 margins, loss, ...
+POINTS = """() => { const plot = document.querySelector('.js-plotly-plot'), last = a => a && a.length ? a[a.length - 1] : null;
+  return plot && plot.data ? plot.data.map(t => [last(t.x) === null ? -1 : last(t.x), last(t.y)]) : []; }"""
+LAST = f"(({POINTS})()[0] || [-1])[0]"
+STATUS = "((document.querySelector('.faal-status') || {}).innerText || '')"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chromium() -> None:
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        _missing("Playwright is not installed (pip install -e '.[dev]')")
+    if not CHROMIUM:
+        _missing("Chromium is not installed (on Debian: apt-get install chromium)")
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("FAAL_LAB_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """JupyterLab as `faal-lab lab` starts it, in a copy of the notebooks; (address, root folder)."""
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    settings = tmp_path / "config" / "labconfig" / "default_setting_overrides.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(_SETTINGS))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    private = {
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }  # fmt: skip
+    environment = {**os.environ, **{k: str(tmp_path / v) for k, v in private.items()}}
+    words = lab_command(port, browser=False, start="notebooks/train_live.ipynb")
+    words += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
+    log = tmp_path / "lab.log"
+    with open(log, "wb") as stream:
+        server = subprocess.Popen(words, cwd=root, env=environment, stdout=stream, stderr=stream)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2).close()
+                break
+            assert server.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.1)
+        yield address, root
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def page(lab: tuple[str, Path]) -> Iterator[Any]:
+    """A page that remembers what it asked for outside and what it logged as an error."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 1400})
+        page.set_default_timeout(60_000)
+        page.outside, page.errors = [], []
+        page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith((lab[0], "data:", "blob:")) else None)
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+        yield page
+        browser.close()
+
+
+def open_and_run(page: Any, address: str, notebook: str) -> None:
+    page.goto(f"{address}/lab/workspaces/test/tree/{notebook}?reset&token={TOKEN}")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook")
+    page.wait_for_function(READY)
+    page.evaluate(FIRE, "notebook:run-all-cells")
+    page.wait_for_function(ALL_RUN)
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+
+
+def shoot(page: Any, name: str) -> None:
+    """Keep a picture to look at where FAAL_LAB_SCREENSHOTS names a folder."""
+    folder = os.environ.get("FAAL_LAB_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def wait_until(condition: Any, seconds: float = 30) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("timed out")
+
+
+def steps(run: RunFolder) -> list[StepDone]:
+    return [e for e in run.events() if isinstance(e, StepDone)]
+
+
+def turns(run: RunFolder) -> list[DialTurned]:
+    return [e for e in run.events() if isinstance(e, DialTurned)]
+
+
+def press_tau_right(page: Any) -> None:
+    page.focus(".faal-tau .noUi-handle")
+    page.keyboard.press("ArrowRight")
+
+
+def start_and_see_it_move(page: Any) -> None:
+    page.click("button.faal-start")
+    page.wait_for_function(f"() => {LAST} > 3")
+    before = page.evaluate(POINTS)
+    page.wait_for_function(f"() => {LAST} > {before[0][0] + 20}")
+    after = page.evaluate(POINTS)
+    weights, accuracy = range(10), range(10, 20)
+    assert any(before[i][1] != after[i][1] for i in weights), "class weights move"
+    assert any(before[i][1] != after[i][1] for i in accuracy), "per-class robust accuracy moves"
+    assert sum(after[i][1] for i in weights) == pytest.approx(1, abs=1e-4)
+
+
+def pause_turn_and_resume(page: Any, run: RunFolder) -> None:
+    page.click("button.faal-pause")
+    page.wait_for_selector("button.faal-pause:has-text('Resume')")
+    stood = wait_until(lambda: run.status() == "paused" and steps(run)[-1].step)
+    press_tau_right(page)
+    wait_until(lambda: list(run.control.glob("*.json"))[1:])
+    time.sleep(0.5)
+    assert steps(run)[-1].step == stood, "paused: no step is made"
+    page.click("button.faal-pause")
+    (turned,) = wait_until(lambda: turns(run))
+    assert (turned.dial, turned.old, turned.new, turned.step) == ("tau", 0.5, 0.55, stood)
+    (first,) = wait_until(lambda: [e for e in steps(run) if e.step == stood + 1])
+    assert first.tau == 0.55, "it holds from the very next step"
+    page.wait_for_function(f"() => {LAST} > {stood + 5}")
+
+
+def turn_while_it_runs(page: Any, run: RunFolder) -> None:
+    press_tau_right(page)
+    late = wait_until(lambda: [e for e in turns(run) if e.new == pytest.approx(0.6)])[0]
+    (sent,) = [p for p in run.control.glob("*.json") if json.loads(p.read_text())["value"] == pytest.approx(0.6)]
+    clock = [json.loads(line) for line in run.timing_file.read_text().splitlines()]
+    done = max(r["step"] for r in clock if r["event"] == "StepDone" and r["time"] <= sent.stat().st_mtime)
+    assert late.step <= done + 1, "recorded within a step of the command"
+    page.wait_for_function("() => (document.querySelector('.js-plotly-plot').layout.shapes || []).length >= 8")
+
+
+@pytest.mark.browser
+def test_live_notebook(lab: tuple[str, Path], page: Any) -> None:
+    address, root = lab
+    open_and_run(page, address, "notebooks/train_live.ipynb")
+    start_and_see_it_move(page)
+    shoot(page, "running")
+    (path,) = [p.parent for p in (root / "runs").glob("*/metrics.jsonl")]
+    run = RunFolder(path)
+    pause_turn_and_resume(page, run)
+    turn_while_it_runs(page, run)
+    page.click("button.faal-stop")
+    page.wait_for_function(f"() => {STATUS}.startsWith('stopped')")
+    last = steps(run)[-1].step
+    page.wait_for_function(f"() => {LAST} === {last}")
+    shoot(page, "stopped")
+    page.evaluate(FIRE, "docmanager:save")
+    page.wait_for_function("() => window.fired === 'ok'")
+    page.reload()
+    page.wait_for_function(READY)
+    page.wait_for_function(f"() => {LAST} === {last}")
+    assert not page.inner_text(".faal-error").strip()
+    assert not page.outside
+    assert not page.errors

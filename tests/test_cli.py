@@ -1,0 +1,138 @@
+"""The command line: what it does, and what it says when it cannot."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faal_lab.cli import main
+from faal_lab.config import RunConfig
+from faal_lab.demo import jobs
+from faal_lab.doctor import examine
+from faal_lab.lab import lab_command
+from faal_lab.runs import RunFolder
+from faal_lab.seeds import differences, mean_rows
+
+QUICK = ["--epochs", "1", "--batch-size", "250", "--attack-steps", "1", "--validation-steps", "1"]
+
+
+def test_run_evaluate_tell_and_resume(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(["run", "--out", str(out), *QUICK, "--fairness", "faal", "--tau", "0.3"]) == 0
+    assert f"Next: faal-lab evaluate {out}" in capsys.readouterr().out
+    assert RunFolder(out).config().tau == 0.3
+    assert main(["evaluate", str(out), "--attacks", "clean,pgd-20"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"run +pgd-20 +\d+\.\d \[ *\d+\.\d, *\d+\.\d\]", table)
+    assert main(["tell", str(out), "tau=0.7"]) == 0
+    assert "Sent as command 1; the run is done." in capsys.readouterr().out
+    assert main(["run", "--resume", str(out), "--quiet"]) == 0
+
+
+def test_settings_from_a_file_and_from_a_base(tmp_path: Path, base: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"epochs": 1, "tau": 0.1, "base": str(base)}))
+    assert main(["run", "--out", str(tmp_path / "a"), "--config", str(file), "--tau", "0.2", "--quiet"]) == 0
+    config = RunFolder(tmp_path / "a").config()
+    assert (config.tau, config.batch_size) == (0.2, 250)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["run", "--tau", "-1"], "tau must be at least 0, got -1.0"),
+        (["run", "--fairness", "fal"], "Unknown fairness method 'fal'. Did you mean 'faal'?"),
+        (["run", "--resume", "nothing"], "nothing is not a run folder"),
+        (["run", "--resume", "nothing", "--tau", "1"], "--resume takes its settings from the folder"),
+        (["run", "--config", "nothing.json"], "nothing.json"),
+        (["evaluate", "nothing"], "nothing is not a run folder"),
+        (["evaluate", "x", "--attacks", "pgd-2O"], "Unknown attack 'pgd-2O'. Did you mean 'pgd-20'?"),
+        (["tell", "nothing", "stop"], "nothing is not a run folder"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(words: list[str], text: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.startswith("faal-lab: ")
+    assert "Traceback" not in said
+
+
+def test_telling_nonsense(base: Path, capsys) -> None:
+    for what, text in (("tua=1", "Did you mean 'tau'"), ("tau=x", "tau must be a number, got 'x'"), ("dance", "Unknown command")):
+        assert main(["tell", str(base), what]) == 1
+        assert text in capsys.readouterr().err
+
+
+def test_help_shows_every_setting(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = capsys.readouterr().out
+    for name in RunConfig().to_mapping():
+        assert f"--{name.replace('_', '-')}" in said
+
+
+def test_doctor(capsys) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "torch" in said
+    assert "Nothing is missing." in said
+    assert examine()[1] == []
+
+
+def test_doctor_names_what_is_missing_and_its_purpose(monkeypatch) -> None:
+    from importlib import metadata
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "pyautoattack":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    text, missing = examine()
+    assert missing == ["pyautoattack"]
+    assert "MISSING, needed for AutoAttack: pip install pyautoattack" in text
+
+
+def test_the_lab_listens_on_this_machine_only_and_keeps_its_token() -> None:
+    words = lab_command(8888, browser=False, start="notebooks/train_live.ipynb")
+    assert "--ip=127.0.0.1" in words
+    assert not any("token" in w or "password" in w for w in words), "Jupyter's own random token stays"
+    assert "--MappingKernelManager.buffer_offline_messages=False" in words
+
+
+def test_python_dash_m(tmp_path: Path) -> None:
+    found = subprocess.run([sys.executable, "-m", "faal_lab", "--version"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout.strip()) == (0, "0.1.0")
+
+
+def test_both_arms_of_the_demo_differ_in_fairness_alone(tmp_path: Path) -> None:
+    plan = {job.title: job.parameters for job in jobs(tmp_path, 3, quick=False)}
+    control, faal = plan["fine-tune by plain AT (control)"], plan["fine-tune by FAAL"]
+    assert {k for k in control if control[k] != faal[k]} == {"out", "fairness"}
+    assert plan["train base by PGD-AT"]["seed"] == plan["train base by PGD-AT"]["split_seed"] == 3
+    assert plan["evaluate all three"]["attacks"].endswith("autoattack")
+
+
+def test_means_over_seeds() -> None:
+    rows = [[{"run": "a", "attack": "clean", "average": x, "worst": x / 2}] for x in (10.0, 20.0)]
+    assert mean_rows(rows) == [{"run": "a", "attack": "clean", "average": 15.0, "worst": 7.5}]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    tables = [
+        [{"run": run, "attack": "clean", "average": a, "worst": w} for run, a, w in (("base", b, 10.0), ("faal", b + g, 20.0))]
+        for b, g in ((50.0, 1.0), (80.0, 3.0))
+    ]
+    (found,) = differences(tables, "base")
+    mean, low, high = found["average"]
+    assert mean == pytest.approx(2.0)
+    assert high - mean == pytest.approx(12.706, abs=0.001), "t with one degree of freedom times a standard error of 1"
+    assert low == pytest.approx(2 * mean - high)
+    assert found["worst"] == pytest.approx([10.0, 10.0, 10.0])

@@ -1,0 +1,84 @@
+"""Settings: defaults, types, ranges, names."""
+
+from dataclasses import fields
+
+import pytest
+
+from faal_lab.config import ConfigError, RunConfig, check_dial, field_docs
+from faal_lab.names import UnknownName
+from faal_lab.parameters import checked, given, run_parameters
+
+
+def test_round_trip_and_hash() -> None:
+    config = RunConfig.from_mapping({"tau": 1, "fairness": "faal"})
+    assert config.tau == 1.0
+    assert RunConfig.from_mapping(config.to_mapping()) == config
+    assert config.digest() == RunConfig(tau=1.0, fairness="faal").digest() != RunConfig().digest()
+
+
+def test_every_setting_is_documented() -> None:
+    assert set(field_docs()) == {f.name for f in fields(RunConfig)}
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"tau": -0.1}, r"tau must be at least 0, got -0\.1"),
+        ({"tau": float("nan")}, "tau must be a number, got nan"),
+        ({"tau": float("inf")}, "tau must be at least 0, got inf"),
+        ({"tau": "0.5"}, r"tau must be a number, got '0\.5' \(str\) \(papermill's -r"),
+        ({"epochs": 2.0}, r"epochs must be a whole number, got 2\.0 \(float\)"),
+        ({"epochs": True}, r"epochs must be a whole number, got True \(bool\)"),
+        ({"epsilon": True}, r"epsilon must be a number, got True"),
+        ({"epsilon": 8}, r"epsilon must be between 0 and 1, got 8\.0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"data": 3}, r"data must be text, got 3 \(int\)"),
+    ],
+)
+def test_bad_values(settings: dict, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        RunConfig.from_mapping(settings)
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"fairnes": "faal"}, r"Unknown setting 'fairnes'\. Did you mean 'fairness'"),
+        ({"fairness": "fal"}, r"Unknown fairness method 'fal'\. Did you mean 'faal'\? Known: none, faal"),
+        ({"model": "smal-cnn"}, r"Unknown model 'smal-cnn'\. Did you mean 'small-cnn'"),
+        ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
+        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, standard"),
+    ],
+)
+def test_unknown_names(settings: dict, text: str) -> None:
+    with pytest.raises(UnknownName, match=text):
+        RunConfig.from_mapping(settings)
+
+
+def test_dials() -> None:
+    assert check_dial("tau", 1) == 1.0
+    with pytest.raises(UnknownName, match=r"Unknown dial 'tua'\. Did you mean 'tau'"):
+        check_dial("tua", 0.5)
+    with pytest.raises(ConfigError, match="tau must be at least 0"):
+        check_dial("tau", -1.0)
+
+
+def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "x", "_i": "code", "In": [], "json": pytest, "tau": 0.7, "epochs": 3, "out": ""}
+    assert given(namespace) == {"tau": 0.7, "epochs": 3, "out": ""}
+    config, out = run_parameters(namespace)
+    assert (config.tau, config.epochs, str(out)) == (0.7, 3, "runs/digits-at-none")
+    with pytest.raises(UnknownName, match=r"Unknown parameter 'epoch'\. Did you mean 'epochs'"):
+        run_parameters({"epoch": 3})
+    with pytest.raises(ConfigError, match=r"seed must be a whole number, got '7' \(str\) \(papermill's -r"):
+        run_parameters({"seed": "7"})
+    with pytest.raises(UnknownName, match=r"Unknown parameter 'run'\. Did you mean 'runs'"):
+        checked({"run": "x"}, {"runs": ""})
+    with pytest.raises(ConfigError, match="epsilon must be of type float, got 'x'"):
+        checked({"epsilon": "x"}, {"epsilon": 1.0})
+
+
+def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
+    config, _ = run_parameters({"base": str(base), "fairness": "faal", "epsilon": None})
+    assert (config.fairness, config.batch_size, config.attack_steps) == ("faal", quick.batch_size, quick.attack_steps)

@@ -1,0 +1,135 @@
+"""Splits, loading, augmentation; and what is said about images that cannot be learned from."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import draw_images
+from PIL import Image
+
+from faal_lab.data import DataProblem, augmented, load
+from faal_lab.names import UnknownName
+
+
+def test_digits_are_split_as_stated_and_without_overlap() -> None:
+    splits = load("digits", seed=3)
+    assert [len(p) for p in (splits.train, splits.validation, splits.test)] == [1000, 200, 597]
+    images, labels = splits.train.all()
+    assert images.shape == (1000, 1, 8, 8)
+    assert images.min() == 0
+    assert images.max() == 1
+    assert torch.equal(torch.bincount(labels) > 95, torch.ones(10, dtype=torch.bool)), "stratified"
+    rows = [set(map(bytes, part.pixels.flatten(1).numpy())) for part in (splits.train, splits.validation, splits.test)]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+
+
+def test_the_seed_decides_the_split() -> None:
+    first, again, other = (load("digits", seed=s).test.pixels for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_folder_is_split_by_seed(image_folder: Path) -> None:
+    splits = load("folder", seed=0, data_dir=str(image_folder))
+    assert splits.class_names == ("ant", "bee", "cow")
+    assert [len(p) for p in (splits.train, splits.validation, splits.test)] == [84, 12, 24]
+    assert splits.train.pixels.shape[1:] == (3, 12, 12)
+    mean, std = splits.channel_statistics()
+    assert len(mean) == len(std) == 3
+
+
+def test_a_folder_with_train_and_test_keeps_them(tmp_path: Path) -> None:
+    draw_images(tmp_path / "set" / "train", {"a": 20, "b": 20})
+    draw_images(tmp_path / "set" / "test", {"a": 5, "b": 7}, seed=1)
+    splits = load("folder", seed=0, data_dir=str(tmp_path / "set"))
+    assert torch.bincount(splits.test.labels).tolist() == [5, 7]
+    assert (len(splits.train), len(splits.validation)) == (36, 4)
+
+
+def test_images_can_be_resized(image_folder: Path) -> None:
+    assert load("folder", seed=0, data_dir=str(image_folder), image_size=9).train.pixels.shape[2:] == (9, 9)
+
+
+def one_class(root: Path) -> None:
+    shutil.rmtree(root / "bee")
+    shutil.rmtree(root / "cow")
+
+
+def broken_file(root: Path) -> None:
+    (root / "ant" / "000.png").write_bytes(b"not an image")
+
+
+def truncated_file(root: Path) -> None:
+    file = root / "bee" / "003.png"
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def mixed_sizes(root: Path) -> None:
+    Image.new("RGB", (20, 11)).save(root / "cow" / "zzz.png")
+
+
+def no_images(root: Path) -> None:
+    for file in root.rglob("*.png"):
+        file.unlink()
+
+
+def too_few(root: Path) -> None:
+    for file in sorted((root / "ant").glob("*.png"))[1:]:
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil, text",
+    [
+        (one_class, r"has 1 class folder \(ant\); at least two are needed"),
+        (broken_file, r"Cannot read the image .*000\.png.* Repair it, or remove it"),
+        (truncated_file, r"Cannot read the image .*003\.png"),
+        (mixed_sizes, r"Images differ in size: 000\.png is 12x12, zzz\.png is 20x11\. Pass image_size=32"),
+        (no_images, r"No image found under .*shapes"),
+        (too_few, r"Too few images under .*shapes to split them by class"),
+        (shutil.rmtree, r"data_dir .*shapes is not a folder"),
+    ],
+)
+def test_bad_folders(image_folder: Path, spoil, text: str) -> None:
+    spoil(image_folder)
+    with pytest.raises(DataProblem, match=text):
+        load("folder", seed=0, data_dir=str(image_folder))
+
+
+def test_a_class_absent_from_training(tmp_path: Path) -> None:
+    draw_images(tmp_path / "set" / "train", {"a": 20, "b": 20})
+    draw_images(tmp_path / "set" / "test", {"a": 5, "b": 5, "c": 5})
+    with pytest.raises(DataProblem, match=r"Class c is in .*test but absent from training"):
+        load("folder", seed=0, data_dir=str(tmp_path / "set"))
+    (tmp_path / "set" / "train" / "c").mkdir()
+    with pytest.raises(DataProblem, match=r"No training image of class c: its robustness cannot be learned"):
+        load("folder", seed=0, data_dir=str(tmp_path / "set"))
+
+
+def test_missing_folder_setting_and_unknown_augmentation() -> None:
+    with pytest.raises(DataProblem, match="data='folder' needs data_dir"):
+        load("folder", seed=0)
+    with pytest.raises(UnknownName, match=r"Unknown data set 'digit'\. Did you mean 'digits'"):
+        load("digit", seed=0)
+
+
+def test_augmentation_moves_each_image_its_own_way() -> None:
+    images = torch.rand(6, 3, 10, 10)
+    index = torch.arange(6)
+    moved = augmented(images, "crop-flip", 0, 0, index)
+    assert moved.shape == images.shape
+    assert torch.equal(moved[[4, 1]], augmented(images[[4, 1]], "crop-flip", 0, 0, index[[4, 1]]))
+    assert torch.equal(augmented(images, "none", 0, 0, index), images)
+    assert not torch.equal(moved, augmented(images, "crop-flip", 0, 1, index))
+
+
+def test_a_crop_is_a_window_of_the_padded_image_or_its_mirror() -> None:
+    images = torch.rand(20, 1, 6, 6) + 0.5
+    moved = augmented(images, "crop-flip", 0, 0, torch.arange(20))
+    for image, found in zip(images, moved, strict=True):
+        padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+        windows = [padded[:, r : r + 6, c : c + 6] for r in range(9) for c in range(9)]
+        assert any(torch.equal(found, w) or torch.equal(found, w.flip(2)) for w in windows)

@@ -1,0 +1,97 @@
+"""Every notebook runs from the command line; a mistake in a parameter, or in a run, ends it with an exit code."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faal_lab.config import RunConfig
+from faal_lab.demo import demo
+from faal_lab.runs import RunFolder
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted([*ROOT.glob("parameterized/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
+QUICK = ["-p", "epochs", "1", "-p", "batch_size", "250", "-p", "attack_steps", "1"]
+
+
+def papermill(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(ROOT / name), str(folder / "out.ipynb"), "-k", "python3"]
+    return subprocess.run(
+        [*command, "--no-progress-bar", "--cwd", str(folder), *words], capture_output=True, text=True, cwd=folder
+    )
+
+
+def cells(path: Path, kind: str) -> list[dict]:
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin_and_without_output(path: Path) -> None:
+    code, prose = cells(path, "code"), cells(path, "markdown")
+    assert not any(c["outputs"] or c["execution_count"] for c in code)
+    assert all("".join(c["source"]).count("\n") < 15 for c in code)
+    assert not any(re.search(r"^class |^def ", "".join(c["source"]), re.M) for c in code)
+    assert prose, "a notebook explains itself"
+    assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == "python3"
+    tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == (1 if path.parent.name == "parameterized" else 0)
+
+
+@pytest.mark.parametrize("name", ["train", "finetune"])
+def test_the_defaults_a_notebook_shows_are_settings(name: str) -> None:
+    (cell,) = [c for c in cells(ROOT / f"parameterized/{name}.ipynb", "code") if "parameters" in c["metadata"].get("tags", [])]
+    shown: dict = {}
+    exec("".join(cell["source"]), shown)
+    shown = {k: v for k, v in shown.items() if not k.startswith("_") and k != "out"}
+    config = RunConfig.from_mapping(shown)
+    if name == "train":
+        assert config == RunConfig(), "the notebook and the library have the same defaults"
+
+
+@pytest.mark.notebook
+def test_the_whole_chain_by_papermill(tmp_path: Path, capsys) -> None:
+    rows = demo(tmp_path / "demo", quick=True)
+    said = capsys.readouterr().out
+    assert {(r["run"], r["attack"]) for r in rows} == {
+        (n, a) for n in ("base", "control", "faal") for a in ("clean", "pgd-20", "cw-20")
+    }
+    assert re.search(r"faal +pgd-20 +\d", said)
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 3_000_000, "plotly is inside"
+    tuned = RunFolder(tmp_path / "demo" / "faal").config()
+    assert (tuned.fairness, tuned.attack_start, tuned.base) == ("faal", "zero", str(tmp_path / "demo" / "base"))
+    executed = sorted(p.name for p in (tmp_path / "demo").glob("*.ipynb"))
+    assert len(executed) == 5
+
+
+@pytest.mark.notebook
+def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
+    found = papermill("notebooks/train_live.ipynb", tmp_path)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    "name, words, text",
+    [
+        ("train", ["-p", "fairnes", "faal"], "Unknown parameter 'fairnes'. Did you mean 'fairness'?"),
+        ("train", ["-r", "seed", "7"], "seed must be a whole number, got '7'"),
+        ("finetune", ["-p", "base", "nowhere"], "base nowhere does not exist"),
+        ("evaluate", ["-p", "run", "x"], "Unknown parameter 'run'. Did you mean 'runs'?"),
+    ],
+)
+def test_a_mistaken_parameter_ends_the_notebook(tmp_path: Path, name: str, words: list[str], text: str) -> None:
+    found = papermill(f"parameterized/{name}.ipynb", tmp_path, *words)
+    assert found.returncode == 1
+    assert text in found.stderr
+    assert "exception" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.notebook
+def test_an_error_inside_a_run_ends_the_notebook(tmp_path: Path) -> None:
+    found = papermill("parameterized/train.ipynb", tmp_path, *QUICK, "-p", "learning_rate", "1e30", "-p", "out", "run")
+    assert found.returncode == 1
+    assert "TrainingDiverged" in found.stderr
+    assert RunFolder(tmp_path / "run").status() == "failed"

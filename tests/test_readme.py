@@ -1,0 +1,66 @@
+"""What the README says can be done, can be done."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+from faal_lab.cli import _parser
+from faal_lab.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_first_screen_has_picture_tree_and_the_two_commands() -> None:
+    first = README[:4500]
+    assert re.search(r"!\[[^]]+\]\((docs/[^)]+)\)", first)
+    assert "make demo" in first
+    assert "make test" in first
+    assert "ambiguity/" in first
+
+
+def test_every_make_command_exists() -> None:
+    names = {line.split()[1] for line in commands() if line.startswith("make ")}
+    assert {"demo", "test", "lab"} <= names
+    for name in names:
+        found = subprocess.run(["make", "-n", name], cwd=ROOT, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+
+
+def test_every_faal_lab_command_parses() -> None:
+    found = [shlex.split(line)[1:] for line in commands() if line.startswith("faal-lab ")]
+    assert {words[0] for words in found} >= {"demo", "lab", "run", "evaluate", "doctor", "tell"}
+    for words in found:
+        _parser().parse_args(words)
+
+
+def test_every_papermill_command_names_a_notebook_and_settings() -> None:
+    lines = [shlex.split(line) for line in commands() if line.startswith("papermill ")]
+    assert lines
+    for words in lines:
+        assert (ROOT / words[1]).is_file()
+        names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
+        assert names <= {*RunConfig().to_mapping(), "out", "runs", "attacks", "checkpoint", "title"}
+
+
+def test_pictures_and_links_exist() -> None:
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_tree_is_the_tree() -> None:
+    block = next(b for b in re.findall(r"```\n(.*?)```", README, re.S) if "ambiguity/" in b)
+    for line in block.splitlines():
+        name = line.strip().split(" ")[0]
+        if re.fullmatch(r"[\w.]+(/|\.py|\.md|\.yml|\.toml)", name):
+            assert (ROOT / name).exists() or (ROOT / "faal_lab" / name).exists(), name
+    for path in (ROOT / "faal_lab").iterdir():
+        if path.is_dir() and path.name != "__pycache__":
+            assert f"{path.name}/" in block, f"{path.name} is not in the tree"

@@ -1,0 +1,205 @@
+"""Figures, the report, the dashboard and the private names of plotly they lean on."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from faal_lab.evaluation import VerdictsError
+from faal_lab.events import DialTurned, EpochDone, StepDone
+from faal_lab.experiment import evaluate_run, run
+from faal_lab.figures import class_bars, class_style, result_rows
+from faal_lab.history import MAX_POINTS, History, load_history, thinned
+from faal_lab.report import headline, read_runs, text_table, write_report
+from faal_lab.runs import RunFolder, RunFolderError
+from faal_lab.widgets import Dashboard, Workbench
+from faal_lab.widgets.live_figure import LiveFigure
+from faal_lab.widgets.panels import empty_panels, panel_lines, turn_marks
+
+
+@pytest.fixture(scope="module")
+def evaluated(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("evaluated")
+    paths = [str(shutil.copytree(base, folder / name)) for name in ("before", "after")]
+    for path in paths:
+        evaluate_run(path, attacks=("clean", "pgd-20"))
+    return paths
+
+
+def step(number: int, correct: list[int]) -> StepDone:
+    return StepDone(number, 0, 1.0, 0.5, 0.1, 0.1, [0.2, 0.8], 0.5, [4, 0 if number == 2 else 2], [0.5, None], correct, None)
+
+
+def test_running_means_count_samples_not_batches() -> None:
+    history = History(2)
+    history.add([step(1, [4, 0]), step(2, [0, 0]), step(3, [2, 2])], [EpochDone(1, 3, [10, 10], [9, 8], [5, 4])])
+    assert history.accuracy(2).tolist() == [[1.0, 0.0], [0.5, 0.0], [0.25, 1.0]]
+    assert history.accuracy(100)[-1].tolist() == [0.5, 0.5]
+    assert history.mean_margin(1)[:, 0].tolist() == [0.5, 0.5, 0.5]
+    assert np.isnan(history.accuracy(1)[1, 1]), "no sample, no accuracy"
+    assert history.validation("robust").tolist() == [[0.5, 0.4]]
+
+
+def test_lines_are_thinned_and_keep_their_end() -> None:
+    assert thinned(5).tolist() == [0, 1, 2, 3, 4]
+    many = thinned(100_000)
+    assert len(many) <= MAX_POINTS
+    assert (many[0], many[-1]) == (0, 99_999)
+    history = History(2)
+    history.add([step(n, [1, 1]) for n in range(1, 1001)], [])
+    assert len(history.weights.values) == 1000
+    assert all(len(x) <= MAX_POINTS for x, _ in panel_lines(history, ["a", "b"], 10).values())
+
+
+def test_no_two_of_twenty_classes_look_alike() -> None:
+    styles = {(s["color"], s["dash"]) for s in map(class_style, range(20))}
+    assert len(styles) == 20
+
+
+def test_panels_have_every_trace_from_the_beginning() -> None:
+    names = ["a", "b", "c"]
+    figure = empty_panels(names)
+    history = History(3)
+    history.add([], [EpochDone(1, 3, [10, 10, 0], [9, 8, 0], [5, 4, 0])])
+    assert max(panel_lines(history, names, 5)) == len(figure.data) - 1
+    assert len(turn_marks([DialTurned(3, "tau", 0.5, 0.7)])) == 4
+
+
+def test_the_report(evaluated: list[str], tmp_path: Path) -> None:
+    runs = read_runs(evaluated)
+    page = write_report(runs, tmp_path / "deep" / "report.html").read_text()
+    rows = result_rows({r.name: r.verdicts for r in runs})
+    assert [(r["run"], r["attack"]) for r in rows] == [(n, a) for n in ("before", "after") for a in ("clean", "pgd-20")]
+    for row in rows:
+        assert row["average_low"] <= row["average"] <= row["average_high"]
+        assert row["worst_low"] <= row["worst"] <= row["worst_high"]
+        assert f"{row['worst']:.1f}  ({row['worst_low']:.1f} to {row['worst_high']:.1f})" in page
+        assert f"{row['average']:5.1f} [{row['average_low']:5.1f}" in text_table({r.name: r.verdicts for r in runs})
+    assert headline(runs) in page
+    assert "after changes the worst class by +0.0 points and the average by +0.0" in page
+    assert "plotly.js" in page
+    page = re.sub(r"<script.*?</script>", "", page, flags=re.S)  # plotly itself holds addresses, in texts it may show
+    for link in ("src='http", 'src="http', "href='http", 'href="http'):
+        assert link not in page, "the page opens without a network"
+
+
+def test_bars_show_each_class_with_its_interval(evaluated: list[str]) -> None:
+    runs = read_runs(evaluated)
+    figure = class_bars({r.name: r.verdicts for r in runs}, "clean")
+    correct, total = runs[0].verdicts.counts("clean")
+    assert figure.data[0].y == pytest.approx(100 * correct / total)
+    assert all(v >= 0 for v in figure.data[0].error_y.array)
+
+
+def test_a_report_of_what_cannot_be_compared(evaluated: list[str], base: Path, tmp_path: Path) -> None:
+    with pytest.raises(VerdictsError, match="No verdicts at .* Make them first"):
+        read_runs([str(base)])
+    other = shutil.copytree(evaluated[0], tmp_path / "other")
+    evaluate_run(other, attacks=("clean",))
+    with pytest.raises(VerdictsError, match="evaluated with different attacks"):
+        read_runs([evaluated[0], str(other)])
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        read_runs([str(tmp_path / "nothing")])
+
+
+def until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def points(dashboard: Dashboard) -> int:
+    x = dashboard._figure.widget.data[0].x
+    return 0 if x is None else len(x)
+
+
+def test_the_dashboard_shows_a_finished_run(base: Path) -> None:
+    dashboard = Dashboard(base)
+    try:
+        history, _ = load_history(base)
+        until(lambda: dashboard.status == "done" and points(dashboard) == len(history.step.values))
+        shown = dashboard._figure.widget.data
+        assert shown[3].y == pytest.approx(history.weights.values[:, 3], abs=1e-6)
+        assert shown[30].y == pytest.approx(history.loss.values, abs=1e-6)
+        assert dashboard.state.value.startswith("<b>done</b> · batch 4 of 4")
+        assert dashboard.problem.value == ""
+    finally:
+        dashboard.close()
+
+
+def test_the_dashboard_says_what_is_wrong_and_goes_on(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    dashboard = Dashboard(copy)
+    try:
+        until(lambda: dashboard.status == "done")
+        shutil.rmtree(copy)
+        until(lambda: "is gone: it was deleted or moved" in dashboard.problem.value)
+        dashboard.follow(base)
+        until(lambda: dashboard.status == "done" and dashboard.problem.value == "")
+    finally:
+        dashboard.close()
+
+
+def test_the_workbench_starts_steers_and_stops_a_run(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path, attack_steps=2, validation_steps=0, epochs=500, fairness="faal")
+    try:
+        bench.buttons["start"].click()
+        until(lambda: bench.dashboard.status == "training")
+        until(
+            lambda: not bench.buttons["stop"].disabled and bench.buttons["start"].disabled and bench.settings["epochs"].disabled
+        )
+        bench.settings["tau"].value = 0.9
+        assert bench.run is not None
+        folder = bench.run.folder
+        until(lambda: [e.new for e in folder.events() if isinstance(e, DialTurned)] == [0.9])
+        bench.buttons["stop"].click()
+        until(lambda: bench.dashboard.status == "stopped")
+        until(lambda: bench.buttons["stop"].disabled and not bench.buttons["start"].disabled)
+        assert folder.config().attack_steps == 2, "settings without a control are those the workbench was given"
+    finally:
+        bench.dashboard.close()
+
+
+def test_the_workbench_says_what_is_wrong(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    try:
+        bench.settings["base"].value = str(tmp_path / "nothing")
+        bench.buttons["start"].click()
+        until(lambda: "does not exist. Train it first" in bench.message.value)
+        assert not bench.buttons["start"].disabled
+    finally:
+        bench.dashboard.close()
+
+
+def test_the_private_names_of_plotly_still_exist() -> None:
+    live = LiveFigure(empty_panels(["a"]))
+    assert live.ready()
+    live.update({0: (np.arange(3), np.arange(3.0))}, [])
+    assert not live.ready(), "one update at a time"
+    assert "_js2py_traceDeltas" in live.widget.trait_names()
+    live._sent -= 1
+    assert not live.ready(), "the browser has not drawn it yet"
+    live.widget._js2py_traceDeltas = {"trace_deltas": [], "trace_edit_id": 1}
+    assert live.ready()
+    live.remember()
+    assert list(live.widget._widget_data[0]["x"]) != [], "a reloaded page starts from here"
+    assert live.widget._config["responsive"] is True
+
+
+def test_a_run_of_other_classes_gets_its_own_panels(image_folder: Path, tmp_path: Path) -> None:
+    from faal_lab.config import RunConfig
+
+    config = RunConfig(data="folder", data_dir=str(image_folder), epochs=1, attack_steps=1, validation_steps=1, fairness="faal")
+    for _ in run(config, tmp_path / "run"):
+        pass
+    dashboard = Dashboard(tmp_path / "run")
+    try:
+        until(lambda: dashboard.status == "done" and dashboard._names == ["ant", "bee", "cow"])
+        until(lambda: points(dashboard) > 0)
+        assert RunFolder(tmp_path / "run").status() == "done"
+    finally:
+        dashboard.close()

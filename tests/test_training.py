@@ -1,0 +1,350 @@
+"""The loop and the run around it: seeds, resume, commands, failures."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from faal_lab.config import ConfigError, RunConfig
+from faal_lab.events import Command, CommandRefused, DialTurned, EpochDone, RunFailed, RunFinished, RunStarted, StepDone
+from faal_lab.experiment import load_model, prepare, run
+from faal_lab.fairness import FAAL
+from faal_lab.live import LiveRun, RunError
+from faal_lab.models import SmallConvNet
+from faal_lab.objectives import AdversarialTraining
+from faal_lab.recipe import Recipe
+from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, read_checkpoint
+from faal_lab.training import TrainingDiverged, learning_rate_factor, train
+
+FAAL_QUICK = RunConfig(fairness="faal", epochs=2, batch_size=250, attack_steps=2, validation_steps=2)
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(RunFolder(path).checkpoint()).tensors
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = tensors(a), tensors(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def finish(config: RunConfig, path: Path, **options) -> list:
+    return list(run(config, path, **options))
+
+
+@pytest.fixture(scope="session")
+def faal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "faal"
+    finish(FAAL_QUICK, path)
+    return path
+
+
+def test_what_a_run_says(faal_run: Path) -> None:
+    events = RunFolder(faal_run).events()
+    assert isinstance(events[0], RunStarted)
+    steps = [e for e in events if isinstance(e, StepDone)]
+    assert [s.step for s in steps] == list(range(1, 9))
+    for step in steps:
+        assert sum(step.count) == 250
+        assert sum(step.weights) == pytest.approx(1)
+        assert step.divergence == pytest.approx(0.5)
+        assert all(k <= n for k, n in zip(step.robust_correct or [], step.count, strict=True))
+    epochs = [e for e in events if isinstance(e, EpochDone)]
+    assert [(e.epoch, e.step, sum(e.count)) for e in epochs] == [(1, 4, 200), (2, 8, 200)]
+    assert events[-1] == RunFinished(8, "done")
+    assert RunFolder(faal_run).status() == "done"
+
+
+def test_the_same_seed_gives_the_same_bytes(faal_run: Path, tmp_path: Path) -> None:
+    finish(FAAL_QUICK, tmp_path / "again")
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (faal_run / "metrics.jsonl").read_bytes()
+    assert same(faal_run, tmp_path / "again")
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 7])
+def test_a_run_resumed_in_mid_epoch_ends_the_same_bit_for_bit(faal_run: Path, tmp_path: Path, after: int) -> None:
+    events = run(FAAL_QUICK, tmp_path / "cut")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == after:
+            break
+    events.close()
+    assert RunFolder(tmp_path / "cut").status() == "stopped"
+    finish(FAAL_QUICK, tmp_path / "cut", resume=True)
+    assert same(faal_run, tmp_path / "cut")
+    mine, whole = (
+        [e for e in RunFolder(p).events() if isinstance(e, (StepDone, EpochDone))] for p in (tmp_path / "cut", faal_run)
+    )
+    assert mine == whole
+
+
+def test_tau_zero_is_plain_adversarial_training_bit_for_bit(tmp_path: Path) -> None:
+    shared = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 0, "attack_start": "zero"}
+    finish(RunConfig(fairness="faal", tau=0.0, **shared), tmp_path / "faal")
+    finish(RunConfig(fairness="none", **shared), tmp_path / "none")
+    assert same(tmp_path / "faal", tmp_path / "none")
+
+
+def test_the_attack_neither_moves_buffers_nor_leaves_gradients() -> None:
+    experiment = prepare(FAAL_QUICK)
+    model = experiment.state.model
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    for _, _event in zip(range(2), train(experiment.state, experiment.splits, FAAL_QUICK), strict=False):
+        assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
+
+
+def test_learning_rate_schedules() -> None:
+    assert learning_rate_factor("cosine", 0.0, 0, 4) == 1
+    assert learning_rate_factor("cosine", 0.5, 2, 4) == pytest.approx(0.5)
+    assert [learning_rate_factor("step", 0, e, 2) for e in (0, 1)] == [1, 0.1], "the paper's two epochs: 0.01, then 0.001"
+    assert learning_rate_factor("one-cycle", 0.3, 0, 1) == pytest.approx(1)
+    assert learning_rate_factor("constant", 0.9, 3, 4) == 1
+
+
+class Said:
+    """Commands said at given steps: a `poll` for the loop."""
+
+    def __init__(self, steps: dict[int, list[Command]]) -> None:
+        self.steps, self.state = steps, None
+
+    def __call__(self) -> list[Command]:
+        return self.steps.pop(self.state.step, [])
+
+
+def steered(commands: dict[int, list[Command]], config: RunConfig = FAAL_QUICK) -> list:
+    experiment = prepare(config)
+    said = Said(commands)
+    said.state = experiment.state
+    return list(train(experiment.state, experiment.splits, config, said))
+
+
+def test_a_dial_turned_holds_from_the_next_batch_and_is_recorded_first() -> None:
+    events = steered({3: [Command("turn", "tau", 1.5), Command("turn", "epsilon", 0.2)]})
+    where = next(n for n, e in enumerate(events) if isinstance(e, DialTurned))
+    assert events[where : where + 2] == [DialTurned(3, "tau", 0.5, 1.5), DialTurned(3, "epsilon", 0.1, 0.2)]
+    steps = [e for e in events if isinstance(e, StepDone)]
+    assert [s.tau for s in steps] == [0.5] * 3 + [1.5] * 5
+    assert [s.epsilon for s in steps] == [0.1] * 3 + [0.2] * 5
+    assert steps[3].divergence == pytest.approx(1.5)
+
+
+def test_nonsense_is_refused_and_training_goes_on() -> None:
+    nonsense = [Command("turn", "tau", -1.0), Command("turn", "tua", 1.0), Command("dance"), Command("turn", "tau", "x")]
+    events = steered({2: nonsense})
+    reasons = [e.reason for e in events if isinstance(e, CommandRefused)]
+    assert [r.split(",")[0].split(".")[0] for r in reasons] == [
+        "tau must be at least 0", "Unknown dial 'tua'", "Unknown command 'dance'", "tau must be a number",
+    ]  # fmt: skip
+    assert sum(isinstance(e, StepDone) for e in events) == 8
+
+
+def test_pause_step_resume_and_stop_through_the_folder(tmp_path: Path) -> None:
+    config = RunConfig(epochs=200, batch_size=250, attack_steps=2, validation_steps=0)
+    live = LiveRun.in_thread(config, tmp_path / "run")
+    folder = live.folder
+
+    def steps() -> int:
+        return max([e.step for e in folder.events() if isinstance(e, StepDone)], default=0) if folder.metrics_file.exists() else 0
+
+    def until(condition) -> None:
+        end = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    until(lambda: steps() >= 2)
+    with pytest.raises(RunLocked):
+        finish(config, tmp_path / "run", resume=True)
+    live.pause()
+    until(lambda: folder.status() == "paused")
+    stood = steps()
+    time.sleep(0.5)
+    assert steps() == stood
+    live.step()
+    until(lambda: steps() == stood + 1)
+    time.sleep(0.5)
+    assert steps() == stood + 1
+    live.turn("tau", 0.9)
+    live.resume()
+    until(lambda: steps() > stood + 3)
+    live.stop()
+    assert live.wait(30) == "stopped"
+    assert [(e.dial, e.new, e.step) for e in folder.events() if isinstance(e, DialTurned)] == [("tau", 0.9, stood + 1)]
+    with pytest.raises(ConfigError, match="tau must be at least 0"):
+        live.turn("tau", -3)
+
+
+def test_an_old_stop_does_not_end_a_resumed_run(tmp_path: Path) -> None:
+    events = run(FAAL_QUICK, tmp_path / "run")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == 2:
+            RunFolder(tmp_path / "run").send(Command("stop"))
+    RunFolder(tmp_path / "run").send(Command("stop"))
+    resumed = finish(FAAL_QUICK, tmp_path / "run", resume=True)
+    assert resumed[-1] == RunFinished(8, "done")
+
+
+class Exploding:
+    """An objective whose loss is NaN from the third step on."""
+
+    attack_loss = None
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model, images, adv, labels):
+        self.calls += 1
+        outcome = AdversarialTraining()(model, images, adv, labels)
+        factor = math.nan if self.calls > 2 else 1.0
+        return outcome._replace(terms={"robust": outcome.terms["robust"] * factor})
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingDiverged, match=r"Loss nan and gradient norm nan at step 3: not finite\. The last good state is step 2"
+    ):
+        finish(FAAL_QUICK, tmp_path / "run", recipe=Recipe(Exploding(), FAAL()))
+    folder = RunFolder(tmp_path / "run")
+    assert isinstance(folder.events()[-1], RunFailed)
+    assert folder.status() == "failed"
+    checkpoint = read_checkpoint(folder.checkpoint())
+    assert checkpoint.header["step"] == 2
+    assert all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values())
+
+
+def test_a_users_own_model(tmp_path: Path) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layer(images.flatten(1))
+
+    live = LiveRun.in_thread(FAAL_QUICK, tmp_path / "own", model=Linear())
+    assert live.wait(60) == "done"
+    with pytest.raises(RunFolderError, match=r"network of its own \(Linear\)"):
+        load_model(tmp_path / "own")
+
+
+def test_errors_of_a_child_process_reach_the_caller(tmp_path: Path, base: Path) -> None:
+    live = LiveRun.start(RunConfig(data="folder", data_dir=str(tmp_path / "none")), tmp_path / "run")
+    with pytest.raises(RunError, match=r"data_dir .*none is not a folder"):
+        live.wait(60)
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        LiveRun.start(RunConfig(), base)
+
+
+def test_a_child_process_runs_and_stops(tmp_path: Path) -> None:
+    live = LiveRun.start(RunConfig(epochs=500, attack_steps=2, validation_steps=0), tmp_path / "run")
+    with pytest.raises(TimeoutError):
+        live.wait(0.2)
+    live.stop()
+    assert live.wait(60) == "stopped"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_mid_epoch_saves_the_state(tmp_path: Path, number: int, code: int) -> None:
+    path = tmp_path / "run"
+    words = ["run", "--out", str(path), "--epochs", "500", "--attack-steps", "2", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "faal_lab", *words], stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not (path / "metrics.jsonl").exists() or (path / "metrics.jsonl").read_bytes().count(b"StepDone") < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert b"Stopping: the state is saved first" in said
+    folder = RunFolder(path)
+    last = max(e.step for e in folder.events() if isinstance(e, StepDone))
+    assert folder.status() == "stopped"
+    assert read_checkpoint(folder.checkpoint()).header["step"] == last
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_run_is_lost_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    config = RunConfig(epochs=2, batch_size=50, attack_steps=2, validation_steps=2, checkpoint_every=3)
+    live = LiveRun.start(config, path)
+    end = time.monotonic() + 60
+    while not RunFolder(path).checkpoint().exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert live._process is not None
+    live._process.kill()
+    live._process.wait()
+    assert RunFolder(path).status() == "lost"
+    finish(config, path, resume=True)
+    finish(config, tmp_path / "whole")
+    assert same(path, tmp_path / "whole")
+    steps = [e.step for e in RunFolder(path).events() if isinstance(e, StepDone)]
+    assert steps == list(range(1, 41)), "no step twice for a follower"
+
+
+def test_a_base_of_another_kind_is_refused(base: Path, tmp_path: Path, image_folder: Path) -> None:
+    def tuned(**settings) -> RunConfig:
+        return RunConfig(base=str(base), **settings)
+
+    with pytest.raises(CheckpointError, match=r"does not fit this run: num_classes is 10, expected 3; channels is 1, expected 3"):
+        finish(tuned(data="folder", data_dir=str(image_folder)), tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"split_seed is 0, expected 5 \(the model would be tested on images its base"):
+        finish(tuned(split_seed=5), tmp_path / "b")
+    with pytest.raises(CheckpointError, match="base .*nothing does not exist"):
+        finish(RunConfig(base=str(tmp_path / "nothing")), tmp_path / "c")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        finish(RunConfig(base=str(image_folder)), tmp_path / "d")
+    assert not list(tmp_path.glob("[a-d]")), "bad input leaves nothing behind"
+
+
+def test_a_missing_and_a_damaged_base_checkpoint(base: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    copy.mkdir()
+    (copy / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"No checkpoint at .*last\.safetensors"):
+        finish(RunConfig(base=str(copy)), tmp_path / "a")
+    content = bytearray((base / "last.safetensors").read_bytes())
+    content[-9] ^= 1
+    (copy / "last.safetensors").write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="is damaged: its SHA-256 differs"):
+        finish(RunConfig(base=str(copy)), tmp_path / "b")
+
+
+def test_a_base_of_another_network(base: Path) -> None:
+    from faal_lab.restore import load_weights
+
+    experiment = prepare(FAAL_QUICK)
+    spec = experiment.spec.__class__(**{**experiment.spec.__dict__, "name": "other-net"})
+    with pytest.raises(CheckpointError, match="name is small-cnn, expected other-net"):
+        load_weights(experiment.state.model, spec, FAAL_QUICK, base / "last.safetensors")
+    wide = SmallConvNet(10, 1, (8, 8), (0.5,), (0.5,), filters=4)
+    with pytest.raises(CheckpointError, match="do not fit the network"):
+        load_weights(wide, experiment.spec, FAAL_QUICK, base / "last.safetensors")
+
+
+def test_an_existing_folder_and_an_absent_device(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        finish(FAAL_QUICK, base)
+    with pytest.raises(ConfigError, match="device 'cuda:99' is not usable here"):
+        finish(RunConfig(device="cuda:99"), tmp_path / "x")
+
+
+def test_a_run_learns(tmp_path: Path) -> None:
+    finish(RunConfig(epochs=3, attack_steps=3), tmp_path / "run")
+    epochs = [e for e in RunFolder(tmp_path / "run").events() if isinstance(e, EpochDone)]
+    assert sum(epochs[-1].clean_correct) > 160, "of 200 validation digits, after three epochs"
+    assert sum(epochs[-1].robust_correct) > 110
+    timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
+    assert all(a["time"] <= b["time"] for a, b in itertools.pairwise(timing))
+    assert threading.active_count() < 10
