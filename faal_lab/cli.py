@@ -147,10 +147,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         check_name("attack", name, ATTACKS)
     for run in options.runs:
         RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
-    verdicts = {}
+    names, verdicts = [run.name for run in options.runs], {}
     for run in options.runs:
         with share_bar(f"evaluate {run.name}") as progress:
-            verdicts[run.name] = evaluate_run(
+            verdicts[str(run) if names.count(run.name) > 1 else run.name] = evaluate_run(
                 run,
                 checkpoint=options.checkpoint,
                 attacks=attacks,

@@ -82,7 +82,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def prepare(config: RunConfig, model: nn.Module | None = None, recipe: Recipe | None = None) -> Experiment:
+def prepare(
+    config: RunConfig, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True
+) -> Experiment:
     """Load the data, build the network (from its base, where one is named) and put the recipe together.
 
     `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
@@ -94,7 +96,7 @@ def prepare(config: RunConfig, model: nn.Module | None = None, recipe: Recipe | 
     spec = ModelSpec(name, splits.num_classes, channels, height, width, *splits.channel_statistics())
     if model is None:
         model = build(spec, config.seed)
-    if config.base:
+    if config.base and from_base:
         load_weights(model, spec, config, base_file(config))
     recipe = recipe or Recipe.of(
         config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=config.tau,
@@ -119,9 +121,11 @@ def run(
     """
     if resume:
         folder = RunFolder.open(out)
+        if folder.config() != config:
+            raise ConfigError(f"{out} was made with other settings; resume it with those: RunFolder({str(out)!r}).config()")
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
-        experiment = prepare(config, model, recipe)
+        experiment = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
         if checkpoint is not None:
             experiment.best = from_checkpoint(experiment.state, checkpoint)
     else:
@@ -133,14 +137,15 @@ def run(
         return experiment.state.activity, experiment.state.step / total
 
     with Heartbeat(folder.path, report), folder.recording() as recorder:
-        events = _events(experiment, folder, resume)
+        events, event = _events(experiment, folder, resume), None
         try:
             for event in events:
                 recorder.write(event)
                 yield event
         except GeneratorExit:  # whoever pulled the events stopped pulling
             events.close()
-            recorder.write(RunFinished(experiment.state.step, "stopped"))
+            if not isinstance(event, (RunFinished, RunFailed)):
+                recorder.write(RunFinished(experiment.state.step, "stopped"))
             experiment.state.activity = "ended"
             raise
 
@@ -161,15 +166,18 @@ def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generato
         # what was said to the run before it was resumed is over, but for the dials that were turned
         return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
 
+    event: Event | None = None
     with _signals() as caught:
         try:
             for event in train(state, splits, config, lambda: [*poll(), *caught.commands()]):
-                yield event
+                yield event  # recorded first: a checkpoint must not be ahead of the metrics
                 _save(experiment, folder, event)
             reason = "done"
         except Stopped:
             reason = "stopped"
         except GeneratorExit:
+            if isinstance(event, EpochDone):
+                _save(experiment, folder, event)
             _write(experiment, folder, "last")
             raise
         except Exception as error:
@@ -240,8 +248,10 @@ def _signals() -> Iterator[_Caught]:
     try:
         yield caught
     finally:
-        for name, old in before.items():
-            signal.signal(name, old)
+        if threading.current_thread() is threading.main_thread():
+            for name, old in before.items():
+                if signal.getsignal(name) is handle:
+                    signal.signal(name, old)
 
 
 def evaluate_run(

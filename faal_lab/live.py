@@ -6,6 +6,7 @@ A child process leaves the kernel quick and survives its restart; a thread is fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from torch import nn
 
-from faal_lab.config import RunConfig, check_dial
+from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.events import Command
 from faal_lab.recipe import Recipe
 from faal_lab.runs import RunFolder, RunFolderError
@@ -43,6 +44,8 @@ class LiveRun:
         path = Path(out)
         if not resume and (path / "config.json").exists():
             raise RunFolderError(f"{path} already holds a run. Choose another folder, or resume it.")
+        if resume and RunFolder.open(path).config() != config:
+            raise ConfigError(f"{path} was made with other settings; resume it with those.")
         path.mkdir(parents=True, exist_ok=True)
         words = ["run", "--resume", str(path)] if resume else ["run", "--out", str(path), "--config", "-"]
         with open(path / "log.txt", "ab") as log:
@@ -51,8 +54,9 @@ class LiveRun:
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=os.name == "posix",
             )  # fmt: skip
         assert process.stdin is not None
-        process.stdin.write(json.dumps(config.to_mapping()).encode())
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a child that ended at once says why in its log
+            process.stdin.write(json.dumps(config.to_mapping()).encode())
+            process.stdin.close()
         return LiveRun(path, process, None)
 
     @staticmethod

@@ -75,6 +75,6 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
 def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
     """The settings of the run folder `base` (defaults if it is none), but for those that are stated."""
     inherited: dict[str, Any] = {}
-    if isinstance(base, str) and (Path(base) / "config.json").is_file():
-        inherited = RunFolder.open(base).config().to_mapping()
+    if isinstance(base, str) and (root := Path(base).expanduser() / "config.json").is_file():
+        inherited = RunFolder.open(root.parent).config().to_mapping()
     return RunConfig.from_mapping({**inherited, **stated})

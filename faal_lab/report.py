@@ -41,8 +41,13 @@ def read_runs(paths: list[str]) -> list[Reported]:
     """Read run folders, named by their last part (or `name=path`)."""
     runs = []
     for path in paths:
-        name, _, rest = path.partition("=") if "=" in path else (Path(path).name, "", path)
+        name, _, rest = path.partition("=") if "=" in path and not Path(path).exists() else (Path(path).name, "", path)
         runs.append(Reported.read(name, rest))
+    if len({r.name for r in runs}) < len(runs):
+        raise VerdictsError("Two runs have the same name: tell them apart by name=path.")
+    measured = {(r.verdicts.header["epsilon"], r.verdicts.header["data"], r.verdicts.labels.tobytes()) for r in runs}
+    if len(measured) > 1:
+        raise VerdictsError("The runs were evaluated at different epsilon or on different test images. Evaluate them alike.")
     attacks = {tuple(r.verdicts.survived) for r in runs}
     if len(attacks) > 1:
         raise VerdictsError(f"The runs were evaluated with different attacks: {sorted(attacks)}. Evaluate them alike.")

@@ -28,7 +28,7 @@ def base_file(config: RunConfig) -> Path:
 
 
 def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path) -> None:
-    """Put a checkpoint's weights in `model`; raises CheckpointError where network, classes or split differ.
+    """Put a checkpoint's weights in `model`; raises CheckpointError where network, number of classes or split differ.
 
     Another split of the same images would test the model on what its base was trained on.
     """
@@ -56,7 +56,8 @@ def spec_of(checkpoint: Checkpoint) -> ModelSpec:
 
 def _source(config: RunConfig) -> dict[str, str | int]:
     """Which images a run learned from."""
-    return {"data": config.data, "data_dir": config.data_dir, "split_seed": config.split_seed}
+    where = str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else ""
+    return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
 
 
 def to_checkpoint(state: TrainingState, spec: ModelSpec, config: RunConfig, best: float) -> Checkpoint:

@@ -15,6 +15,7 @@ from faal_lab.demo import demo
 from faal_lab.evaluation import Verdicts
 from faal_lab.figures import ATTACK_TITLES, INK, RUN_COLOURS, styled
 from faal_lab.runs import RunFolder
+from faal_lab.runs.files import replace_file
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -30,11 +31,11 @@ def over_seeds(out: Path, seeds: list[int], quick: bool = False) -> Path:
     """
     found: dict[int, Rows] = {}
     for seed in seeds:
-        rows = out / f"seed-{seed}" / "rows.json"
+        rows = out / _name(seed, quick) / "rows.json"
         if not rows.exists():
             print(f"\n== seed {seed} ==")
             made = demo(_cleared(rows.parent), seed, quick)
-            rows.write_text(json.dumps(made, indent=1), encoding="utf-8")
+            replace_file(rows, json.dumps(made, indent=1).encode())
         found[seed] = json.loads(rows.read_text(encoding="utf-8"))
     tables = list(found.values())
     means, changes = mean_rows(tables), [*differences(tables, "base"), *differences(tables, "control")]
@@ -42,9 +43,13 @@ def over_seeds(out: Path, seeds: list[int], quick: bool = False) -> Path:
     path = out / "seeds.json"
     path.write_text(json.dumps({"seeds": found, "mean": means, "differences": changes}, indent=1), encoding="utf-8")
     attack = tables[0][-1]["attack"]
-    folders = {run: [out / f"seed-{seed}" / run for seed in seeds] for run in RUNS}
+    folders = {run: [out / _name(seed, quick) / run for seed in seeds] for run in RUNS}
     seed_bars(folders, attack).write_html(out / "seeds.html", include_plotlyjs=True, config={"responsive": True})
     return path
+
+
+def _name(seed: int, quick: bool) -> str:
+    return f"seed-{seed}" + ("-quick" if quick else "")  # a quick try must never pass for the real thing
 
 
 def _cleared(folder: Path) -> Path:

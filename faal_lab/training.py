@@ -83,15 +83,16 @@ class Steering:
 
     def __init__(self, state: TrainingState, poll: Poll) -> None:
         self.state, self.poll = state, poll
-        self.turns: list[Command] = []
+        self.turns: list[DialTurned] = []  # turned, not yet told
         self.refused: list[str] = []
-        self.paused, self.single, self.stop = False, False, False
+        self.paused, self.stop = False, False
+        self.singles = 0  # steps that may be made while paused
         self._looked, self._cost = -math.inf, 0.0
 
     def look(self, *, now: bool = False) -> None:
         """Read new commands; raises Stopped on a stop. Blocks while paused."""
         self._read(now)
-        while self.paused and not self.single and not self.stop:
+        while self.paused and not self.singles and not self.stop:
             self.state.activity = "paused"
             time.sleep(self._INTERVAL / 4)
             self._read(False)
@@ -121,20 +122,19 @@ class Steering:
     def _take(self, command: Command) -> None:
         do = check_name("command", command.do, COMMANDS)
         if do == "turn":
-            check_dial(command.dial, command.value)
-            self.turns.append(command)
+            # turned as it is read, so that a checkpoint never holds a command as read whose dial it does not hold
+            value, old = check_dial(command.dial, command.value), self.state.dials[command.dial]
+            self.state.dials[command.dial] = value
+            self.turns.append(DialTurned(self.state.step, command.dial, old, value))
         self.paused = do == "pause" or (self.paused and do != "resume") or do == "step"
-        self.single = self.single or do == "step"
+        self.singles += do == "step"
         self.stop = self.stop or do == "stop"
 
     def obey(self) -> Iterator[DialTurned | CommandRefused]:
-        """Turn the dials; the caller records each turn before the next batch feels it."""
+        """What was turned and refused since the last call; the caller records it before a batch feels it."""
         for reason in self.refused:
             yield CommandRefused(self.state.step, reason)
-        for turn in self.turns:
-            old, new = self.state.dials[turn.dial], float(turn.value)
-            yield DialTurned(self.state.step, turn.dial, old, new)
-            self.state.dials[turn.dial] = new
+        yield from self.turns
         self.refused, self.turns = [], []
 
 
@@ -150,6 +150,15 @@ def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = 
     Raises TrainingDiverged where loss or gradient is not finite. Test images are never read.
     """
     steering = Steering(state, poll)
+    try:
+        yield from _epochs(state, splits, config, steering)
+    except Stopped:
+        yield from steering.obey()
+        raise
+
+
+def _epochs(state: TrainingState, splits: Splits, config: RunConfig, steering: Steering) -> Iterator[Event]:
+    """The loop itself."""
     batches = steps_per_epoch(splits, config)
     device = splits.train.labels.device
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
@@ -168,11 +177,12 @@ def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = 
             except _BatchAgain:
                 continue
             done = _step(state, images, adv, labels, splits.num_classes, rate)
-            steering.single = False
+            steering.singles = max(0, steering.singles - 1)
             yield done
         state.activity = "validating"
         validated = _validate(state, splits.validation, splits.num_classes, config, steering.look)
         state.epoch, state.batch = state.epoch + 1, 0
+        yield from steering.obey()
         yield validated
 
 
@@ -210,6 +220,8 @@ def _step(
     attacked = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
     assert attacked is not None, "an objective must return the logits that classes are scored by"
     logits = attacked.detach()
+    if not bool(torch.isfinite(logits).all()):
+        raise _diverged(state, buffers, "Logits are", rate)
     scores = {name: CLASS_SCORES[name](logits, labels) for name in {"margin", *recipe.fairness.needs}}
     stats = ClassStats.of(labels, num_classes, scores)
     with torch.no_grad():
@@ -232,16 +244,21 @@ def _descend(state: TrainingState, loss: torch.Tensor, buffers: list[torch.Tenso
     loss.backward()
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
-        for buffer, before in zip(state.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        raise TrainingDiverged(
-            f"Loss {loss.item()} and gradient norm {size.item()} at step {state.step + 1}: not finite. The last good state "
-            f"is step {state.step}. Lower the learning rate (now {rate:.4g}), tau, or look for broken images."
-        )
+        raise _diverged(state, buffers, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
     state.step, state.batch = state.step + 1, state.batch + 1
+
+
+def _diverged(state: TrainingState, buffers: list[torch.Tensor], what: str, rate: float) -> TrainingDiverged:
+    """The error to raise; buffers are put back to what they were before the forward."""
+    for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return TrainingDiverged(
+        f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "
+        f"Lower the learning rate (now {rate:.4g}) or tau, or look for broken images."
+    )
 
 
 def _correct(logits: torch.Tensor | None, labels: torch.Tensor, num_classes: int) -> list[int] | None:

@@ -106,6 +106,24 @@ def test_a_broken_last_line_is_cut_before_the_next_record(folder: RunFolder) -> 
     assert folder.events() == [STEP, RunFinished(1, "done")]
 
 
+def test_a_bad_line_does_not_bring_the_lines_before_it_twice(folder: RunFolder) -> None:
+    good = json.dumps(to_record(STEP))
+    folder.metrics_file.write_text(f"{good}\nnot json\n")
+    follower = Follower(folder.path)
+    for _ in range(3):
+        with pytest.raises(RunFolderError, match="holds a line that is not JSON"):
+            follower.poll()
+    assert follower.steps == []
+
+
+def test_a_resumed_run_that_died_is_lost_however_it_ended_before(folder: RunFolder) -> None:
+    with folder.recording() as recorder:
+        for event in (STEP, RunFinished(1, "stopped"), RunResumed(1)):
+            recorder.write(event)
+    folder.heartbeat_file.write_text(json.dumps({"pid": 1, "host": "x", "activity": "training", "time": 0}))
+    assert folder.status() == "lost"
+
+
 def test_a_folder_deleted_while_followed(folder: RunFolder) -> None:
     with folder.recording() as recorder:
         recorder.write(STEP)

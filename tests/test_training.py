@@ -211,7 +211,7 @@ class Exploding:
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingDiverged, match=r"Loss nan and gradient norm nan at step 3: not finite\. The last good state is step 2"
+        TrainingDiverged, match=r"Loss nan and gradient norm nan are not finite at step 3\. The last good state is step 2"
     ):
         finish(FAAL_QUICK, tmp_path / "run", recipe=Recipe(Exploding(), FAAL()))
     folder = RunFolder(tmp_path / "run")
@@ -220,6 +220,47 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(tmp_pat
     checkpoint = read_checkpoint(folder.checkpoint())
     assert checkpoint.header["step"] == 2
     assert all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values())
+
+
+def test_weights_that_overflow_under_faal_are_a_divergence_too(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="Logits are not finite at step"):
+        finish(RunConfig(fairness="faal", learning_rate=1e30, attack_steps=0, validation_steps=0), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").status() == "failed"
+
+
+def test_a_dial_turned_before_a_stop_is_not_lost(tmp_path: Path) -> None:
+    events = run(FAAL_QUICK, tmp_path / "run")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == 2:
+            RunFolder(tmp_path / "run").send(Command("turn", "tau", 1.5))
+            RunFolder(tmp_path / "run").send(Command("stop"))
+    assert event == RunFinished(2, "stopped")
+    resumed = finish(FAAL_QUICK, tmp_path / "run", resume=True)
+    assert {e.tau for e in resumed if isinstance(e, StepDone)} == {1.5}
+    assert [e.new for e in RunFolder(tmp_path / "run").events() if isinstance(e, DialTurned)] == [1.5]
+
+
+def test_leaving_at_the_last_event_keeps_the_outcome(tmp_path: Path) -> None:
+    events = run(FAAL_QUICK, tmp_path / "run")
+    for event in events:
+        if isinstance(event, RunFinished):
+            break
+    events.close()
+    assert RunFolder(tmp_path / "run").status() == "done"
+
+
+def test_a_tuned_run_resumes_without_its_base(base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(base, tmp_path / "base"))
+    config = RunConfig(base=str(copy), fairness="faal", epochs=2, batch_size=250, attack_steps=1, validation_steps=0)
+    events = run(config, tmp_path / "run")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == 3:
+            break
+    events.close()
+    shutil.rmtree(copy)
+    assert finish(config, tmp_path / "run", resume=True)[-1] == RunFinished(8, "done")
 
 
 def test_a_users_own_model(tmp_path: Path) -> None:
@@ -331,6 +372,11 @@ def test_a_base_of_another_network(base: Path) -> None:
     wide = SmallConvNet(10, 1, (8, 8), (0.5,), (0.5,), filters=4)
     with pytest.raises(CheckpointError, match="do not fit the network"):
         load_weights(wide, experiment.spec, FAAL_QUICK, base / "last.safetensors")
+
+
+def test_a_run_is_resumed_with_its_own_settings(faal_run: Path) -> None:
+    with pytest.raises(ConfigError, match="was made with other settings; resume it with those"):
+        finish(RunConfig(), faal_run, resume=True)
 
 
 def test_an_existing_folder_and_an_absent_device(base: Path, tmp_path: Path) -> None:

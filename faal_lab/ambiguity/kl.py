@@ -104,14 +104,14 @@ def _gap_floats(eps: float, gaps: list[float], u: list[float]) -> tuple[float, f
     a = [eps + d for d in gaps]
     mean = sum(p * x for p, x in zip(u, a, strict=True))
     inverse = sum(p / x for p, x in zip(u, a, strict=True))
-    square = sum(p / (x * x) for p, x in zip(u, a, strict=True))
+    shares = [p / x / inverse for p, x in zip(u, a, strict=True)]  # p / x**2 itself would overflow
     z = [x / mean - 1 for x in a]
     if 1 + min(z) < 1e-6:
         gap = math.log(inverse) + sum(p * math.log(x) for p, x in zip(u, a, strict=True))
     else:
         first = sum(p * (-y / (1 + y)) for p, y in zip(u, z, strict=True))
         gap = math.log1p(first) + sum(p * math.log1p(y) for p, y in zip(u, z, strict=True))
-    return gap, -eps * (square - inverse * inverse) / inverse
+    return gap, -eps * (sum(q / x for q, x in zip(shares, a, strict=True)) - inverse)
 
 
 def _root_floats(gaps: list[float], u: list[float], tau: float) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from faal_lab.events import CommandRefused, RunFailed, SchemaError
+from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
 from faal_lab.history import History
 from faal_lab.runs import Follower, RunFolderError
 from faal_lab.widgets.live_figure import LiveFigure
@@ -45,7 +45,7 @@ class Dashboard(W.VBox):
         )
         self.status = "none"
         self._on_look = on_look
-        self._changed = False
+        self._changed, self._ended, self._rewinds = False, "", 0
         self._names: list[str] = []
         self._figure: LiveFigure | None = None
         self._follower: Follower | None = None
@@ -54,6 +54,7 @@ class Dashboard(W.VBox):
         self._speed: deque[tuple[float, int]] = deque(maxlen=40)
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self.window.observe(lambda _: setattr(self, "_changed", True), "value")
         super().__init__([self.state, self.problem, self.window])
         self._show_classes(class_names or [str(c) for c in range(10)])
         if path is not None:
@@ -66,7 +67,7 @@ class Dashboard(W.VBox):
             self._follower = Follower(path)
             self._history, self._seen = History(len(self._names)), (0, 0)
             self._speed.clear()
-            self.status = "waiting"
+            self.status, self._ended, self._rewinds = "waiting", "", self._follower.rewinds
             self.problem.value = ""
             if self._figure is not None:
                 self._figure.update({i: (empty, empty) for i, empty in self._blank().items()}, [])
@@ -88,11 +89,10 @@ class Dashboard(W.VBox):
         self.children = (self.state, self.problem, self.window, self._figure.widget)
 
     def _loop(self) -> None:
-        ended = ""
         while not self._closed.wait(_PERIOD):
             try:
                 with self._lock:
-                    ended = self._look(ended)
+                    self._look()
                 if self._on_look is not None:
                     self._on_look()
             except (RunFolderError, SchemaError, OSError) as error:
@@ -105,37 +105,38 @@ class Dashboard(W.VBox):
         if self.problem.value != shown:
             self.problem.value = shown
 
-    def _look(self, ended: str) -> str:
-        """Read and draw once; returns the final status once it was drawn."""
+    def _look(self) -> None:
+        """Read and draw once. A status in which nothing moves is drawn in any case, and remembered for reloads."""
         follower = self._follower
         if follower is None:
-            return ended
+            return
         new = follower.poll()
         if follower.started is not None:
             self._show_classes(list(follower.started.class_names))
         self._take(follower)
         self.status = status = follower.status()
-        final = status in (*ENDED, "paused") and status != ended
+        final = status in (*ENDED, "paused") and status != self._ended
         assert self._figure is not None
         if (final and new == 0) or (self._figure.ready() and self._changed):
             self._draw(follower)
             self._changed = False
             if final:
                 self._figure.remember()
-                ended = status
+                self._ended = status
         elif status not in (*ENDED, "paused"):
-            ended = ""
+            self._ended = ""
         self.state.value = self._status_line(follower, status)
         for event in reversed(follower.events[-20:]):
+            if isinstance(event, RunResumed):
+                break
             if isinstance(event, (RunFailed, CommandRefused)):
                 self._say(event.error if isinstance(event, RunFailed) else event.reason)
                 break
-        return ended
 
     def _take(self, follower: Follower) -> None:
         steps, epochs = self._seen
-        if steps > len(follower.steps) or epochs > len(follower.epochs):  # a resume undid some
-            self._history, steps, epochs = History(len(self._names)), 0, 0
+        if follower.rewinds != self._rewinds:  # a resume undid some
+            self._rewinds, self._history, steps, epochs = follower.rewinds, History(len(self._names)), 0, 0
         if steps < len(follower.steps) or epochs < len(follower.epochs):
             self._changed = True
             self._history.add(follower.steps[steps:], follower.epochs[epochs:])

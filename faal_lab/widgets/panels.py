@@ -74,8 +74,8 @@ def panel_lines(history: History, class_names: list[str], window: int) -> Lines:
         ((clean, np.nanmean), (clean, np.nanmin), (robust, np.nanmean), (robust, np.nanmin))
     ):
         lines[after + 1 + number] = (epochs, reduce(values, axis=1) if len(values) else np.empty(0))
-    if len(robust):
-        lines[after + 1 + len(_CURVES)] = (np.array(class_names), np.nan_to_num(robust[-1]))
+    latest = np.nan_to_num(robust[-1]) if len(robust) else np.zeros(classes)
+    lines[after + 1 + len(_CURVES)] = (np.array(class_names), latest)
     return lines
 
 
