@@ -56,7 +56,7 @@ def test_pictures_and_links_exist() -> None:
 
 
 def test_the_tree_is_the_tree() -> None:
-    block = next(b for b in re.findall(r"```\n(.*?)```", README, re.S) if "ambiguity/" in b)
+    block = next(b for _, b in re.findall(r"```(\w*)\n(.*?)```", README, re.S) if "ambiguity/" in b)
     for line in block.splitlines():
         name = line.strip().split(" ")[0]
         if re.fullmatch(r"[\w.]+(/|\.py|\.md|\.yml|\.toml)", name):
