@@ -1,0 +1,77 @@
+"""Checkpoints: one safetensors file with its own checksum. No code in a file is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faal_lab.runs.files import replace_file
+
+_KEY = "faal_lab"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged, foreign or not finite; the message names the file and the cure."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named tensors and a header of plain values."""
+
+    tensors: dict[str, torch.Tensor]
+    header: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names begin with `prefix.`, without it."""
+        return {n.removeprefix(prefix + "."): t for n, t in self.tensors.items() if n.startswith(prefix + ".")}
+
+
+def digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
+    """SHA-256 over the header, and over name, type, shape and bytes of every tensor."""
+    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically. Refuses weights that are not finite, so that the last good ones stay; raises OSError too."""
+    from safetensors.torch import save
+
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name} is not finite: {path} is left as it was, with the last good state.")
+    tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
+    header = {"header": checkpoint.header, "sha256": digest(tensors, checkpoint.header)}
+    replace_file(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify; raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}. Use an earlier checkpoint.") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} was not written by faal-lab (no faal_lab header).")
+    try:
+        stored = json.loads(metadata[_KEY])
+        header, expected = stored["header"], stored["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its header cannot be read. Use an earlier checkpoint.") from error
+    if digest(tensors, header) != expected:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 differs from the stored one. Use an earlier checkpoint.")
+    return Checkpoint(tensors, header)

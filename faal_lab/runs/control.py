@@ -1,0 +1,84 @@
+"""Commands as files: `control/000001.json`, one small file a command, written aside and linked into place.
+
+A file a command, because appending to one file is not atomic on network disks. Numbers order them across writers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from faal_lab.events import Command
+
+
+def _number(path: Path) -> int:
+    return int(path.stem) if path.suffix == ".json" and path.stem.isdigit() else 0
+
+
+def last_number(control: Path) -> int:
+    """The highest number among the commands sent so far; 0 if there is none."""
+    return max((_number(p) for p in control.glob("*.json")), default=0)
+
+
+def send(control: Path, command: Command) -> Command:
+    """Drop a command; returns it with its number. Raises OSError where the folder cannot be written."""
+    control.mkdir(exist_ok=True)
+    aside = control / f".{secrets.token_hex(8)}.tmp"
+    number = last_number(control)
+    try:
+        while True:
+            number += 1
+            numbered = replace(command, number=number)
+            aside.write_text(json.dumps(asdict(numbered)), encoding="utf-8")
+            try:
+                _appear(aside, control / f"{number:06d}.json")
+                return numbered
+            except FileExistsError:
+                continue  # another writer took this number
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _appear(source: Path, target: Path) -> None:
+    """Put a whole file in place unless the name is taken (os.replace would overwrite another's command)."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here: Windows' rename refuses an existing target by itself
+        if target.exists():
+            raise FileExistsError(target) from None
+        os.rename(source, target)
+
+
+class CommandReader:
+    """Reads commands later than `after`, in order."""
+
+    def __init__(self, control: Path, after: int = 0) -> None:
+        self.control, self.after = control, after
+
+    def poll(self) -> list[Command]:
+        """Commands that came since the last call. An unreadable file comes as a command nobody knows, and is refused."""
+        try:
+            names = sorted(n for n in os.listdir(self.control) if n.endswith(".json") and not n.startswith("."))
+        except FileNotFoundError:
+            return []
+        commands = []
+        for name in names:
+            number = _number(Path(name))
+            if number <= self.after:
+                continue
+            self.after = number
+            record: object = None
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((self.control / name).read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                record = {}
+            commands.append(
+                Command(str(record.get("do", name)), str(record.get("dial", "")), record.get("value", 0.0), number)
+            )
+        return commands

@@ -1,0 +1,82 @@
+"""Following a run from outside: read what was added, undo what a resume undid.
+
+Must not know: whether the run is in this process, another one, another machine, or long over.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from faal_lab.events import DialTurned, EpochDone, Event, RunResumed, RunStarted, SchemaError, StepDone, from_record
+from faal_lab.runs.folder import RunFolder, RunFolderError, status_of
+from faal_lab.runs.lock import read_heartbeat
+
+
+class Follower:
+    """Keeps all events of a run, and its steps and epochs by kind. Costs one read of what is new a poll."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = RunFolder(path)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything and read from the beginning at the next poll."""
+        self._offset = 0
+        self.events: list[Event] = []
+        self.started: RunStarted | None = None
+        self.steps: list[StepDone] = []
+        self.epochs: list[EpochDone] = []
+        self.turns: list[DialTurned] = []
+        self.rewinds = getattr(self, "rewinds", -1) + 1  # how often earlier events were undone
+
+    def poll(self) -> int:
+        """Read whole new lines; returns how many events came. A half-written last line waits for its end.
+
+        Raises RunFolderError where the folder is gone, SchemaError on a record of another version.
+        """
+        file = self.folder.metrics_file
+        try:
+            if file.stat().st_size < self._offset:  # the run was deleted and made anew
+                self.restart()
+            with open(file, "rb") as stream:
+                stream.seek(self._offset)
+                content = stream.read()
+        except FileNotFoundError:
+            if self._offset or not self.folder.path.exists():
+                raise RunFolderError(f"{self.folder.path} is gone: it was deleted or moved while it was followed.") from None
+            return 0
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = [line for line in whole.split(b"\n") if line.strip()]
+        new = []
+        for line in lines:
+            try:
+                new.append(from_record(json.loads(line)))
+            except SchemaError:
+                raise
+            except ValueError as error:
+                raise RunFolderError(f"{file} holds a line that is not JSON: {line[:80]!r}.") from error
+        for event in new:
+            self._take(event)
+        self._offset += len(whole)
+        return len(lines)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, RunResumed):
+            self.rewinds += 1
+            for name in ("events", "steps", "epochs", "turns"):
+                kept = [e for e in getattr(self, name) if getattr(e, "step", 0) <= event.from_step]
+                setattr(self, name, kept)
+        self.events.append(event)
+        if isinstance(event, RunStarted):
+            self.started = event
+        elif isinstance(event, StepDone):
+            self.steps.append(event)
+        elif isinstance(event, EpochDone):
+            self.epochs.append(event)
+        elif isinstance(event, DialTurned):
+            self.turns.append(event)
+
+    def status(self) -> str:
+        """The run's state in one word; see `RunFolder.status`."""
+        return status_of(self.events, read_heartbeat(self.folder.heartbeat_file))
