@@ -78,7 +78,5 @@ class CommandReader:
                 record = json.loads((self.control / name).read_text(encoding="utf-8"))
             if not isinstance(record, dict):
                 record = {}
-            commands.append(
-                Command(str(record.get("do", name)), str(record.get("dial", "")), record.get("value", 0.0), number)
-            )
+            commands.append(Command(str(record.get("do", name)), str(record.get("dial", "")), record.get("value", 0.0), number))
         return commands

@@ -1,13 +1,13 @@
 """A run folder and what lies in it.
 
-    config.json        every setting, its hash, versions of the libraries, the git commit
-    metrics.jsonl      one event a line; the same bytes for the same seed
-    timing.jsonl       clock times, kept apart for that reason
-    control/           commands to the run, one file each
-    heartbeat.json     sign of life: process, host, what it does
-    last.safetensors   the latest state; best.safetensors, the best by validation
-    verdicts-*.npz     per-image results of evaluations
-    log.txt            what a child process printed
+config.json        every setting, its hash, versions of the libraries, the git commit
+metrics.jsonl      one event a line; the same bytes for the same seed
+timing.jsonl       clock times, kept apart for that reason
+control/           commands to the run, one file each
+heartbeat.json     sign of life: process, host, what it does
+last.safetensors   the latest state; best.safetensors, the best by validation
+verdicts-*.npz     per-image results of evaluations
+log.txt            what a child process printed
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class Recorder:
         self._metrics, self._timing = metrics, timing
 
     def write(self, event: Event) -> None:
+        """Append one event and the clock time it was written at."""
         self._metrics.write(json.dumps(to_record(event), allow_nan=False) + "\n")
         self._metrics.flush()
         step = getattr(event, "step", None)

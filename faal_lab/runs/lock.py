@@ -35,7 +35,8 @@ class Heartbeat:
     def __init__(self, folder: Path, report: Callable[[], tuple[str, float]]) -> None:
         from filelock import FileLock
 
-        self._lock = FileLock(str(folder / "writer.lock"), thread_local=False)  # a generator may be closed from another thread
+        # not thread-local: a run's generator may be closed from another thread than the one that started it
+        self._lock = FileLock(str(folder / "writer.lock"), thread_local=False)
         self._file, self._report = folder / "heartbeat.json", report
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="faal-heartbeat", daemon=True)
