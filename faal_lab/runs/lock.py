@@ -29,7 +29,8 @@ class RunLocked(RuntimeError):
 class Heartbeat:
     """Holds a run folder for this process and tells what it does; a context manager.
 
-    `report` is asked at each beat what the run does and which share of its work is done. Raises RunLocked on entry where another process holds the folder.
+    `report` is asked at each beat what the run does and which share of its work is done.
+    Raises RunLocked on entry where another process holds the folder.
     """
 
     def __init__(self, folder: Path, report: Callable[[], tuple[str, float]]) -> None:
