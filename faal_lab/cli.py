@@ -169,7 +169,7 @@ def _tell(options: argparse.Namespace) -> None:
             number = float(value)
         except ValueError:
             raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
-        sent = folder.send(Command("turn", dial, check_dial(dial, number)))
+        sent = folder.send(Command("turn", dial, check_dial(dial, number, folder.config())))
     else:
         sent = folder.send(Command(check_name("command", options.what, COMMANDS[:-1])))
     print(f"Sent as command {sent.number}; the run is {folder.status()}.")

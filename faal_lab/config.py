@@ -11,13 +11,14 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, get_type_hints
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.data import AUGMENTATIONS, LOADERS
 from faal_lab.fairness import FAIRNESS
+from faal_lab.fairness.faal import SCORES
 from faal_lab.models import MODELS
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES
@@ -53,11 +54,15 @@ class RunConfig:
     fairness: str = "none"
     """Class weighting: none, or faal."""
     ambiguity: str = "kl"
-    """FAAL's set of class distributions around uniform."""
+    """FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare."""
     tau: float = 0.5
-    """Radius of that set; 0 is plain averaging. Does not transfer between numbers of classes."""
+    """Radius of that set; 0 is plain averaging (alpha, for cvar). Does not transfer between numbers of classes."""
+    multiplier: float = 0.0
+    """The radius stated as c*, the most that a class can count, in multiples of its share (above 1); 0 goes by tau."""
     score: str = "mean"
-    """FAAL's class score: mean of margins (the paper) or sum (the release)."""
+    """FAAL's class score: mean of margins (the paper), sum (the release), or running (over batches, for many classes)."""
+    score_decay: float = 0.9
+    """What a running score keeps from batch to batch, below 1."""
     solver: str = "exact"
     """FAAL's solver: exact, or cvxpy (slow, for checking)."""
     attack_start: str = "auto"
@@ -68,7 +73,7 @@ class RunConfig:
     """PGD steps of the training attack."""
     step_ratio: float = 0.25
     """Attack step as a fraction of epsilon."""
-    epochs: int = 5
+    epochs: int = 4
     """Passes over the training images."""
     batch_size: int = 64
     """Images per step."""
@@ -101,6 +106,11 @@ class RunConfig:
             if not low <= value <= high or math.isinf(value):
                 limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
                 raise ConfigError(f"{name} must be {limit}, got {value}.")
+        low, high = AMBIGUITY_SETS[self.ambiguity].limits
+        if not low <= self.tau <= high:
+            raise ConfigError(f"tau must be between {low:g} and {high:g} for ambiguity={self.ambiguity}, got {self.tau}.")
+        if 0 < self.multiplier <= 1:
+            raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
 
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
@@ -127,7 +137,7 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "objective": ("objective", tuple(OBJECTIVES)),
     "fairness": ("fairness method", tuple(FAIRNESS)),
     "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
-    "score": ("class score", ("mean", "sum")),
+    "score": ("class score", SCORES),
     "solver": ("solver", ("exact", "cvxpy")),
     "attack_start": ("attack start", ("auto", *STARTS)),
     "lr_schedule": ("learning-rate schedule", LR_SCHEDULES),
@@ -136,6 +146,8 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (0, 4096),
     "tau": (0, math.inf),
+    "multiplier": (0, math.inf),
+    "score_decay": (0, 0.999_999),
     "epsilon": (0, 1),
     "attack_steps": (0, 10_000),
     "step_ratio": (0, 10),
@@ -153,11 +165,10 @@ _RANGES: dict[str, tuple[float, float]] = {
 DIALS = ("tau", "epsilon", "learning_rate")  # what may be turned while a run goes on
 
 
-def check_dial(name: str, value: object) -> float:
-    """The value of a dial as a float in its range; raises UnknownName or ConfigError."""
+def check_dial(name: str, value: object, config: RunConfig) -> float:
+    """The value of a dial as a float in the range it has in a run with `config`; raises UnknownName or ConfigError."""
     check_name("dial", name, DIALS)
-    number = _typed(name, value, float)
-    return getattr(RunConfig(**{name: number}), name)
+    return getattr(replace(config, **{name: value}), name)
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

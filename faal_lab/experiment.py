@@ -6,20 +6,17 @@ Knows: every room above. Must not know: widgets, figures, notebooks.
 from __future__ import annotations
 
 import platform
-import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.ambiguity.multiplier import radius_for_multiplier
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
 from faal_lab.evaluation import ATTACKS, Progress, Verdicts, evaluate
@@ -31,6 +28,7 @@ from faal_lab.runs import CommandReader, Heartbeat, RunFolder, read_checkpoint, 
 from faal_lab.runs.checkpoint import digest
 from faal_lab.runs.control import last_number
 from faal_lab.runs.files import replace_file
+from faal_lab.signals import caught_signals
 from faal_lab.training import Stopped, TrainingDiverged, TrainingState, steps_per_epoch, train
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
@@ -98,12 +96,20 @@ def prepare(
         model = build(spec, config.seed)
     if config.base and from_base:
         load_weights(model, spec, config, base_file(config))
+    tau = config.tau
+    if config.multiplier:
+        try:
+            tau = radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, splits.num_classes)
+        except ValueError as error:
+            raise ConfigError(f"multiplier: {error}") from error
     recipe = recipe or Recipe.of(
-        config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=config.tau,
-        score=config.score, solver=config.solver,
+        config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=tau,
+        score=config.score, solver=config.solver, decay=config.score_decay,
     )  # fmt: skip
     placed(model, device)
-    return Experiment(config, splits.to(device), spec, TrainingState.fresh(model, recipe, config))
+    state = TrainingState.fresh(model, recipe, config)
+    state.dials["tau"] = tau
+    return Experiment(config, splits.to(device), spec, state)
 
 
 def run(
@@ -167,7 +173,7 @@ def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generato
         return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
 
     event: Event | None = None
-    with _signals() as caught:
+    with caught_signals() as caught:
         try:
             for event in train(state, splits, config, lambda: [*poll(), *caught.commands()]):
                 yield event  # recorded first: a checkpoint must not be ahead of the metrics
@@ -210,48 +216,6 @@ def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
     write_checkpoint(
         folder.checkpoint(which), to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best)
     )
-
-
-class _Caught:
-    """Which signal asked the run to end."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def commands(self) -> list[Command]:
-        return [Command("stop")] if self.signal else []
-
-    def raise_if_any(self) -> None:
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal:
-            raise SystemExit(128 + self.signal)
-
-
-@contextmanager
-def _signals() -> Iterator[_Caught]:
-    """Turn the first Ctrl-C or SIGTERM into a stop between two steps; a second one ends the process at once."""
-    caught = _Caught()
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def handle(number: int, _: Any) -> None:
-        caught.signal = number
-        for name, old in before.items():
-            signal.signal(name, old)
-        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in before:
-        signal.signal(name, handle)
-    try:
-        yield caught
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for name, old in before.items():
-                if signal.getsignal(name) is handle:
-                    signal.signal(name, old)
 
 
 def evaluate_run(

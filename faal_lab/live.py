@@ -98,7 +98,7 @@ class LiveRun:
 
     def turn(self, dial: str, value: float) -> None:
         """Turn tau, epsilon or learning_rate from the next batch on; raises ConfigError on nonsense."""
-        self.folder.send(Command("turn", dial, check_dial(dial, value)))
+        self.folder.send(Command("turn", dial, check_dial(dial, value, self.folder.config())))
 
     def stop(self) -> None:
         """End the run in order: its state is saved and can be resumed."""

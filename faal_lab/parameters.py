@@ -29,6 +29,10 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# What suits a training from random weights suits no fine-tuning: the rate would undo what the base has learned.
+FINE_TUNING: dict[str, Any] = {"epochs": 4, "batch_size": 50, "learning_rate": 0.02}
+
+
 def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook that knows just `defaults`, each of its default's type.
 
@@ -73,8 +77,8 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
 
 
 def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
-    """The settings of the run folder `base` (defaults if it is none), but for those that are stated."""
+    """The settings of the run folder `base` (defaults if it is none), but for FINE_TUNING, and for those that are stated."""
     inherited: dict[str, Any] = {}
     if isinstance(base, str) and (root := Path(base).expanduser() / "config.json").is_file():
-        inherited = RunFolder.open(root.parent).config().to_mapping()
+        inherited = RunFolder.open(root.parent).config().to_mapping() | FINE_TUNING
     return RunConfig.from_mapping({**inherited, **stated})

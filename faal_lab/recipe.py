@@ -40,6 +40,7 @@ class Recipe:
         tau: float = 0.5,
         score: str = "mean",
         solver: str = "exact",
+        decay: float = 0.9,
     ) -> Recipe:
         """Put a recipe together from names.
 
@@ -49,7 +50,7 @@ class Recipe:
         loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]()
         ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)](tau)
         check_name("fairness method", fairness, FAIRNESS)
-        method = FAAL(ball, score, solver) if fairness == "faal" else FAIRNESS[fairness]()
+        method = FAAL(ball, score, solver, decay) if fairness == "faal" else FAIRNESS[fairness]()
         check_name("attack start", start, ("auto", *STARTS))
         if start == "auto":
             start = "zero" if fairness == "faal" else "uniform"

@@ -81,8 +81,8 @@ class Steering:
 
     _INTERVAL = 0.2  # seconds between looks between attack steps, and where one look is slow (a network disk)
 
-    def __init__(self, state: TrainingState, poll: Poll) -> None:
-        self.state, self.poll = state, poll
+    def __init__(self, state: TrainingState, config: RunConfig, poll: Poll) -> None:
+        self.state, self.config, self.poll = state, config, poll
         self.turns: list[DialTurned] = []  # turned, not yet told
         self.refused: list[str] = []
         self.paused, self.stop = False, False
@@ -123,7 +123,7 @@ class Steering:
         do = check_name("command", command.do, COMMANDS)
         if do == "turn":
             # turned as it is read, so that a checkpoint never holds a command as read whose dial it does not hold
-            value, old = check_dial(command.dial, command.value), self.state.dials[command.dial]
+            value, old = check_dial(command.dial, command.value, self.config), self.state.dials[command.dial]
             self.state.dials[command.dial] = value
             self.turns.append(DialTurned(self.state.step, command.dial, old, value))
         self.paused = do == "pause" or (self.paused and do != "resume") or do == "step"
@@ -149,7 +149,7 @@ def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = 
     `poll` returns commands that came since it was last called; a stop ends the generator in order.
     Raises TrainingDiverged where loss or gradient is not finite. Test images are never read.
     """
-    steering = Steering(state, poll)
+    steering = Steering(state, config, poll)
     try:
         yield from _epochs(state, splits, config, steering)
     except Stopped:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "faal_lab"
 # Top to bottom; a module may import modules above it, and its own room.
 ORDER = [
     "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data",
-    "fairness", "recipe", "config", "events",
+    "fairness", "recipe", "config", "events", "signals",
     "evaluation", "training",
     "runs", "restore", "experiment", "live", "parameters", "history", "progress",
     "figures", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",

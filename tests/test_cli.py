@@ -37,7 +37,7 @@ def test_settings_from_a_file_and_from_a_base(tmp_path: Path, base: Path) -> Non
     file.write_text(json.dumps({"epochs": 1, "tau": 0.1, "base": str(base)}))
     assert main(["run", "--out", str(tmp_path / "a"), "--config", str(file), "--tau", "0.2", "--quiet"]) == 0
     config = RunFolder(tmp_path / "a").config()
-    assert (config.tau, config.batch_size) == (0.2, 250)
+    assert (config.tau, config.attack_steps) == (0.2, 2)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def test_every_setting_is_documented() -> None:
         ({"epsilon": True}, r"epsilon must be a number, got True"),
         ({"epsilon": 8}, r"epsilon must be between 0 and 1, got 8\.0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"ambiguity": "total-variation", "tau": 2}, "tau must be between 0 and 1 for ambiguity=total-variation, got 2"),
+        ({"multiplier": 0.8}, "multiplier must be above 1 .* got 0.8"),
         ({"data": 3}, r"data must be text, got 3 \(int\)"),
     ],
 )
@@ -47,6 +49,7 @@ def test_bad_values(settings: dict, text: str) -> None:
         ({"fairness": "fal"}, r"Unknown fairness method 'fal'\. Did you mean 'faal'\? Known: none, faal"),
         ({"model": "smal-cnn"}, r"Unknown model 'smal-cnn'\. Did you mean 'small-cnn'"),
         ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
+        ({"ambiguity": "tv"}, "Unknown ambiguity set 'tv'.*Known: kl, reverse-kl"),
         ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, standard"),
     ],
 )
@@ -56,11 +59,13 @@ def test_unknown_names(settings: dict, text: str) -> None:
 
 
 def test_dials() -> None:
-    assert check_dial("tau", 1) == 1.0
+    assert check_dial("tau", 1, RunConfig()) == 1.0
     with pytest.raises(UnknownName, match=r"Unknown dial 'tua'\. Did you mean 'tau'"):
-        check_dial("tua", 0.5)
+        check_dial("tua", 0.5, RunConfig())
     with pytest.raises(ConfigError, match="tau must be at least 0"):
-        check_dial("tau", -1.0)
+        check_dial("tau", -1.0, RunConfig())
+    with pytest.raises(ConfigError, match="tau must be between 1e-12 and 1 for ambiguity=cvar, got 1.5"):
+        check_dial("tau", 1.5, RunConfig(ambiguity="cvar"))
 
 
 def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
@@ -81,4 +86,7 @@ def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
 
 def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
     config, _ = run_parameters({"base": str(base), "fairness": "faal", "epsilon": None})
-    assert (config.fairness, config.batch_size, config.attack_steps) == ("faal", quick.batch_size, quick.attack_steps)
+    assert (config.fairness, config.attack_steps) == ("faal", quick.attack_steps)
+    assert (config.epochs, config.batch_size, config.learning_rate) == (4, 50, 0.02), (
+        "its own: the base's rate would undo the base"
+    )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faal_lab.ambiguity import KLBall
+from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall
 from faal_lab.class_stats import ClassStats, softmax_margin
 from faal_lab.fairness import FAAL, FAIRNESS, NoFairness
 from faal_lab.names import UnknownName
@@ -83,6 +83,30 @@ def test_an_absent_class_gets_no_weight_by_the_paper_and_wastes_some_by_the_rele
     assert release.weights.argmax() == 2, "an absent class acts as score 0, harder than every class with negative margin"
     by_hand = KLBall(0.5).worst_case(stats.sums["margin"]).weights
     assert torch.allclose(release.weights, by_hand)
+
+
+def test_a_running_score_remembers_the_classes_a_batch_does_not_hold() -> None:
+    first = ClassStats(torch.tensor([4.0, 2.0, 0.0]), {"margin": torch.tensor([-2.0, 1.0, 0.0])})
+    second = ClassStats(torch.tensor([0.0, 2.0, 1.0]), {"margin": torch.tensor([0.0, -1.0, 0.3])})
+    faal = FAAL(score="running", decay=0.5)
+    assert faal.weigh(first, (), 0.5).weights[2] == 0, "never seen: takes no part"
+    found = faal.weigh(second, ("robust",), 0.5)
+    means = torch.tensor([-2.0 / 4, (0.5 * 1 - 1) / (0.5 * 2 + 2), 0.3]).double()
+    assert torch.allclose(found.weights, KLBall(0.5).worst_case(means).weights, atol=1e-6)
+    again = FAAL(score="running", decay=0.5)
+    again.load_state_dict(faal.state_dict())
+    assert torch.equal(again.weigh(second, (), 0.5).weights, faal.weigh(second, (), 0.5).weights)
+    with pytest.raises(ValueError, match="decay must be at least 0 and below 1, got 1"):
+        FAAL(score="running", decay=1)
+
+
+@pytest.mark.parametrize("name", AMBIGUITY_SETS)
+def test_every_set_can_be_faals(name: str) -> None:
+    logits, labels = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
+    method = Recipe.of("at", "faal", ambiguity=name).fairness
+    weighing = method.weigh(stats_of(logits, labels, 4), ("robust",), 0.5)
+    assert float(weighing.weights.sum()) == pytest.approx(1.0)
+    assert torch.equal(weighing.weights, AMBIGUITY_SETS[name](0.5).worst_case(stats_of(logits, labels, 4).mean("margin")).weights)
 
 
 def test_cvxpy_can_be_the_solver() -> None:

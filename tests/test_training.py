@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,35 @@ def test_tau_zero_is_plain_adversarial_training_bit_for_bit(tmp_path: Path) -> N
 
 
 def test_the_attack_neither_moves_buffers_nor_leaves_gradients() -> None:
-    experiment = prepare(FAAL_QUICK)
-    model = experiment.state.model
-    before = {n: b.clone() for n, b in model.named_buffers()}
-    for _, _event in zip(range(2), train(experiment.state, experiment.splits, FAAL_QUICK), strict=False):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(10))
+    model(torch.zeros(2, 1, 8, 8))
+    model[1].reset_running_stats()
+    experiment = prepare(FAAL_QUICK, model)
+    for number, _ in zip((1, 2), train(experiment.state, experiment.splits, FAAL_QUICK), strict=False):
         assert all(p.requires_grad for p in model.parameters())
-    assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
+        assert int(model[1].num_batches_tracked) == number, "one train-mode forward a step: the attack's are in evaluation mode"
+
+
+def test_the_radius_can_be_stated_as_the_largest_multiplier(tmp_path: Path) -> None:
+    config = replace(FAAL_QUICK, multiplier=3.0, ambiguity="chi-square")
+    events = run(config, tmp_path / "run")
+    started = next(events)
+    events.close()
+    assert started.tau == pytest.approx(4 / 9), "one class of ten at three times its share, the others equal"
+    with pytest.raises(ConfigError, match="multiplier: The largest multiplier must lie between 1 and the 10 classes"):
+        next(iter(run(RunConfig(multiplier=10.0), tmp_path / "other")))
+
+
+def test_a_resumed_run_goes_on_with_its_running_scores(tmp_path: Path) -> None:
+    config = replace(FAAL_QUICK, score="running", checkpoint_every=1)
+    whole = [e.weights for e in run(config, tmp_path / "whole") if isinstance(e, StepDone)]
+    broken = run(config, tmp_path / "broken")
+    for event in broken:
+        if isinstance(event, StepDone) and event.step == 2:
+            break
+    broken.close()
+    rest = [e.weights for e in run(config, tmp_path / "broken", resume=True) if isinstance(e, StepDone)]
+    assert rest == whole[2:]
 
 
 def test_learning_rate_schedules() -> None:

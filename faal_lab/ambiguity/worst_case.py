@@ -1,11 +1,11 @@
-"""What every ambiguity set promises, and the checks they share.
+"""What every ambiguity set promises.
 
-Knows: shapes, the simplex, what counts as bad input. Must not know: any particular set.
+Knows: the question and the shape of the answer. Must not know: any particular set, or how one is solved.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
@@ -14,17 +14,19 @@ class WorstCase(NamedTuple):
     """The answer of a set: float64 tensors on the device of the scores, detached."""
 
     weights: torch.Tensor  # [..., C] on the simplex, 0 for absent classes
-    value: torch.Tensor  # [...] the worst expected score, sum of weights * scores
-    divergence: torch.Tensor  # [...] what was spent of the radius
-    dual: torch.Tensor  # [...] d value / d radius
+    value: torch.Tensor  # [...] the maximum: sum of weights * scores, less the price paid in a penalised form
+    divergence: torch.Tensor  # [...] how far from the reference the weights are, in the set's own measure
+    dual: torch.Tensor  # [...] d value / d radius (what a little more radius is worth)
 
 
 class AmbiguitySet(Protocol):
     """A set of class distributions around a reference; see `KLBall` for the one FAAL uses."""
 
+    limits: ClassVar[tuple[float, float]]  # smallest and largest radius that has a meaning
+
     @property
     def radius(self) -> float:
-        """How far from the reference the set reaches, in its own divergence."""
+        """How far from the reference the set reaches, in its own measure."""
         ...
 
     def worst_case(
@@ -35,67 +37,30 @@ class AmbiguitySet(Protocol):
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """Maximise sum(w * scores) over the set, for each row of `scores` [..., C]."""
+        """Maximise sum(w * scores) over the set, for each row of `scores` [..., C].
+
+        `radius` overrides the set's own: a number, a 0-dim tensor (so that turning it recompiles nothing) or [...].
+        `reference` [..., C] lies on the simplex and is uniform by default. `present` [..., C] takes classes out of the
+        problem. `check` validates values, which waits for the device: by default done on a CPU only; elsewhere NaN
+        propagates. Float64 inside whatever comes in; nothing is differentiated.
+        """
         ...
 
 
-class Problem(NamedTuple):
-    """Checked input of a solver, all float64: the reference is 0 on absent classes and sums to 1."""
-
-    scores: torch.Tensor  # [..., C]
-    reference: torch.Tensor  # [..., C]
-    radius: torch.Tensor  # [...]
+ANY_RADIUS = (0.0, float("inf"))
+PRICES = (1e-300, float("inf"))  # of a penalised form, in the radius' place: dearer is closer to the reference
 
 
-def check_radius(radius: float, name: str) -> None:
-    """Refuse a radius that is not a number of at least 0 (infinity is allowed: the whole simplex)."""
+def check_radius(radius: float, name: str, limits: tuple[float, float] = ANY_RADIUS) -> None:
+    """Refuse a radius that is not a number inside `limits` (infinity is allowed: all that the set can reach)."""
     if isinstance(radius, bool) or not isinstance(radius, (int, float)):
         raise TypeError(f"{name} must be a number, got {radius!r} ({type(radius).__name__}).")
-    if not radius >= 0:  # also catches NaN
-        raise ValueError(f"{name} must be at least 0 (0 is plain averaging over classes), got {radius}.")
+    if not limits[0] <= radius <= limits[1]:  # also catches NaN
+        hint = " (0 is plain averaging over classes)" if limits[0] == 0 else ""
+        raise ValueError(f"{name} must be {said(limits)}{hint}, got {radius}.")
 
 
-def pose(
-    scores: torch.Tensor,
-    radius: torch.Tensor | float,
-    reference: torch.Tensor | None,
-    present: torch.Tensor | None,
-    check: bool | None,
-) -> Problem:
-    """Bring a problem into the form every solver reads.
-
-    `check` reads values and so waits for the device: by default it is done on a CPU only; elsewhere NaN propagates.
-    Raises ValueError that names the argument.
-    """
-    scores = scores.detach().to(torch.float64)
-    if scores.ndim == 0 or scores.shape[-1] == 0:
-        raise ValueError(f"scores must have a last dimension of at least one class, got shape {tuple(scores.shape)}.")
-    classes = scores.shape[-1]
-    uniform = torch.full((classes,), 1.0 / classes, dtype=torch.float64, device=scores.device)
-    given = uniform if reference is None else reference.detach().to(scores.device, torch.float64)
-    tau = torch.as_tensor(radius, dtype=torch.float64, device=scores.device)
-    if check if check is not None else scores.device.type == "cpu":
-        _check_values(scores, given, tau, present)
-    given = given.expand(scores.shape)
-    if present is not None:
-        mask = present.expand(scores.shape)
-        mask = mask | ~mask.any(dim=-1, keepdim=True)  # nobody present: answer as if all were
-        given = torch.where(mask, given, 0.0)
-        given = given / given.sum(dim=-1, keepdim=True)
-    return Problem(scores, given, tau.expand(scores.shape[:-1]))
-
-
-def _check_values(scores: torch.Tensor, reference: torch.Tensor, radius: torch.Tensor, present: torch.Tensor | None) -> None:
-    if reference.shape[-1:] != scores.shape[-1:]:
-        raise ValueError(f"reference has {reference.shape[-1]} classes, scores have {scores.shape[-1]}.")
-    if present is not None and (present.dtype != torch.bool or present.shape[-1:] != scores.shape[-1:]):
-        raise ValueError(
-            f"present must be a bool mask over {scores.shape[-1]} classes, got {present.dtype} {tuple(present.shape)}."
-        )
-    used = scores if present is None else scores[present.expand(scores.shape)]
-    if not bool(torch.isfinite(used).all()):
-        raise ValueError(f"scores must be finite, got {scores.tolist()}.")
-    if not bool((radius >= 0).all()):
-        raise ValueError(f"radius must be at least 0, got {radius.tolist()}.")
-    if bool((reference <= 0).any()) or not bool(((reference.sum(-1) - 1).abs() < 1e-6).all()):
-        raise ValueError(f"reference must be positive in every class and sum to 1, got {reference.tolist()}.")
+def said(limits: tuple[float, float]) -> str:
+    """Limits in words."""
+    low, high = limits
+    return f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"

@@ -10,46 +10,65 @@ from faal_lab.ambiguity import AmbiguitySet, KLBall, conic
 from faal_lab.class_stats import ClassStats
 from faal_lab.fairness.fairness import Weighing, uniform_over
 
+SCORES = ("mean", "sum", "running")
+
 
 class FAAL:
     """Class-wise distributionally adversarial weights (CDAW; paper, eqs. 7, 8 and 10).
 
     Class scores are means of the softmax margin over the classes present. The release instead sums margins over samples,
     so that a frequent class is pushed further from 0, and lets an absent class act as a score of 0: `score="sum"` is that.
-    All terms of the objective share the weights. `solver` is "exact" or "cvxpy".
+    `score="running"` (ours) is for many classes, of which a batch holds few images or none: sums and counts of all batches so
+    far, fading by `decay` a batch; then every class that was seen takes part. All terms of the objective share the weights.
+    `solver` is "exact" or "cvxpy".
     """
 
     needs: tuple[str, ...] = ("margin",)
 
-    def __init__(self, ambiguity: AmbiguitySet | None = None, score: str = "mean", solver: str = "exact") -> None:
+    def __init__(
+        self, ambiguity: AmbiguitySet | None = None, score: str = "mean", solver: str = "exact", decay: float = 0.9
+    ) -> None:
         self.ambiguity = ambiguity if ambiguity is not None else KLBall(0.5)
-        if score not in ("mean", "sum"):
-            raise ValueError(f"score must be 'mean' (the paper's) or 'sum' (the release's), got {score!r}.")
+        if score not in SCORES:
+            raise ValueError(f"score must be 'mean' (the paper's), 'sum' (the release's) or 'running', got {score!r}.")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}.")
         if solver not in ("exact", "cvxpy"):
             raise ValueError(f"solver must be 'exact' or 'cvxpy', got {solver!r}.")
-        self.score, self.solver = score, solver
+        self.score, self.solver, self.decay = score, solver, decay
+        self._running: dict[str, torch.Tensor] = {}  # fading sums and counts by class
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Solve the middle problem for this batch (Algorithm 1, lines 5 and 6)."""
-        if self.score == "sum":
-            scores, present = stats.sums["margin"], torch.ones_like(stats.present)
-        else:
-            scores, present = stats.mean("margin"), stats.present
-        options: dict[str, Any] = {"radius": tau, "present": present}
+        scores, taking_part = self._scores(stats)
+        options: dict[str, Any] = {"radius": tau, "present": taking_part}
         worst = (
             self.ambiguity.worst_case(scores, **options)
             if self.solver == "exact"
-            else conic.solve(self.ambiguity, scores.cpu(), radius=tau, present=present.cpu())
+            else conic.solve(self.ambiguity, scores.cpu(), radius=tau, present=taking_part.cpu())
         )
         weights = worst.weights.to(scores.device)
-        reference = uniform_over(present)
+        reference = uniform_over(taking_part)
         # tau 0 gives exactly 1: the solver returns the reference itself, and x / x is 1
-        multipliers = torch.where(present, weights / torch.where(present, reference, 1.0), 0.0)
+        multipliers = torch.where(taking_part, weights / torch.where(taking_part, reference, 1.0), 0.0)
         return Weighing(weights, dict.fromkeys(terms, multipliers), worst.divergence.to(scores.device))
 
+    def _scores(self, stats: ClassStats) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class scores [C], and which classes take part."""
+        if self.score == "sum":
+            return stats.sums["margin"], torch.ones_like(stats.present)
+        if self.score == "mean":
+            return stats.mean("margin"), stats.present
+        now = {"sum": stats.sums["margin"].double(), "count": stats.count.double()}
+        old = {name: tensor.to(stats.count.device) for name, tensor in self._running.items()}
+        self._running = {name: self.decay * old[name] + new if old else new for name, new in now.items()}
+        count = self._running["count"]
+        return self._running["sum"] / torch.where(count > 0, count, 1.0), count > 0
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Nothing is remembered between batches."""
-        return {}
+        """The running sums and counts, where they are kept."""
+        return dict(self._running)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to bring back."""
+        """Go on from there."""
+        self._running = dict(state)

@@ -16,6 +16,8 @@ from typing import Any
 
 import ipywidgets as W
 
+from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.ambiguity.multiplier import stated
 from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
 from faal_lab.history import History
 from faal_lab.runs import Follower, RunFolderError
@@ -47,6 +49,7 @@ class Dashboard(W.VBox):
         self._on_look = on_look
         self._changed, self._ended, self._rewinds = False, "", 0
         self._names: list[str] = []
+        self._ambiguity = ""  # of the run that is shown
         self._figure: LiveFigure | None = None
         self._follower: Follower | None = None
         self._history = History(0)
@@ -67,6 +70,7 @@ class Dashboard(W.VBox):
             self._follower = Follower(path)
             self._history, self._seen = History(len(self._names)), (0, 0)
             self._speed.clear()
+            self._ambiguity = ""
             self.status, self._ended, self._rewinds = "waiting", "", self._follower.rewinds
             self.problem.value = ""
             if self._figure is not None:
@@ -113,6 +117,7 @@ class Dashboard(W.VBox):
         new = follower.poll()
         if follower.started is not None:
             self._show_classes(list(follower.started.class_names))
+            self._ambiguity = self._ambiguity or follower.folder.config().ambiguity
         self._take(follower)
         self.status = status = follower.status()
         final = status in (*ENDED, "paused") and status != self._ended
@@ -164,6 +169,7 @@ class Dashboard(W.VBox):
             rate = (last - first) / (until - since)
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
         if steps:
-            words.append(f"tau {steps[-1].tau:g}, epsilon {steps[-1].epsilon:g}, KL spent {steps[-1].divergence:.3f}")
+            radius = stated(AMBIGUITY_SETS[self._ambiguity](), steps[-1].tau, len(self._names))
+            words.append(f"{radius}, spent {steps[-1].divergence:.3f}, epsilon {steps[-1].epsilon:g}")
             words.append(f"heaviest class {self._names[max(range(len(self._names)), key=steps[-1].weights.__getitem__)]}")
         return " · ".join(words)

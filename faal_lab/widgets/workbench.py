@@ -9,6 +9,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
 from faal_lab.data import LOADERS
 from faal_lab.fairness import FAIRNESS
@@ -45,6 +46,7 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
         "base": (W.Combobox, {"options": bases}),
         "objective": (W.Dropdown, {"options": list(OBJECTIVES)}),
         "fairness": (W.Dropdown, {"options": list(FAIRNESS)}),
+        "ambiguity": (W.Dropdown, {"options": list(AMBIGUITY_SETS)}),
         "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **live}),
         "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **live}),
         "learning_rate": (W.BoundedFloatText, {"min": 1e-6, "max": 10, "step": 0.001}),
