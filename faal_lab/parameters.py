@@ -30,7 +30,7 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # What suits a training from random weights suits no fine-tuning: the rate would undo what the base has learned.
-FINE_TUNING: dict[str, Any] = {"epochs": 4, "batch_size": 50, "learning_rate": 0.02}
+FINE_TUNING: dict[str, Any] = {"epochs": 4, "batch_size": 50, "learning_rate": 0.01}
 
 
 def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ ORDER = [
     "fairness", "recipe", "config", "events", "signals",
     "evaluation", "training",
     "runs", "restore", "experiment", "live", "parameters", "history", "progress",
-    "figures", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",
+    "figures", "ambiguity_figures", "exercises", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
 HEAVY = (

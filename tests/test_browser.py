@@ -122,10 +122,21 @@ def open_and_run(page: Any, address: str, notebook: str) -> None:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep a picture to look at where FAAL_LAB_SCREENSHOTS names a folder."""
+    """Keep pictures to look at where FAAL_LAB_SCREENSHOTS names a folder: the whole notebook, wide, narrow, and dark."""
     folder = os.environ.get("FAAL_LAB_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+    if not folder:
+        return
+    for width, theme in ((1440, "Light"), (1024, "Dark")):
+        page.evaluate(f"() => window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.set_viewport_size({"width": width, "height": 1400})
+        page.wait_for_timeout(1500)
+        tall = page.evaluate("() => Math.max(...[...document.querySelectorAll('.jp-NotebookPanel *')].map(e => e.scrollHeight))")
+        page.set_viewport_size({"width": width, "height": min(9000, tall + 150)})
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(Path(folder) / f"{name}-{width}.png"))
+    page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    page.set_viewport_size({"width": 1440, "height": 1400})
+    page.wait_for_timeout(1000)
 
 
 def wait_until(condition: Any, seconds: float = 30) -> Any:
@@ -210,5 +221,44 @@ def test_live_notebook(lab: tuple[str, Path], page: Any) -> None:
     page.wait_for_function(READY)
     page.wait_for_function(f"() => {LAST} === {last}")
     assert not page.inner_text(".faal-error").strip()
+    assert not page.outside
+    assert not page.errors
+
+
+SIMPLEX = """() => { const d = document.querySelector('.js-plotly-plot').data, round = a => Array.from(a || []).map(v => +v.toFixed(5));
+  return {outline: round(d[2].x).join(), tip: round(d[3].x)[1], point: [round(d[4].x)[0], round(d[4].y)[0]], weights: round(d[1].y)}; }"""
+
+
+@pytest.mark.browser
+def test_the_sliders_of_the_explanation_move_the_picture(lab: tuple[str, Path], page: Any) -> None:
+    open_and_run(page, lab[0], "notebooks/ambiguity_sets.ipynb")
+    shoot(page, "ambiguity")
+
+    def seen_after(act: Any, *changed: str) -> dict[str, Any]:
+        before = page.evaluate(SIMPLEX)
+        act()
+        for name in changed:
+            page.wait_for_function(
+                f"() => JSON.stringify(({SIMPLEX})().{name}) !== {json.dumps(json.dumps(before[name], separators=(',', ':')))}"
+            )
+        return page.evaluate(SIMPLEX)
+
+    def press(selector: str, key: str, times: int) -> None:
+        page.locator(f"{selector} .noUi-handle").first.focus()
+        for _ in range(times):
+            page.keyboard.press(key)
+
+    start = page.evaluate(SIMPLEX)
+    turned = seen_after(lambda: press(".faal-score", "ArrowRight", 8), "tip", "point", "weights")
+    assert turned["outline"] == start["outline"], "scores turn the arrow, not the set"
+    grown = seen_after(lambda: press(".faal-radius", "ArrowRight", 10), "outline", "point")
+    assert grown["tip"] == turned["tip"], "the radius grows the set, not the arrow"
+    page.wait_for_timeout(1000)  # the last of ten presses has been answered
+    said = page.inner_text(".faal-said")
+    other = seen_after(lambda: page.select_option(".faal-set select", "cvar"), "outline")
+    assert sum(other["weights"]) == pytest.approx(1, abs=1e-4)
+    multiplier = said.split("c* ")[1].split(")")[0]  # another set at the same c*
+    page.wait_for_function(f"() => /^cvar.*c. {multiplier}/.test(document.querySelector('.faal-said').innerText)")
+    shoot(page, "ambiguity-turned")
     assert not page.outside
     assert not page.errors

@@ -87,6 +87,6 @@ def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
 def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
     config, _ = run_parameters({"base": str(base), "fairness": "faal", "epsilon": None})
     assert (config.fairness, config.attack_steps) == ("faal", quick.attack_steps)
-    assert (config.epochs, config.batch_size, config.learning_rate) == (4, 50, 0.02), (
+    assert (config.epochs, config.batch_size, config.learning_rate) == (4, 50, 0.01), (
         "its own: the base's rate would undo the base"
     )

@@ -109,15 +109,17 @@ def _nearness(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor
 
 def _log_mean_gap(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
     """g(eps), in the form that keeps its relative precision at both ends, and its slope in s."""
-    u = posed.reference
-    near = _nearness(s, posed)[0]
-    a = torch.exp(s)[..., None] + posed.gaps
-    z = a / (u * a).sum(-1, keepdim=True) - 1  # E z = 0: the first order cancels before it is rounded
-    close = torch.log1p((u * (-z / (1 + z))).sum(-1)) + (u * torch.log1p(z)).sum(-1)
-    far = torch.log(near) - s + (u * torch.log(a)).sum(-1)
-    g = torch.where(torch.where(u > 0, z, 0.0).amin(-1) < 1e-6 - 1, far, close)
-    spread = (u * (torch.exp(s)[..., None] / a - near[..., None]) ** 2).sum(-1)
-    return g, -spread / near
+    u, eps = posed.reference, torch.exp(s)[..., None]
+    a = eps + posed.gaps
+    q = eps / a
+    near = (u * q).sum(-1)
+    mean = (u * a).sum(-1, keepdim=True)
+    z = a / mean - 1  # E z = 0: the first order cancels before it is rounded
+    g = torch.log1p(-(u * z * q).sum(-1) * (mean / eps).squeeze(-1)) + (u * torch.log1p(z)).sum(-1)
+    ill = torch.where(u > 0, z, 0.0).amin(-1) < 1e-6 - 1
+    if not eager_on_cpu(s) or bool(ill.any()):
+        g = torch.where(ill, torch.log(near) - s + (u * torch.log(a)).sum(-1), g)
+    return g, -(u * (q - near[..., None]) ** 2).sum(-1) / near
 
 
 def _solve(posed: Posed) -> WorstCase:

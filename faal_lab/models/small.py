@@ -37,7 +37,7 @@ class SmallConvNet(nn.Module):
         size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
-        filters: int = 16,
+        filters: int = 24,
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)

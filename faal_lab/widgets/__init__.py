@@ -4,6 +4,7 @@ Knows: run folders, figures, widgets. Must not know: how a run trains; it could 
 """
 
 from faal_lab.widgets.dashboard import Dashboard
+from faal_lab.widgets.explorer import AmbiguityExplorer
 from faal_lab.widgets.workbench import Workbench
 
-__all__ = ["Dashboard", "Workbench"]
+__all__ = ["AmbiguityExplorer", "Dashboard", "Workbench"]

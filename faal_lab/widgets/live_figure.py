@@ -17,12 +17,18 @@ HERTZ = 4.0
 _PATIENCE = 2.0  # seconds to wait for a browser that does not answer
 
 
+def live_widget(figure: go.Figure) -> go.FigureWidget:
+    """A FigureWidget that follows the width of its page."""
+    widget = go.FigureWidget(figure)
+    widget._config = {"responsive": True, "displaylogo": False}
+    return widget
+
+
 class LiveFigure:
     """A FigureWidget with a throttle. `figure` must hold all its traces: later ones would be lost on a page reload."""
 
     def __init__(self, figure: go.Figure) -> None:
-        self.widget = go.FigureWidget(figure)
-        self.widget._config = {"responsive": True, "displaylogo": False}
+        self.widget = live_widget(figure)
         self._busy, self._sent = False, -_PATIENCE
         self.widget.observe(self._drawn, "_js2py_traceDeltas")
 

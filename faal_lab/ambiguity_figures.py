@@ -1,0 +1,143 @@
+"""Pictures of ambiguity sets: the region on the simplex, weights beside scores, what a radius means.
+
+Knows: sets and plotly. Must not know: widgets, runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from faal_lab.ambiguity import AmbiguitySet
+from faal_lab.ambiguity.coverage import Coverage
+from faal_lab.ambiguity.multiplier import largest_multiplier
+from faal_lab.figures import INK, RUN_COLOURS, class_style, styled
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # where the three classes sit
+_DIRECTIONS = 360
+_FILL = "rgba(0,114,178,0.22)"
+
+
+def region(ambiguity: AmbiguitySet) -> np.ndarray:
+    """Outline of a set of three-class distributions, [n, 2] in the plane of CORNERS, closed.
+
+    A convex set is the hull of its farthest points: one worst case for each direction around the circle.
+    """
+    angles = torch.linspace(0, 2 * math.pi, _DIRECTIONS + 1, dtype=torch.float64)
+    plane = torch.from_numpy(CORNERS - CORNERS.mean(0))
+    scores = torch.stack([angles.cos(), angles.sin()], -1) @ plane.T  # [n, 3]
+    return ambiguity.worst_case(scores).weights.numpy() @ CORNERS
+
+
+def arrow(scores: Sequence[float]) -> np.ndarray:
+    """From the centre towards larger expected score, [2, 2]; a point where all scores are equal."""
+    centre = CORNERS.mean(0)
+    push = (np.asarray(scores) - np.mean(scores)) @ (CORNERS - centre)
+    size = float(np.linalg.norm(push))
+    return np.stack([centre, centre + (0.42 * push / size if size > 1e-9 else 0)])
+
+
+def explorer_values(ambiguity: AmbiguitySet, scores: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """x and y of every trace of `explorer_figure`, in its order."""
+    weights = ambiguity.worst_case(torch.tensor(scores, dtype=torch.float64)).weights.numpy()
+    places = np.arange(len(scores))
+    bars = [(places, np.asarray(scores, dtype=float)), (places, weights)]
+    if len(scores) != 3:
+        return bars
+    outline, push, point = region(ambiguity), arrow(scores), weights @ CORNERS
+    return [*bars, (outline[:, 0], outline[:, 1]), (push[:, 0], push[:, 1]), (point[:1], point[1:])]
+
+
+def explorer_figure(ambiguity: AmbiguitySet, scores: Sequence[float], names: Sequence[str]) -> go.Figure:
+    """Scores, the worst case's weights beside them and, for three classes, the simplex with the set drawn on it."""
+    from plotly.subplots import make_subplots
+
+    three = len(scores) == 3
+    titles = ["Scores: how hard each class is", "Weights of the worst case"] + ["The set on the simplex"] * three
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.08)
+    values = explorer_values(ambiguity, scores)
+    colours = [class_style(c)["color"] for c in range(len(scores))]
+    for column, (x, y) in enumerate(values[:2], 1):
+        figure.add_bar(x=x, y=y, marker_color=colours, showlegend=False, customdata=names, row=1, col=column,
+                       hovertemplate="%{customdata}: %{y:.3f}<extra></extra>")  # fmt: skip
+        figure.update_xaxes(tickvals=x, ticktext=list(names), row=1, col=column)
+    figure.update_yaxes(range=[-1.05, 1.05], row=1, col=1)
+    figure.update_yaxes(range=[0, 1], row=1, col=2)
+    uniform = {"color": INK, "width": 1, "dash": "dot"}
+    figure.add_hline(1 / len(scores), line=uniform, row=1, col=2)  # pyright: ignore[reportArgumentType]
+    if three:
+        _draw_simplex(figure, values[2:], names, colours)
+    figure.update_annotations(font_size=13)
+    return styled(figure, height=340, margin={"l": 44, "r": 16, "t": 36, "b": 34}, bargap=0.35)
+
+
+def _draw_simplex(figure: go.Figure, values: list[Any], names: Sequence[str], colours: list[str]) -> None:
+    (outline, push, point) = values
+    place: dict[str, Any] = {"row": 1, "col": 3}
+    plain: dict[str, Any] = {"showlegend": False, "hoverinfo": "skip"}
+    figure.add_scatter(x=outline[0], y=outline[1], fill="toself", fillcolor=_FILL, line={"color": "#0072B2"}, **plain, **place)
+    figure.add_scatter(x=push[0], y=push[1], mode="lines+markers", line={"color": INK, "width": 2}, **plain, **place,
+                       marker={"symbol": ["circle", "arrow"], "size": [5, 13], "angleref": "previous", "color": INK})  # fmt: skip
+    figure.add_scatter(x=point[0], y=point[1], mode="markers", marker={"size": 13, "color": "#D55E00"}, showlegend=False,
+                       hovertemplate="the worst case<extra></extra>", **place)  # fmt: skip
+    closed = np.vstack([CORNERS, CORNERS[:1]])
+    figure.add_scatter(x=closed[:, 0], y=closed[:, 1], mode="lines", line={"color": INK, "width": 1}, **plain, **place)
+    figure.add_scatter(
+        x=CORNERS[:, 0], y=CORNERS[:, 1], mode="markers+text", text=[f"all on {n}" for n in names],
+        marker={"color": colours, "size": 9}, textposition=["bottom center", "bottom center", "top center"], **plain, **place,
+    )  # fmt: skip
+    figure.update_xaxes(visible=False, range=[-0.25, 1.25], **place)
+    figure.update_yaxes(visible=False, range=[-0.14, 1.0], scaleanchor="x3", **place)
+
+
+def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[float], names: Sequence[str]) -> go.Figure:
+    """The weights that several sets give the same scores, one bar a set, classes from easy to hard; the scores as text."""
+    import plotly.graph_objects as go
+
+    order = np.argsort(scores, kind="stable")
+    labels = [f"{names[c]}<br>{scores[c]:+.2f}" for c in order]
+    figure, values = go.Figure(), torch.tensor(scores, dtype=torch.float64)
+    for number, (name, ambiguity) in enumerate(sets.items()):
+        weights = ambiguity.worst_case(values).weights.numpy()
+        figure.add_bar(name=name, x=labels, y=weights[order], marker_color=RUN_COLOURS[1:][number % 7])
+    figure.add_hline(1 / len(scores), line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="uniform")
+    figure.update_xaxes(title="class and its score", type="category")
+    figure.update_yaxes(title="weight")
+    return styled(figure, title="Weights beside scores", barmode="group")
+
+
+def multiplier_curves(ambiguity: AmbiguitySet, classes: Sequence[int], radii: np.ndarray) -> go.Figure:
+    """What a radius means: the most that one class can count, in multiples of its share, for several numbers of classes."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, count in enumerate(classes):
+        y = [largest_multiplier(ambiguity, count, float(r)) for r in radii]
+        figure.add_scatter(x=radii, y=y, mode="lines", name=f"{count} classes", line=class_style(number))
+    figure.update_xaxes(title="radius", type="log", dtick=1)
+    figure.update_yaxes(title="largest multiplier c*", type="log", dtick="D2")
+    return styled(figure, title=f"What a radius of {type(ambiguity).__name__} means")
+
+
+def coverage_curves(found: Mapping[tuple[float, int], Coverage]) -> go.Figure:
+    """How often the robust objective fell below the truth, against n, beside exp(-tau n); keys are (tau, n)."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for number, tau in enumerate(sorted({tau for tau, _ in found})):
+        sizes = sorted(n for t, n in found if t == tau)
+        missed = [1 - found[tau, n].covered / found[tau, n].trials for n in sizes]
+        line = class_style(number)
+        figure.add_scatter(x=sizes, y=[m or None for m in missed], mode="lines+markers", name=f"missed, tau {tau:g}", line=line)
+        bound = {**line, "dash": "dot"}
+        figure.add_scatter(x=sizes, y=np.exp(-tau * np.array(sizes)), mode="lines", name=f"exp(-{tau:g} n)", line=bound)
+    figure.update_xaxes(title="labels drawn, n")
+    figure.update_yaxes(title="share of draws", type="log", exponentformat="power")
+    return styled(figure, title="The objective lies below the true loss less and less often")
