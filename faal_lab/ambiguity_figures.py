@@ -41,7 +41,7 @@ def arrow(scores: Sequence[float]) -> np.ndarray:
     centre = CORNERS.mean(0)
     push = (np.asarray(scores) - np.mean(scores)) @ (CORNERS - centre)
     size = float(np.linalg.norm(push))
-    return np.stack([centre, centre + (0.42 * push / size if size > 1e-9 else 0)])
+    return np.stack([centre, centre + (0.5 * push / size if size > 1e-9 else 0)])
 
 
 def explorer_values(ambiguity: AmbiguitySet, scores: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -60,27 +60,28 @@ def explorer_figure(ambiguity: AmbiguitySet, scores: Sequence[float], names: Seq
     from plotly.subplots import make_subplots
 
     three = len(scores) == 3
-    titles = ["Scores: how hard each class is", "Weights of the worst case"] + ["The set on the simplex"] * three
-    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.08)
+    titles = ["The set on the simplex"] * three + ["Scores (how hard)", "Worst-case weights"]
+    widths = [0.5, 0.25, 0.25] if three else [0.5, 0.5]
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.08, column_widths=widths)
     values = explorer_values(ambiguity, scores)
     colours = [class_style(c)["color"] for c in range(len(scores))]
-    for column, (x, y) in enumerate(values[:2], 1):
+    for column, (x, y) in enumerate(values[:2], 1 + three):
         figure.add_bar(x=x, y=y, marker_color=colours, showlegend=False, customdata=names, row=1, col=column,
                        hovertemplate="%{customdata}: %{y:.3f}<extra></extra>")  # fmt: skip
         figure.update_xaxes(tickvals=x, ticktext=list(names), row=1, col=column)
-    figure.update_yaxes(range=[-1.05, 1.05], row=1, col=1)
-    figure.update_yaxes(range=[0, 1], row=1, col=2)
+    figure.update_yaxes(range=[-1.05, 1.05], row=1, col=1 + three)
+    figure.update_yaxes(range=[0, 1], row=1, col=2 + three)
     uniform = {"color": INK, "width": 1, "dash": "dot"}
-    figure.add_hline(1 / len(scores), line=uniform, row=1, col=2)  # pyright: ignore[reportArgumentType]
+    figure.add_hline(1 / len(scores), line=uniform, row=1, col=2 + three)  # pyright: ignore[reportArgumentType]
     if three:
         _draw_simplex(figure, values[2:], names, colours)
     figure.update_annotations(font_size=13)
-    return styled(figure, height=340, margin={"l": 44, "r": 16, "t": 36, "b": 34}, bargap=0.35)
+    return styled(figure, height=380, margin={"l": 44, "r": 16, "t": 36, "b": 60}, bargap=0.35)
 
 
 def _draw_simplex(figure: go.Figure, values: list[Any], names: Sequence[str], colours: list[str]) -> None:
     (outline, push, point) = values
-    place: dict[str, Any] = {"row": 1, "col": 3}
+    place: dict[str, Any] = {"row": 1, "col": 1}
     plain: dict[str, Any] = {"showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(x=outline[0], y=outline[1], fill="toself", fillcolor=_FILL, line={"color": "#0072B2"}, **plain, **place)
     figure.add_scatter(x=push[0], y=push[1], mode="lines+markers", line={"color": INK, "width": 2}, **plain, **place,
@@ -93,8 +94,8 @@ def _draw_simplex(figure: go.Figure, values: list[Any], names: Sequence[str], co
         x=CORNERS[:, 0], y=CORNERS[:, 1], mode="markers+text", text=[f"all on {n}" for n in names],
         marker={"color": colours, "size": 9}, textposition=["bottom center", "bottom center", "top center"], **plain, **place,
     )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-0.25, 1.25], **place)
-    figure.update_yaxes(visible=False, range=[-0.14, 1.0], scaleanchor="x3", **place)
+    figure.update_xaxes(visible=False, range=[-0.12, 1.12], **place)
+    figure.update_yaxes(visible=False, range=[-0.12, 1.0], scaleanchor="x", **place)
 
 
 def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[float], names: Sequence[str]) -> go.Figure:

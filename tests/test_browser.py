@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from faal_lab.ambiguity import KLBall
+from faal_lab.ambiguity.multiplier import largest_multiplier
 from faal_lab.events import DialTurned, StepDone
 from faal_lab.lab import _SETTINGS, lab_command
 from faal_lab.runs import RunFolder
@@ -122,7 +124,7 @@ def open_and_run(page: Any, address: str, notebook: str) -> None:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep pictures to look at where FAAL_LAB_SCREENSHOTS names a folder: the whole notebook, wide, narrow, and dark."""
+    """Keep pictures to look at where FAAL_LAB_SCREENSHOTS names a folder: the whole notebook, wide and light, narrow and dark."""
     folder = os.environ.get("FAAL_LAB_SCREENSHOTS")
     if not folder:
         return
@@ -132,6 +134,7 @@ def shoot(page: Any, name: str) -> None:
         page.wait_for_timeout(1500)
         tall = page.evaluate("() => Math.max(...[...document.querySelectorAll('.jp-NotebookPanel *')].map(e => e.scrollHeight))")
         page.set_viewport_size({"width": width, "height": min(9000, tall + 150)})
+        page.evaluate("() => document.querySelectorAll('.jp-NotebookPanel *').forEach(e => { e.scrollTop = 0; })")
         page.wait_for_timeout(1500)
         page.screenshot(path=str(Path(folder) / f"{name}-{width}.png"))
     page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
@@ -205,7 +208,6 @@ def test_live_notebook(lab: tuple[str, Path], page: Any) -> None:
     address, root = lab
     open_and_run(page, address, "notebooks/train_live.ipynb")
     start_and_see_it_move(page)
-    shoot(page, "running")
     (path,) = [p.parent for p in (root / "runs").glob("*/metrics.jsonl")]
     run = RunFolder(path)
     pause_turn_and_resume(page, run)
@@ -226,7 +228,7 @@ def test_live_notebook(lab: tuple[str, Path], page: Any) -> None:
 
 
 SIMPLEX = """() => { const d = document.querySelector('.js-plotly-plot').data, round = a => Array.from(a || []).map(v => +v.toFixed(5));
-  return {outline: round(d[2].x).join(), tip: round(d[3].x)[1], point: [round(d[4].x)[0], round(d[4].y)[0]], weights: round(d[1].y)}; }"""
+  return {score: d[0].y[0], outline: round(d[2].x).join(), tip: round(d[3].x)[1], point: [round(d[4].x)[0], round(d[4].y)[0]], weights: round(d[1].y)}; }"""
 
 
 @pytest.mark.browser
@@ -234,31 +236,33 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: tuple[str, Path], 
     open_and_run(page, lab[0], "notebooks/ambiguity_sets.ipynb")
     shoot(page, "ambiguity")
 
-    def seen_after(act: Any, *changed: str) -> dict[str, Any]:
-        before = page.evaluate(SIMPLEX)
-        act()
-        for name in changed:
-            page.wait_for_function(
-                f"() => JSON.stringify(({SIMPLEX})().{name}) !== {json.dumps(json.dumps(before[name], separators=(',', ':')))}"
-            )
-        return page.evaluate(SIMPLEX)
-
-    def press(selector: str, key: str, times: int) -> None:
+    def press_right(selector: str, times: int) -> None:
         page.locator(f"{selector} .noUi-handle").first.focus()
         for _ in range(times):
-            page.keyboard.press(key)
+            page.keyboard.press("ArrowRight")
 
     start = page.evaluate(SIMPLEX)
-    turned = seen_after(lambda: press(".faal-score", "ArrowRight", 8), "tip", "point", "weights")
+    press_right(".faal-score", 8)
+    page.wait_for_function(f"() => Math.abs(({SIMPLEX})().score + 0.44) < 1e-4")  # -0.6 and eight steps of 0.02
+    turned = page.evaluate(SIMPLEX)
     assert turned["outline"] == start["outline"], "scores turn the arrow, not the set"
-    grown = seen_after(lambda: press(".faal-radius", "ArrowRight", 10), "outline", "point")
+    assert turned["tip"] != start["tip"]
+    assert turned["point"] != start["point"]
+    assert turned["weights"][0] > start["weights"][0]
+
+    press_right(".faal-radius", 10)
+    most = largest_multiplier(KLBall(10**-0.5), 3)  # ten steps of 0.02 from 10 ** -0.7
+    near = f"Math.abs(parseFloat(document.querySelector('.faal-said').innerText.split('c* ')[1]) / {most} - 1) < 0.03"
+    page.wait_for_function(f"() => {near}")
+    page.wait_for_function(f"() => ({SIMPLEX})().outline !== '{turned['outline']}'")
+    grown = page.evaluate(SIMPLEX)
     assert grown["tip"] == turned["tip"], "the radius grows the set, not the arrow"
-    page.wait_for_timeout(1000)  # the last of ten presses has been answered
-    said = page.inner_text(".faal-said")
-    other = seen_after(lambda: page.select_option(".faal-set select", "cvar"), "outline")
-    assert sum(other["weights"]) == pytest.approx(1, abs=1e-4)
-    multiplier = said.split("c* ")[1].split(")")[0]  # another set at the same c*
-    page.wait_for_function(f"() => /^cvar.*c. {multiplier}/.test(document.querySelector('.faal-said').innerText)")
-    shoot(page, "ambiguity-turned")
+    assert max(grown["weights"]) > max(turned["weights"])
+
+    page.select_option(".faal-set select", "cvar")
+    page.wait_for_function("() => /^cvar/.test(document.querySelector('.faal-said').innerText)")
+    page.wait_for_function(f"() => {near}")  # as far as before, but for the slider's steps
+    page.wait_for_function(f"() => ({SIMPLEX})().outline !== '{grown['outline']}'")
+    assert sum(page.evaluate(SIMPLEX)["weights"]) == pytest.approx(1, abs=1e-4)
     assert not page.outside
     assert not page.errors

@@ -33,8 +33,8 @@ def largest_multiplier(ambiguity: AmbiguitySet, classes: int, radius: float | No
 def stated(ambiguity: AmbiguitySet, radius: float, classes: int) -> str:
     """The radius both ways, for people: itself, and c* where it has one."""
     if ambiguity.limits == PRICES:
-        return f"price {radius:g}"
-    return f"tau {radius:g} (c* {largest_multiplier(ambiguity, classes, radius):.2f})"
+        return f"price {radius:.3g}"
+    return f"tau {radius:.3g} (c* {largest_multiplier(ambiguity, classes, radius):.2f})"
 
 
 def radius_for_multiplier(ambiguity: AmbiguitySet, multiplier: float, classes: int) -> float:

@@ -19,6 +19,12 @@ from faal_lab.widgets.live_figure import live_widget
 
 _WITHOUT_RADIUS = ("simplex", "point")
 _BALLS = [name for name, kind in AMBIGUITY_SETS.items() if kind.limits != PRICES]
+_STEP = 0.02  # of the radius slider, in powers of ten
+
+
+def _snapped(radius: float) -> float:
+    """The nearest place of the radius slider; a browser would move it there, and the picture would jump."""
+    return 10 ** min(max(round(math.log10(radius) / _STEP) * _STEP, -3), 1)
 
 
 class AmbiguityExplorer(W.VBox):
@@ -35,7 +41,7 @@ class AmbiguityExplorer(W.VBox):
         wide = W.Layout(width="20rem")
         self.set = W.Dropdown(options=_BALLS, value="kl", description="set", layout=wide).add_class("faal-set")
         self.radius = W.FloatLogSlider(
-            value=radius, base=10, min=-3, max=1, step=0.02, description="radius", layout=wide, readout_format=".3f",
+            value=_snapped(radius), base=10, min=-3, max=1, step=_STEP, description="radius", layout=wide, readout_format=".3f",
             tooltip="How far the distribution may be from uniform, in the set's own measure (for cvar: alpha)",
         ).add_class("faal-radius")  # fmt: skip
         self.keep = W.Checkbox(value=True, description="keep c* when the set changes", indent=False, layout=wide)
@@ -72,7 +78,7 @@ class AmbiguityExplorer(W.VBox):
         if self.keep.value and not {change["old"], change["new"]} & set(_WITHOUT_RADIUS):
             most = largest_multiplier(old(self._limited(old, self.radius.value)), classes)
             most = min(max(most, 1 + 1e-6), classes * (1 - 1e-6))
-            self.radius.value = min(max(radius_for_multiplier(new(), most, classes), 1e-3), 10.0)
+            self.radius.value = _snapped(radius_for_multiplier(new(), most, classes))
         self.draw()
 
     def draw(self) -> None:

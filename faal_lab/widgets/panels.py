@@ -17,8 +17,8 @@ from faal_lab.history import History, thinned
 
 TITLES = (
     "Class weights (CDAW), each batch", "Robust accuracy by class, training batches",
-    "Class margins, training batches (above 0: misclassified)", "Training loss",
-    "Validation after each epoch: average and worst class", "Validation under PGD by class, last epoch",
+    "Class margins, training (above 0: wrong)", "Training loss",
+    "Validation after each epoch", "Validation by class, PGD, last epoch",
 )  # fmt: skip
 _CLASS_PANELS = 3  # the first three panels have a line for each class
 _CURVES = (("clean, average", 1, "solid"), ("clean, worst", 1, "dot"), ("PGD, average", 0, "solid"), ("PGD, worst", 0, "dot"))
