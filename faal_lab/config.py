@@ -50,7 +50,9 @@ class RunConfig:
     base_checkpoint: str = "last"
     """Which checkpoint of the base run: last, or best (by validation)."""
     objective: str = "at"
-    """Training loss: at (PGD adversarial training) or standard (clean images)."""
+    """Training loss: at (PGD adversarial training), trades, mart, or standard (clean images)."""
+    beta: float = 6.0
+    """Weight of the robust term of TRADES and MART."""
     fairness: str = "none"
     """Class weighting: none, or faal."""
     ambiguity: str = "kl"
@@ -66,7 +68,7 @@ class RunConfig:
     solver: str = "exact"
     """FAAL's solver: exact, or cvxpy (slow, for checking)."""
     attack_start: str = "auto"
-    """Where training attacks begin: zero, uniform, or auto (zero under FAAL, uniform otherwise)."""
+    """Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says)."""
     epsilon: float = 0.1
     """L-infinity attack radius."""
     attack_steps: int = 10
@@ -148,6 +150,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "tau": (0, math.inf),
     "multiplier": (0, math.inf),
     "score_decay": (0, 0.999_999),
+    "beta": (0, math.inf),
     "epsilon": (0, 1),
     "attack_steps": (0, 10_000),
     "step_ratio": (0, 10),

@@ -48,6 +48,13 @@ def uniform(seed: int, epoch: int, indices: torch.Tensor, purpose: int, shape: t
     return (_shift(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(indices), *shape)
 
 
+def normal(seed: int, epoch: int, indices: torch.Tensor, purpose: int, shape: tuple[int, ...] = ()) -> torch.Tensor:
+    """Draw standard normal numbers for each image (Box and Muller); arguments and result as of `uniform`."""
+    pairs = uniform(seed, epoch, indices, purpose, (2, *shape))
+    radius = torch.sqrt(-2 * torch.log1p(-pairs[:, 0]))
+    return radius * torch.cos(2 * torch.pi * pairs[:, 1])
+
+
 def permutation(seed: int, epoch: int, length: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The order in which an epoch visits its images: int64 [length], the same on every device."""
     keys = _keys(seed, epoch, torch.arange(length, device=device), ORDER)

@@ -6,19 +6,25 @@ Knows: which parts the paper's names stand for. Must not know: data, models, run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from faal_lab.adversary import NEEDS_CLEAN
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.fairness import FAAL, FAIRNESS, Fairness
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES, Objective
 
-STARTS = ("zero", "uniform")
+STARTS = ("zero", "uniform", "gaussian")
 
 # The field's names -> (objective, fairness method); any other pair is as good a recipe.
 RECIPES: dict[str, tuple[str, str]] = {
     "standard": ("standard", "none"),
     "pgd-at": ("at", "none"),
+    "trades": ("trades", "none"),
+    "mart": ("mart", "none"),
     "faal-at": ("at", "faal"),
+    "faal-trades": ("trades", "faal"),
+    "faal-mart": ("mart", "faal"),
 }
 
 
@@ -41,19 +47,22 @@ class Recipe:
         score: str = "mean",
         solver: str = "exact",
         decay: float = 0.9,
+        beta: float = 6.0,
     ) -> Recipe:
         """Put a recipe together from names.
 
-        `start="auto"` is what each method's paper states: the clean image under FAAL (Algorithm 1; its release
-        starts at random), a uniform point of the ball otherwise (Madry et al.).
+        `start="auto"` is the objective's own, uniform for AT, Gaussian for TRADES and MART; but the clean image under FAAL
+        with AT (Algorithm 1; its release starts at random). FAAL's paper has one algorithm for all objectives, yet KL has no
+        slope at the clean image, so there its start stays the objective's.
         """
-        loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]()
+        kind: Any = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]
+        loss: Objective = kind(beta=beta) if "beta" in getattr(kind, "__dataclass_fields__", ()) else kind()
         ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)](tau)
         check_name("fairness method", fairness, FAIRNESS)
         method = FAAL(ball, score, solver, decay) if fairness == "faal" else FAIRNESS[fairness]()
         check_name("attack start", start, ("auto", *STARTS))
         if start == "auto":
-            start = "zero" if fairness == "faal" else "uniform"
+            start = "zero" if fairness == "faal" and loss.attack_loss not in NEEDS_CLEAN else loss.start
         return Recipe(loss, method, start)
 
     @staticmethod

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from faal_lab import keyed_random
-from faal_lab.adversary import AttackTick, frozen, pgd, start_point
+from faal_lab.adversary import NEEDS_CLEAN, AttackTick, frozen, pgd, start_point
 from faal_lab.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.data import Images, Splits, augmented
@@ -198,14 +198,18 @@ def _attack(
     loss, epsilon = state.recipe.objective.attack_loss, state.dials["epsilon"]
     if loss is None:
         return images
-    noise = None
-    if state.recipe.start == "uniform":
-        shape = tuple(images.shape[1:])
-        noise = keyed_random.uniform(config.seed, state.epoch, indices, keyed_random.ATTACK_START, shape)
+    noise, kind = None, state.recipe.start
+    if kind != "zero":
+        draw = keyed_random.normal if kind == "gaussian" else keyed_random.uniform
+        noise = draw(config.seed, state.epoch, indices, keyed_random.ATTACK_START, tuple(images.shape[1:]))
     with frozen(state.model):
+        clean = None
+        if loss in NEEDS_CLEAN:
+            with torch.no_grad():
+                clean = state.model(images)
         return pgd(
             state.model, images, labels, radius=epsilon, step=config.step_ratio * epsilon, steps=config.attack_steps,
-            loss=loss, start=start_point(images, epsilon, noise), tick=tick,
+            loss=loss, start=start_point(images, epsilon, noise, kind), clean_logits=clean, tick=tick,
         )  # fmt: skip
 
 

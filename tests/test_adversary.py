@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from faal_lab import keyed_random
 from faal_lab.adversary import ATTACK_LOSSES, frozen, pgd, start_point
 
 
@@ -18,12 +19,30 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_stays_in_ball_and_box_and_raises_the_loss(tiny_model: nn.Module, batch: tuple, loss: str) -> None:
     images, labels = batch
     start = start_point(images, 0.1, torch.rand(images.shape))
-    adv = pgd(tiny_model, images, labels, radius=0.1, step=0.025, steps=10, loss=loss, start=start)
+    clean = tiny_model(images).detach()
+    adv = pgd(tiny_model, images, labels, radius=0.1, step=0.025, steps=10, loss=loss, start=start, clean_logits=clean)
     assert (adv - images).abs().max() <= 0.1 + 1e-6
     assert adv.min() >= 0
     assert adv.max() <= 1
     ascend = ATTACK_LOSSES[loss]
-    assert bool((ascend(tiny_model(adv), labels) > ascend(tiny_model(images), labels)).all())
+    assert bool((ascend(tiny_model(adv), labels, clean) > ascend(tiny_model(images), labels, clean)).all())
+
+
+def test_a_loss_against_the_clean_prediction_asks_for_it(tiny_model: nn.Module, batch: tuple) -> None:
+    with pytest.raises(ValueError, match="'kl' needs the logits of the clean images"):
+        pgd(tiny_model, *batch, radius=0.1, step=0.1, steps=1, loss="kl")
+
+
+def test_kl_has_no_slope_at_the_clean_image(tiny_model: nn.Module, batch: tuple) -> None:
+    images, labels = batch
+    x = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ATTACK_LOSSES["kl"](tiny_model(x), labels, tiny_model(images).detach()).sum(), x)
+    assert float(slope.abs().max()) < 1e-6, "which is why TRADES starts beside it"
+
+
+def test_gaussian_starts_lie_beside_the_image() -> None:
+    images, noise = torch.full((4, 1, 8, 8), 0.5), keyed_random.normal(0, 0, torch.arange(4), 3, (1, 8, 8))
+    assert torch.allclose(start_point(images, 0.1, noise, "gaussian") - images, 0.001 * noise, atol=1e-7)
 
 
 def test_one_step_is_the_sign_of_the_gradient(tiny_model: nn.Module, batch: tuple) -> None:

@@ -50,7 +50,7 @@ def test_bad_values(settings: dict, text: str) -> None:
         ({"model": "smal-cnn"}, r"Unknown model 'smal-cnn'\. Did you mean 'small-cnn'"),
         ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
         ({"ambiguity": "tv"}, "Unknown ambiguity set 'tv'.*Known: kl, reverse-kl"),
-        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, standard"),
+        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, standard"),
     ],
 )
 def test_unknown_names(settings: dict, text: str) -> None:

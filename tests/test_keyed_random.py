@@ -37,6 +37,16 @@ def test_numbers_are_uniform_and_uncorrelated() -> None:
         assert abs(torch.corrcoef(torch.stack([numbers.flatten(), shifted.flatten()]))[0, 1]) < 0.015
 
 
+def test_normal_numbers_are_normal() -> None:
+    numbers = kr.normal(0, 0, torch.arange(2000), kr.ATTACK_START, (64,)).double()
+    assert torch.isfinite(numbers).all()
+    assert abs(numbers.mean()) < 0.01
+    assert abs(numbers.var() - 1) < 0.02
+    assert abs((numbers**4).mean() - 3) < 0.15
+    alone = kr.normal(0, 0, torch.tensor([7]), kr.ATTACK_START, (64,)).double()
+    assert torch.equal(alone[0], numbers[7])
+
+
 def test_first_numbers_are_the_ones_they_always_were() -> None:
     found = kr.uniform(0, 0, torch.tensor([0, 1]), kr.ATTACK_START, (2,))
     assert found.tolist() == PINNED

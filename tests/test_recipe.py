@@ -1,5 +1,7 @@
 """Objectives, fairness methods and their product, against formulas written by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall
 from faal_lab.class_stats import ClassStats, softmax_margin
 from faal_lab.fairness import FAAL, FAIRNESS, NoFairness
 from faal_lab.names import UnknownName
-from faal_lab.objectives import OBJECTIVES, weighted
+from faal_lab.objectives import MART, OBJECTIVES, TRADES, weighted
 from faal_lab.recipe import RECIPES, Recipe
 
 
@@ -30,6 +32,31 @@ def test_at_is_cross_entropy_on_adversarial_images(tiny_model: nn.Module, batch:
     p = tiny_model(adv).softmax(1)
     assert torch.allclose(outcome.terms["robust"], -p[torch.arange(30), labels].log(), atol=1e-6)
     assert outcome.clean_logits is None
+
+
+def test_trades_is_clean_cross_entropy_and_a_divergence(tiny_model: nn.Module, batch: tuple) -> None:
+    images, adv, labels = batch
+    terms = TRADES(beta=4.0)(tiny_model, images, adv, labels).terms
+    p, q = tiny_model(images).softmax(1), tiny_model(adv).softmax(1)
+    assert torch.allclose(terms["clean"], -p[torch.arange(30), labels].log(), atol=1e-6)
+    assert torch.allclose(terms["robust"], 4.0 * (p * (p / q).log()).sum(1), atol=1e-6)
+    terms["robust"].sum().backward()
+    found = tiny_model[1].bias.grad.clone()
+    tiny_model.zero_grad()
+    (4.0 * (tiny_model(images).softmax(1).detach() * (p.detach() / tiny_model(adv).softmax(1)).log()).sum()).backward()
+    assert not torch.allclose(found, tiny_model[1].bias.grad, atol=1e-6), "the gradient flows into the clean prediction too"
+
+
+def test_mart_leans_on_what_is_wrong(tiny_model: nn.Module, batch: tuple) -> None:
+    images, adv, labels = batch
+    terms = {n: t.tolist() for n, t in MART(beta=5.0)(tiny_model, images, adv, labels).terms.items()}
+    p, q = tiny_model(images).softmax(1).tolist(), tiny_model(adv).softmax(1).tolist()
+    for i, y in enumerate(labels.tolist()):
+        wrong = max(q[i][j] for j in range(3) if j != y)
+        boosted = -math.log(q[i][y]) - math.log(1.0001 - wrong)
+        kl = sum(a * math.log(a / b) for a, b in zip(p[i], q[i], strict=True))
+        assert terms["boosted"][i] == pytest.approx(boosted, abs=1e-5)
+        assert terms["robust"][i] == pytest.approx(5 * kl * (1 - p[i][y]), abs=1e-5)
 
 
 def test_standard_training_sees_clean_images_and_makes_no_attack(tiny_model: nn.Module, batch: tuple) -> None:
@@ -144,11 +171,20 @@ def test_named_recipes_and_where_their_attacks_begin() -> None:
     assert isinstance(faal.fairness, FAAL)
     assert faal.fairness.ambiguity.radius == 0.2
     assert (Recipe.named("pgd-at").start, faal.start) == ("uniform", "zero")
-    assert {Recipe.named(name).start for name in RECIPES} <= {"zero", "uniform"}
+    assert (Recipe.named("trades").start, Recipe.named("mart").start, Recipe.named("faal-mart").start) == (
+        "gaussian",
+        "gaussian",
+        "zero",
+    )
+    assert Recipe.named("faal-trades").start == "gaussian", "at the clean image KL has no slope: the attack would stand still"
+    assert all(Recipe.named(name) for name in RECIPES)
+    assert Recipe.of("trades", "none", beta=3.0).objective.beta == 3.0
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"Unknown recipe 'fal-at'\. Did you mean 'faal-at'\? Known: standard, pgd-at, faal-at"):
+    with pytest.raises(
+        UnknownName, match=r"Unknown recipe 'fal-at'\. Did you mean 'faal-at'\? Known: standard, pgd-at, trades, mart, faal-at"
+    ):
         Recipe.named("fal-at")
     with pytest.raises(UnknownName, match=r"Unknown fairness method 'fall'\. Did you mean 'faal'"):
         Recipe.of("at", "fall")

@@ -127,6 +127,15 @@ def test_a_resumed_run_goes_on_with_its_running_scores(tmp_path: Path) -> None:
     assert rest == whole[2:]
 
 
+def test_trades_computes_the_attacks_clean_logits_once() -> None:
+    config = RunConfig(objective="trades", batch_size=250, attack_steps=3)
+    model = SmallConvNet(10, 1, (8, 8), (0.5,), (0.5,), filters=4)
+    experiment, calls = prepare(config, model), []
+    model.register_forward_hook(lambda *_: calls.append(model.training))
+    next(iter(train(experiment.state, experiment.splits, config)))
+    assert calls == [False] * (1 + 3) + [True] * 2, "clean once, three attack steps; then clean and adversarial in training mode"
+
+
 def test_learning_rate_schedules() -> None:
     assert learning_rate_factor("cosine", 0.0, 0, 4) == 1
     assert learning_rate_factor("cosine", 0.5, 2, 4) == pytest.approx(0.5)

@@ -3,7 +3,7 @@
 Knows: a model as a function from images in [0, 1] to logits. Must not know: training, classes' weights, data sets.
 """
 
-from faal_lab.adversary.losses import ATTACK_LOSSES
+from faal_lab.adversary.losses import ATTACK_LOSSES, NEEDS_CLEAN
 from faal_lab.adversary.pgd import AttackTick, frozen, pgd, start_point
 
-__all__ = ["ATTACK_LOSSES", "AttackTick", "frozen", "pgd", "start_point"]
+__all__ = ["ATTACK_LOSSES", "NEEDS_CLEAN", "AttackTick", "frozen", "pgd", "start_point"]

@@ -34,10 +34,17 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(flag)
 
 
-def start_point(images: torch.Tensor, radius: torch.Tensor | float, noise: torch.Tensor | None) -> torch.Tensor:
-    """Where an attack begins: the images themselves, or moved by `noise` in [0, 1) over the ball, cut to the pixel box."""
+def start_point(
+    images: torch.Tensor, radius: torch.Tensor | float, noise: torch.Tensor | None, kind: str = "uniform"
+) -> torch.Tensor:
+    """Where an attack begins: the images themselves (no noise), or moved by `noise` and cut to the pixel box.
+
+    `uniform` noise in [0, 1) is spread over the ball; `gaussian` noise is scaled by 0.001 (TRADES, MART).
+    """
     if noise is None:
         return images.clone()
+    if kind == "gaussian":
+        return (images + 0.001 * noise).clamp(0, 1)
     return (images + _per_sample(radius, images) * (2 * noise - 1)).clamp(0, 1)
 
 
@@ -57,12 +64,14 @@ def pgd(
     steps: int,
     loss: str = "cross-entropy",
     start: torch.Tensor | None = None,
+    clean_logits: torch.Tensor | None = None,
     keep_fooled: bool = False,
     tick: AttackTick | None = None,
 ) -> torch.Tensor:
     """Ascend `loss` by sign steps: adversarial images, same shape as `images` [B, C, H, W] in [0, 1].
 
-    `radius` and `step` are in pixel units, a number or one per sample [B]; `start` defaults to the images.
+    `radius` and `step` are in pixel units, a number or one per sample [B]; `start` defaults to the images, at which the KL
+    has no slope. `clean_logits` [B, C] are for that loss: made once, not at each step.
     `keep_fooled` leaves a sample alone once it is misclassified, as an evaluation wants: the attack then counts
     as won if any iterate won. The model is used as it is: put it in `frozen` (evaluation mode) first.
     Source: Madry et al., ICLR 2018, eq. 2.
@@ -77,7 +86,7 @@ def pgd(
         adv.requires_grad_(True)
         with torch.enable_grad():
             logits = model(adv)
-            total = ascend(logits, labels).sum()
+            total = ascend(logits, labels, clean_logits).sum()
         (gradient,) = torch.autograd.grad(total, adv)
         moved = torch.minimum(torch.maximum(adv.detach() + move * gradient.sign(), low), high)
         if keep_fooled:

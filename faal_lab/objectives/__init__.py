@@ -5,9 +5,16 @@ A new objective is one file and one row in `OBJECTIVES`; an object with the same
 """
 
 from faal_lab.objectives.adversarial import AdversarialTraining
+from faal_lab.objectives.mart import MART
 from faal_lab.objectives.objective import Objective, Outcome, Terms, weighted
 from faal_lab.objectives.standard import StandardTraining
+from faal_lab.objectives.trades import TRADES
 
-OBJECTIVES: dict[str, type[Objective]] = {"at": AdversarialTraining, "standard": StandardTraining}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "at": AdversarialTraining,
+    "trades": TRADES,
+    "mart": MART,
+    "standard": StandardTraining,
+}
 
-__all__ = ["OBJECTIVES", "AdversarialTraining", "Objective", "Outcome", "StandardTraining", "Terms", "weighted"]
+__all__ = ["MART", "OBJECTIVES", "TRADES", "AdversarialTraining", "Objective", "Outcome", "StandardTraining", "Terms", "weighted"]

@@ -13,6 +13,7 @@ class AdversarialTraining:
     """Cross-entropy on adversarial images (Madry et al., ICLR 2018): one term, `robust`."""
 
     attack_loss: str | None = "cross-entropy"
+    start: str = "uniform"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
         """One forward pass; see `Objective`."""

@@ -19,9 +19,17 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A training loss. `attack_loss` None means that it is trained on clean images alone."""
+    """A training loss, what its attack ascends (None: it is trained on clean images alone) and where that begins."""
 
-    attack_loss: str | None
+    @property
+    def attack_loss(self) -> str | None:
+        """A row of ATTACK_LOSSES, or None."""
+        ...
+
+    @property
+    def start(self) -> str:
+        """`zero`, `uniform` or `gaussian`."""
+        ...
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
         """Forward in training mode. `adv` are the attack's images (the images themselves without an attack)."""

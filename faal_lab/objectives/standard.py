@@ -13,6 +13,7 @@ class StandardTraining:
     """Cross-entropy on clean images: one term, `clean`."""
 
     attack_loss: str | None = None
+    start: str = "zero"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
         """One forward pass; see `Objective`."""
