@@ -29,8 +29,23 @@ def softmax_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return margin(logits.softmax(dim=1), labels)
 
 
-# What a fairness method may ask the classes to be scored by: per-sample values [B] of the attacked logits.
-CLASS_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"margin": softmax_margin}
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """CE per sample [B]: the other score of FAAL's ablation."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """1 where the sample is misclassified, else 0: [B]."""
+    return (logits.argmax(1) != labels).to(logits.dtype)
+
+
+# What a fairness method may ask the classes to be scored by: per-sample values [B] of the attacked logits. A method may also
+# ask for "loss", the sum of the objective's terms, which the loop knows.
+CLASS_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "margin": softmax_margin,
+    "cross-entropy": cross_entropy,
+    "error": error,
+}
 
 
 def class_sums(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:

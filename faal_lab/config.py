@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.class_stats import CLASS_SCORES
 from faal_lab.data import AUGMENTATIONS, LOADERS
 from faal_lab.fairness import FAIRNESS
 from faal_lab.fairness.faal import SCORES
@@ -54,13 +55,19 @@ class RunConfig:
     beta: float = 6.0
     """Weight of the robust term of TRADES and MART."""
     fairness: str = "none"
-    """Class weighting: none, or faal."""
+    """Class weighting: none, faal, or group-dro."""
+    fairness_start: int = 0
+    """Epochs of plain training before the class weighting sets in (the paper's training from scratch: half of them)."""
+    dro_rate: float = 0.01
+    """Step of group DRO's weights."""
     ambiguity: str = "kl"
     """FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare."""
     tau: float = 0.5
     """Radius of that set; 0 is plain averaging (alpha, for cvar). Does not transfer between numbers of classes."""
     multiplier: float = 0.0
     """The radius stated as c*, the most that a class can count, in multiples of its share (above 1); 0 goes by tau."""
+    measure: str = "margin"
+    """What FAAL scores an image by: margin (the paper), or cross-entropy or error, its ablation."""
     score: str = "mean"
     """FAAL's class score: mean of margins (the paper), sum (the release), or running (over batches, for many classes)."""
     score_decay: float = 0.9
@@ -139,6 +146,7 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "objective": ("objective", tuple(OBJECTIVES)),
     "fairness": ("fairness method", tuple(FAIRNESS)),
     "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
+    "measure": ("measure", tuple(CLASS_SCORES)),
     "score": ("class score", SCORES),
     "solver": ("solver", ("exact", "cvxpy")),
     "attack_start": ("attack start", ("auto", *STARTS)),
@@ -149,6 +157,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (0, 4096),
     "tau": (0, math.inf),
     "multiplier": (0, math.inf),
+    "fairness_start": (0, math.inf),
+    "dro_rate": (0, math.inf),
     "score_decay": (0, 0.999_999),
     "beta": (0, math.inf),
     "epsilon": (0, 1),

@@ -104,7 +104,8 @@ def prepare(
             raise ConfigError(f"multiplier: {error}") from error
     recipe = recipe or Recipe.of(
         config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=tau,
-        score=config.score, solver=config.solver, decay=config.score_decay, beta=config.beta,
+        score=config.score, solver=config.solver, decay=config.score_decay, beta=config.beta, measure=config.measure,
+        dro_rate=config.dro_rate,
     )  # fmt: skip
     placed(model, device)
     state = TrainingState.fresh(model, recipe, config)

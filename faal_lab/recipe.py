@@ -5,12 +5,13 @@ Knows: which parts the paper's names stand for. Must not know: data, models, run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from faal_lab.adversary import NEEDS_CLEAN
 from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.fairness import FAAL, FAIRNESS, Fairness
+from faal_lab.fairness import FAAL, FAIRNESS, Fairness, GroupDRO
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES, Objective
 
@@ -48,6 +49,8 @@ class Recipe:
         solver: str = "exact",
         decay: float = 0.9,
         beta: float = 6.0,
+        measure: str = "margin",
+        dro_rate: float = 0.01,
     ) -> Recipe:
         """Put a recipe together from names.
 
@@ -59,7 +62,11 @@ class Recipe:
         loss: Objective = kind(beta=beta) if "beta" in getattr(kind, "__dataclass_fields__", ()) else kind()
         ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)](tau)
         check_name("fairness method", fairness, FAIRNESS)
-        method = FAAL(ball, score, solver, decay) if fairness == "faal" else FAIRNESS[fairness]()
+        built: dict[str, Callable[[], Fairness]] = {
+            "faal": lambda: FAAL(ball, score, solver, decay, measure),
+            "group-dro": lambda: GroupDRO(dro_rate),
+        }
+        method = built[fairness]() if fairness in built else FAIRNESS[fairness]()
         check_name("attack start", start, ("auto", *STARTS))
         if start == "auto":
             start = "zero" if fairness == "faal" and loss.attack_loss not in NEEDS_CLEAN else loss.start

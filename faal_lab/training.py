@@ -22,11 +22,13 @@ from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.data import Images, Splits, augmented
 from faal_lab.evaluation.attacks import Attack, count_by_class, survivors
 from faal_lab.events import COMMANDS, Command, CommandRefused, DialTurned, EpochDone, Event, StepDone
+from faal_lab.fairness import NoFairness
 from faal_lab.names import UnknownName, check_name
 from faal_lab.objectives import weighted
 from faal_lab.recipe import Recipe
 
 Poll = Callable[[], list[Command]]
+_PLAIN = NoFairness()
 
 
 class TrainingDiverged(FloatingPointError):
@@ -176,7 +178,7 @@ def _epochs(state: TrainingState, splits: Splits, config: RunConfig, steering: S
                 adv = _attack(state, images, labels, indices, config, steering.during_attack)
             except _BatchAgain:
                 continue
-            done = _step(state, images, adv, labels, splits.num_classes, rate)
+            done = _step(state, images, adv, labels, splits.num_classes, rate, config.fairness_start)
             steering.singles = max(0, steering.singles - 1)
             yield done
         state.activity = "validating"
@@ -214,7 +216,13 @@ def _attack(
 
 
 def _step(
-    state: TrainingState, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, num_classes: int, rate: float
+    state: TrainingState,
+    images: torch.Tensor,
+    adv: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    rate: float,
+    fairness_start: int,
 ) -> StepDone:
     """Phases 2 and 3: the worst class distribution, and one descent step against it (lines 4 to 8)."""
     model, recipe = state.model, state.recipe
@@ -226,10 +234,13 @@ def _step(
     logits = attacked.detach()
     if not bool(torch.isfinite(logits).all()):
         raise _diverged(state, buffers, "Logits are", rate)
-    scores = {name: CLASS_SCORES[name](logits, labels) for name in {"margin", *recipe.fairness.needs}}
+    scores = {name: CLASS_SCORES[name](logits, labels) for name in {"margin", *recipe.fairness.needs} - {"loss"}}
+    if "loss" in recipe.fairness.needs:
+        scores["loss"] = torch.stack([term.detach() for term in outcome.terms.values()]).sum(0)
     stats = ClassStats.of(labels, num_classes, scores)
     with torch.no_grad():
-        weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
+        method = recipe.fairness if state.epoch >= fairness_start else _PLAIN
+        weighing = method.weigh(stats, tuple(outcome.terms), state.dials["tau"])
     loss = weighted(outcome.terms, weighing.multipliers, labels)
     _descend(state, loss, buffers, rate)
     count = [int(n) for n in stats.count.tolist()]

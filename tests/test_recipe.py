@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall
-from faal_lab.class_stats import ClassStats, softmax_margin
-from faal_lab.fairness import FAAL, FAIRNESS, NoFairness
+from faal_lab.class_stats import CLASS_SCORES, ClassStats, softmax_margin
+from faal_lab.fairness import FAAL, FAIRNESS, GroupDRO, NoFairness
 from faal_lab.names import UnknownName
 from faal_lab.objectives import MART, OBJECTIVES, TRADES, weighted
 from faal_lab.recipe import RECIPES, Recipe
@@ -23,7 +23,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def stats_of(logits: torch.Tensor, labels: torch.Tensor, classes: int = 3) -> ClassStats:
-    return ClassStats.of(labels, classes, {"margin": softmax_margin(logits, labels)})
+    values = {name: score(logits, labels) for name, score in CLASS_SCORES.items()}
+    return ClassStats.of(labels, classes, values | {"loss": F.cross_entropy(logits, labels, reduction="none")})
 
 
 def test_at_is_cross_entropy_on_adversarial_images(tiny_model: nn.Module, batch: tuple) -> None:
@@ -134,6 +135,44 @@ def test_every_set_can_be_faals(name: str) -> None:
     weighing = method.weigh(stats_of(logits, labels, 4), ("robust",), 0.5)
     assert float(weighing.weights.sum()) == pytest.approx(1.0)
     assert torch.equal(weighing.weights, AMBIGUITY_SETS[name](0.5).worst_case(stats_of(logits, labels, 4).mean("margin")).weights)
+
+
+@pytest.mark.parametrize("measure", CLASS_SCORES)
+def test_faal_can_score_by_another_measure(measure: str) -> None:
+    logits, labels = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    found = FAAL(measure=measure).weigh(stats_of(logits, labels), (), 0.5).weights
+    p = logits.softmax(1)
+    by_hand = {
+        "margin": [max(p[i, j] for j in range(3) if j != y) - p[i, y] for i, y in enumerate(labels)],
+        "cross-entropy": [-p[i, y].log() for i, y in enumerate(labels)],
+        "error": [float(logits[i].argmax() != y) for i, y in enumerate(labels)],
+    }[measure]
+    means = torch.tensor([[float(v) for v, y in zip(by_hand, labels, strict=True) if y == c] for c in range(3)]).mean(1)
+    assert torch.allclose(found, KLBall(0.5).worst_case(means).weights, atol=1e-5)
+
+
+def test_group_dro_multiplies_and_remembers() -> None:
+    first = ClassStats(torch.tensor([4.0, 2.0, 0.0]), {"loss": torch.tensor([4.0, 6.0, 0.0])})
+    second = ClassStats(torch.tensor([1.0, 0.0, 3.0]), {"loss": torch.tensor([2.0, 0.0, 3.0])})
+    method = GroupDRO(rate=0.5)
+    raw = torch.tensor([math.exp(0.5 * 1.0), math.exp(0.5 * 3.0), 1.0]).double()
+    found = method.weigh(first, ("robust",), 0.5)
+    assert torch.allclose(found.weights, raw / raw.sum(), atol=1e-12)
+    raw = raw * torch.tensor([math.exp(0.5 * 2.0), 1.0, math.exp(0.5 * 1.0)]).double()
+    again = GroupDRO(rate=0.5)
+    again.load_state_dict(method.state_dict())
+    found = again.weigh(second, ("robust",), 0.5)
+    assert torch.allclose(found.weights, raw / raw.sum(), atol=1e-12)
+    losses, labels = torch.tensor([2.0, 0.5, 1.5, 1.0]), torch.tensor([0, 2, 2, 2])
+    by_hand = found.weights[0] * 2.0 + found.weights[2] * 1.0
+    assert float(weighted({"robust": losses}, found.multipliers, labels)) == pytest.approx(float(by_hand), rel=1e-6)
+
+
+def test_group_dro_at_rate_zero_is_the_average_over_classes() -> None:
+    stats = ClassStats(torch.tensor([1.0, 3.0]), {"loss": torch.tensor([2.0, 3.0])})
+    found = GroupDRO(rate=0.0).weigh(stats, ("robust",), 0.5)
+    losses, labels = torch.tensor([2.0, 0.5, 1.5, 1.0]), torch.tensor([0, 1, 1, 1])
+    assert float(weighted({"robust": losses}, found.multipliers, labels)) == pytest.approx((2.0 + 1.0) / 2)
 
 
 def test_cvxpy_can_be_the_solver() -> None:

@@ -136,6 +136,25 @@ def test_trades_computes_the_attacks_clean_logits_once() -> None:
     assert calls == [False] * (1 + 3) + [True] * 2, "clean once, three attack steps; then clean and adversarial in training mode"
 
 
+def test_class_weights_set_in_when_they_are_told(tmp_path: Path) -> None:
+    steps = [e for e in finish(replace(FAAL_QUICK, fairness_start=1), tmp_path / "run") if isinstance(e, StepDone)]
+    uniform = [all(w == pytest.approx(0.1) for w in e.weights) for e in steps]
+    assert uniform == [True] * 4 + [False] * 4
+
+
+def test_group_dro_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    config = replace(FAAL_QUICK, fairness="group-dro", objective="trades", dro_rate=0.1)
+    whole = [e.weights for e in finish(config, tmp_path / "whole") if isinstance(e, StepDone)]
+    assert whole[-1] != whole[0], "its weights move"
+    events = run(config, tmp_path / "cut")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == 5:
+            break
+    events.close()
+    finish(config, tmp_path / "cut", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_learning_rate_schedules() -> None:
     assert learning_rate_factor("cosine", 0.0, 0, 4) == 1
     assert learning_rate_factor("cosine", 0.5, 2, 4) == pytest.approx(0.5)

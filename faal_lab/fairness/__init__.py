@@ -6,8 +6,9 @@ A new method is one file and one row in `FAIRNESS`; an object with the same meth
 
 from faal_lab.fairness.faal import FAAL
 from faal_lab.fairness.fairness import Fairness, Weighing
+from faal_lab.fairness.group_dro import GroupDRO
 from faal_lab.fairness.none import NoFairness
 
-FAIRNESS = {"none": NoFairness, "faal": FAAL}
+FAIRNESS = {"none": NoFairness, "faal": FAAL, "group-dro": GroupDRO}
 
-__all__ = ["FAAL", "FAIRNESS", "Fairness", "NoFairness", "Weighing"]
+__all__ = ["FAAL", "FAIRNESS", "Fairness", "GroupDRO", "NoFairness", "Weighing"]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from faal_lab.ambiguity import AmbiguitySet, KLBall, conic
-from faal_lab.class_stats import ClassStats
+from faal_lab.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.fairness.fairness import Weighing, uniform_over
+from faal_lab.names import check_name
 
 SCORES = ("mean", "sum", "running")
 
@@ -20,13 +21,16 @@ class FAAL:
     so that a frequent class is pushed further from 0, and lets an absent class act as a score of 0: `score="sum"` is that.
     `score="running"` (ours) is for many classes, of which a batch holds few images or none: sums and counts of all batches so
     far, fading by `decay` a batch; then every class that was seen takes part. All terms of the objective share the weights.
-    `solver` is "exact" or "cvxpy".
+    `solver` is "exact" or "cvxpy". `measure` is what a sample is scored by: "margin", or the ablation's "cross-entropy", "error".
     """
 
-    needs: tuple[str, ...] = ("margin",)
-
     def __init__(
-        self, ambiguity: AmbiguitySet | None = None, score: str = "mean", solver: str = "exact", decay: float = 0.9
+        self,
+        ambiguity: AmbiguitySet | None = None,
+        score: str = "mean",
+        solver: str = "exact",
+        decay: float = 0.9,
+        measure: str = "margin",
     ) -> None:
         self.ambiguity = ambiguity if ambiguity is not None else KLBall(0.5)
         if score not in SCORES:
@@ -35,7 +39,9 @@ class FAAL:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}.")
         if solver not in ("exact", "cvxpy"):
             raise ValueError(f"solver must be 'exact' or 'cvxpy', got {solver!r}.")
-        self.score, self.solver, self.decay = score, solver, decay
+        check_name("measure", measure, CLASS_SCORES)
+        self.score, self.solver, self.decay, self.measure = score, solver, decay, measure
+        self.needs: tuple[str, ...] = (measure,)
         self._running: dict[str, torch.Tensor] = {}  # fading sums and counts by class
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
@@ -56,10 +62,10 @@ class FAAL:
     def _scores(self, stats: ClassStats) -> tuple[torch.Tensor, torch.Tensor]:
         """Class scores [C], and which classes take part."""
         if self.score == "sum":
-            return stats.sums["margin"], torch.ones_like(stats.present)
+            return stats.sums[self.measure], torch.ones_like(stats.present)
         if self.score == "mean":
-            return stats.mean("margin"), stats.present
-        now = {"sum": stats.sums["margin"].double(), "count": stats.count.double()}
+            return stats.mean(self.measure), stats.present
+        now = {"sum": stats.sums[self.measure].double(), "count": stats.count.double()}
         old = {name: tensor.to(stats.count.device) for name, tensor in self._running.items()}
         self._running = {name: self.decay * old[name] + new if old else new for name, new in now.items()}
         count = self._running["count"]

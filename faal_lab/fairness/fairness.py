@@ -20,7 +20,7 @@ class Weighing(NamedTuple):
 class Fairness(Protocol):
     """Turns class statistics into class weights, batch by batch. Its state is tensors, so that it survives a resume."""
 
-    needs: tuple[str, ...]  # which class scores of `class_stats.CLASS_SCORES` it reads
+    needs: tuple[str, ...]  # which class scores it reads: rows of `class_stats.CLASS_SCORES`, or "loss"
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Weigh the classes of one batch for the named loss terms; `tau` is the dial as it stands now."""

@@ -1,0 +1,46 @@
+"""Group DRO with classes as groups: weights that remember (Sagawa, Koh, Hashimoto and Liang, ICLR 2020, Algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+
+from faal_lab.ambiguity.worst_case import check_radius
+from faal_lab.class_stats import ClassStats
+from faal_lab.fairness.fairness import Weighing
+
+
+class GroupDRO:
+    """Exponentiated gradient ascent on the simplex: a class's weight grows by exp(rate * mean loss) whenever it appears.
+
+    The loss is the sum over classes of weight * mean loss, however many images of each the batch holds; so a multiplier is
+    weight * batch size / count. Rate 0 keeps uniform weights, which is the average over classes instead of images. Weights of
+    classes absent from a batch stay as they are, up to normalisation. There is no radius: tau is not read.
+    """
+
+    needs: tuple[str, ...] = ("loss",)
+
+    def __init__(self, rate: float = 0.01) -> None:
+        check_radius(rate, "rate, the step of group DRO,")
+        self.rate = rate
+        self._log_weights: torch.Tensor | None = None  # [C]; logarithms, since products of many steps would underflow
+
+    def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
+        """Step the weights by this batch's class losses, then weigh with them."""
+        mean, present = stats.mean("loss").double(), stats.present
+        if self._log_weights is None:
+            self._log_weights = torch.zeros_like(mean)
+        grown = self._log_weights.to(mean.device) + torch.where(present, self.rate * mean, 0.0)
+        self._log_weights = grown.log_softmax(0)
+        weights = self._log_weights.exp()
+        count = stats.count.double()
+        multipliers = torch.where(present, weights * count.sum() / count.clamp(min=1), 0.0)
+        spent = -(torch.log(weights * len(weights))).mean()  # KL(U || w), to compare with FAAL's tau
+        return Weighing(weights, dict.fromkeys(terms, multipliers), spent)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The logarithms of the weights."""
+        return {} if self._log_weights is None else {"log_weights": self._log_weights}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from there."""
+        self._log_weights = state.get("log_weights")
