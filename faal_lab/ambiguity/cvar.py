@@ -50,4 +50,5 @@ class CVaR:
         largest = torch.where(u > 0, weights / torch.where(u > 0, u, 1.0), 0.0).amax(-1)
         excess = (u * (level - posed.gaps).clamp(min=0)).sum(-1)
         answer = settle(posed, weights, 1 / largest, excess, nominal=posed.radius >= 1)
-        return answer._replace(divergence=torch.where(answer.divergence == 0, 1.0, answer.divergence))
+        needed = torch.where(answer.divergence == 0, 1.0, answer.divergence)
+        return WorstCase(answer.weights, answer.value, needed, answer.dual)  # torch 2.11 does not compile _replace

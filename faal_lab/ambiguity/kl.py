@@ -97,7 +97,7 @@ class KLPenalty:
         spent = _log_mean_gap(s, posed)[0]
         answer = settle(posed, weights, spent, -spent, nominal=torch.isinf(posed.radius))
         paid = torch.where(answer.divergence > 0, posed.radius * answer.divergence, 0.0)
-        return answer._replace(value=answer.value - paid, dual=-answer.divergence)
+        return WorstCase(answer.weights, answer.value - paid, answer.divergence, -answer.divergence)
 
 
 def _nearness(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:

@@ -87,7 +87,7 @@ class ReverseKLPenalty:
         weights, spent = tilted(posed.spread / posed.radius, posed)
         answer = settle(posed, weights, spent, -spent, nominal=torch.isinf(posed.radius))
         paid = torch.where(answer.divergence > 0, posed.radius * answer.divergence, 0.0)
-        return answer._replace(value=answer.value - paid, dual=-answer.divergence)
+        return WorstCase(answer.weights, answer.value - paid, answer.divergence, -answer.divergence)
 
 
 def within_reference(posed: Posed) -> Posed:
