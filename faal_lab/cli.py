@@ -6,6 +6,7 @@ Knows: arguments and exit codes. Must not know: anything that a notebook could n
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -14,15 +15,19 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from faal_lab import __version__
+from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_docs
 from faal_lab.data import DataProblem
 from faal_lab.demo import DemoError, demo
 from faal_lab.doctor import examine
 from faal_lab.evaluation import ATTACKS, VerdictsError
 from faal_lab.events import COMMANDS, Command
+from faal_lab.fairness import FAIRNESS
 from faal_lab.names import UnknownName, check_name
+from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import based_on, listed
 from faal_lab.progress import share_bar, shown
+from faal_lab.recipe import RECIPES
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, free_name
 from faal_lab.seeds import over_seeds
 from faal_lab.training import TrainingDiverged
@@ -87,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("tell", _tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
     sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
+
+    add("methods", _methods, "List objectives, fairness methods, ambiguity sets and recipes, each with its source.")
 
     add("doctor", _doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
     return parser
@@ -173,6 +180,16 @@ def _tell(options: argparse.Namespace) -> None:
     else:
         sent = folder.send(Command(check_name("command", options.what, COMMANDS[:-1])))
     print(f"Sent as command {sent.number}; the run is {folder.status()}.")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    for title, table in (("objective", OBJECTIVES), ("fairness", FAIRNESS), ("ambiguity", AMBIGUITY_SETS)):
+        print(f"\n--{title}")
+        for name, kind in table.items():
+            print(f"  {name:<20} {' '.join((inspect.getdoc(kind) or '').split(chr(10) * 2)[0].split())}")
+    print("\nRecipe.named (objective x fairness)")
+    for name, (objective, fairness) in RECIPES.items():
+        print(f"  {name:<20} {objective} x {fairness}")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
 from faal_lab.demo import jobs
 from faal_lab.doctor import examine
+from faal_lab.fairness import FAIRNESS
 from faal_lab.lab import lab_command
+from faal_lab.objectives import OBJECTIVES
+from faal_lab.recipe import RECIPES
 from faal_lab.runs import RunFolder
 from faal_lab.seeds import differences, mean_rows
 
@@ -136,3 +140,11 @@ def test_differences_are_paired_by_seed() -> None:
     assert high - mean == pytest.approx(12.706, abs=0.001), "t with one degree of freedom times a standard error of 1"
     assert low == pytest.approx(2 * mean - high)
     assert found["worst"] == pytest.approx([10.0, 10.0, 10.0])
+
+
+def test_methods_lists_everything_with_its_source(capsys) -> None:
+    assert main(["methods"]) == 0
+    said = capsys.readouterr().out
+    for name in (*OBJECTIVES, *FAIRNESS, *AMBIGUITY_SETS, *RECIPES):
+        assert re.search(rf"^  {re.escape(name)} +\S", said, re.M), name
+    assert "Zhang et al., ICML 2019" in said

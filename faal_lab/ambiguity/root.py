@@ -11,8 +11,8 @@ import torch
 
 from faal_lab.ambiguity.pose import eager_on_cpu
 
-# At most so many looks at the curve. On a CPU the loop ends when every row has settled, after 3 to 9 as a rule; where nobody may
-# wait for the device all of them are made, and fewer do: Newton needs 12 at worst where the root can be represented at all.
+# At most so many looks at the curve. On a CPU the loop ends when every row has settled, after 3 to 9 as a rule. Where nobody may
+# wait for the device a fixed number is made; a test holds that it is enough for hard problems.
 _ROUNDS, _ROUNDS_BLIND = 64, 24
 _CLOSE = 1e-9  # Newton doubles the digits: a step of this size lands on the last one
 

@@ -15,7 +15,7 @@ SCORES = ("mean", "sum", "running")
 
 
 class FAAL:
-    """Class-wise distributionally adversarial weights (CDAW; paper, eqs. 7, 8 and 10).
+    """Class-wise distributionally adversarial weights (CDAW; Zhang et al., CVPR 2024, eqs. 7, 8 and 10).
 
     Class scores are means of the softmax margin over the classes present. The release instead sums margins over samples,
     so that a frequent class is pushed further from 0, and lets an absent class act as a score of 0: `score="sum"` is that.

@@ -1,4 +1,4 @@
-"""Group DRO with classes as groups: weights that remember (Sagawa, Koh, Hashimoto and Liang, ICLR 2020, Algorithm 1)."""
+"""Group DRO with classes as groups: weights that remember."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from faal_lab.fairness.fairness import Weighing
 
 
 class GroupDRO:
-    """Exponentiated gradient ascent on the simplex: a class's weight grows by exp(rate * mean loss) whenever it appears.
+    """A class's weight grows by exp(rate * mean loss) whenever it appears (Sagawa et al., ICLR 2020, Algorithm 1).
 
     The loss is the sum over classes of weight * mean loss, however many images of each the batch holds; so a multiplier is
     weight * batch size / count. Rate 0 keeps uniform weights, which is the average over classes instead of images. Weights of
