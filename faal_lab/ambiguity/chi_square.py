@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.ambiguity.pose import pose, proportional, settle
-from faal_lab.ambiguity.reverse_kl import within_reference
+from faal_lab.ambiguity.pose import pose, proportional, settle, within_reference
 from faal_lab.ambiguity.worst_case import ANY_RADIUS, WorstCase, check_radius
 
 

@@ -20,7 +20,7 @@ from faal_lab.ambiguity.cvar import CVaR
 from faal_lab.ambiguity.floored import Floored
 from faal_lab.ambiguity.hellinger import HellingerBall
 from faal_lab.ambiguity.kl import KLBall, KLPenalty
-from faal_lab.ambiguity.pose import Posed, pose, settle
+from faal_lab.ambiguity.pose import Posed, pose, settle, settle_priced
 from faal_lab.ambiguity.reverse_kl import ReverseKLBall, ReverseKLPenalty
 from faal_lab.ambiguity.simplex import Point, Simplex
 from faal_lab.ambiguity.total_variation import TotalVariationBall
@@ -178,7 +178,5 @@ def _solved(ambiguity: AmbiguitySet, posed: Posed, keep: torch.Tensor, solver: s
     weights[keep] = torch.from_numpy(np.asarray(w.value))
     spent = float(measure.value)
     dual = torch.tensor(0.0 if ball is None else float(np.sum(ball.dual_value)), dtype=torch.float64)
-    answer = settle(posed, weights, torch.tensor(1 / spent if kind is CVaR else spent, dtype=torch.float64), dual)
-    if kind in _PENALISED:
-        return answer._replace(value=answer.value - radius * answer.divergence, dual=-answer.divergence)
-    return answer
+    measured = torch.tensor(1 / spent if kind is CVaR else spent, dtype=torch.float64)
+    return settle_priced(posed, weights, measured) if kind in _PENALISED else settle(posed, weights, measured, dual)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from faal_lab.ambiguity import kl_floats
-from faal_lab.ambiguity.pose import Posed, eager_on_cpu, pose, settle
+from faal_lab.ambiguity.pose import Posed, eager_on_cpu, pose, settle, settle_priced
 from faal_lab.ambiguity.root import falling_root
 from faal_lab.ambiguity.worst_case import ANY_RADIUS, PRICES, WorstCase, check_radius
 
@@ -94,10 +94,7 @@ class KLPenalty:
         low = torch.log(unit * mass.clamp(min=1e-300))
         s = falling_root(curve, low, torch.log(unit), torch.log(unit))
         weights = _weights(s, posed)
-        spent = _log_mean_gap(s, posed)[0]
-        answer = settle(posed, weights, spent, -spent, nominal=torch.isinf(posed.radius))
-        paid = torch.where(answer.divergence > 0, posed.radius * answer.divergence, 0.0)
-        return WorstCase(answer.weights, answer.value - paid, answer.divergence, -answer.divergence)
+        return settle_priced(posed, weights, _log_mean_gap(s, posed)[0])
 
 
 def _nearness(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:

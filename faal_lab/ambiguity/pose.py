@@ -88,6 +88,24 @@ def settle(
     return WorstCase(weights, value, torch.where(still, 0.0, divergence), torch.where(posed.flat, 0.0, dual * posed.spread))
 
 
+def settle_priced(posed: Posed, weights: torch.Tensor, divergence: torch.Tensor) -> WorstCase:
+    """The answer of a penalised form: the radius is a price, paid for the divergence; at an infinite price, the reference."""
+    found = settle(posed, weights, divergence, -divergence, nominal=torch.isinf(posed.radius))
+    paid = torch.where(found.divergence > 0, posed.radius * found.divergence, 0.0)
+    return WorstCase(found.weights, found.value - paid, found.divergence, -found.divergence)
+
+
+def within_reference(posed: Posed) -> Posed:
+    """The problem over the classes that the reference holds, for measures that make all others infinitely dear."""
+    held = posed.present & (posed.reference > 0)
+    top = torch.where(held, posed.gaps, torch.inf).amin(-1, keepdim=True)
+    length = torch.where(held, posed.gaps, 0.0).amax(-1, keepdim=True) - top
+    flat = posed.flat | (length <= 1e-12).squeeze(-1)
+    length = torch.where(flat[..., None], 1.0, length)
+    gaps = torch.where(held, (posed.gaps - top) / length, 1.0)
+    return posed._replace(present=held, gaps=gaps, spread=posed.spread * length.squeeze(-1), flat=flat)
+
+
 def eager_on_cpu(values: torch.Tensor) -> bool:
     """Whether looking at a value costs nothing here: not on a GPU, which would have to be waited for, and not while compiling."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.ambiguity.pose import Posed, pose, proportional, settle
+from faal_lab.ambiguity.pose import Posed, pose, proportional, settle, settle_priced, within_reference
 from faal_lab.ambiguity.root import falling_root
 from faal_lab.ambiguity.worst_case import ANY_RADIUS, PRICES, WorstCase, check_radius
 
@@ -85,20 +85,7 @@ class ReverseKLPenalty:
         price = self.radius if radius is None else radius
         posed = within_reference(pose(scores, price, reference, present, check, self.limits))
         weights, spent = tilted(posed.spread / posed.radius, posed)
-        answer = settle(posed, weights, spent, -spent, nominal=torch.isinf(posed.radius))
-        paid = torch.where(answer.divergence > 0, posed.radius * answer.divergence, 0.0)
-        return WorstCase(answer.weights, answer.value - paid, answer.divergence, -answer.divergence)
-
-
-def within_reference(posed: Posed) -> Posed:
-    """The problem over the classes that the reference holds, for measures that make all others infinitely dear."""
-    held = posed.present & (posed.reference > 0)
-    top = torch.where(held, posed.gaps, torch.inf).amin(-1, keepdim=True)
-    length = torch.where(held, posed.gaps, 0.0).amax(-1, keepdim=True) - top
-    flat = posed.flat | (length <= 1e-12).squeeze(-1)
-    length = torch.where(flat[..., None], 1.0, length)
-    gaps = torch.where(held, (posed.gaps - top) / length, 1.0)
-    return posed._replace(present=held, gaps=gaps, spread=posed.spread * length.squeeze(-1), flat=flat)
+        return settle_priced(posed, weights, spent)
 
 
 def tilted(sharpness: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
