@@ -39,8 +39,8 @@ def error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(1) != labels).to(logits.dtype)
 
 
-# What a fairness method may ask the classes to be scored by: per-sample values [B] of the attacked logits. A method may also
-# ask for "loss", the sum of the objective's terms, which the loop knows.
+# What classes can be scored by: per-sample values [B] of the attacked logits. A method may also ask the loop for "loss", the
+# sum of the objective's terms, and for "softmax", the predicted probabilities [B, C].
 CLASS_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "margin": softmax_margin,
     "cross-entropy": cross_entropy,
@@ -49,17 +49,17 @@ CLASS_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 
 
 def class_sums(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Sum `values` [B] over each class: [C].
+    """Sum `values` [B] (or [B, K]) over each class: [C] (or [C, K]).
 
     A product with the one-hot matrix instead of index_add_, which adds in no fixed order on a GPU.
     """
     member = F.one_hot(labels, num_classes).to(values.dtype)
-    return values @ member
+    return values @ member if values.ndim == 1 else member.T @ values
 
 
 @dataclass(frozen=True)
 class ClassStats:
-    """Counts and named sums per class of one batch; each tensor is [C]."""
+    """Counts [C] and named sums per class ([C], "softmax" [C, C]) of one batch, or of several added up."""
 
     count: torch.Tensor
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -78,4 +78,9 @@ class ClassStats:
 
     def mean(self, name: str) -> torch.Tensor:
         """Mean of a named value over each class, 0 where the class is absent (an empty mean would be NaN)."""
-        return self.sums[name] / self.count.clamp(min=1)
+        sums, count = self.sums[name], self.count.clamp(min=1)
+        return sums / (count if sums.ndim == 1 else count[:, None])
+
+    def __add__(self, other: ClassStats) -> ClassStats:
+        """The statistics of both together; they must hold the same names."""
+        return ClassStats(self.count + other.count, {n: s + other.sums[n] for n, s in self.sums.items()})

@@ -6,7 +6,6 @@ Knows: arguments and exit codes. Must not know: anything that a notebook could n
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from faal_lab import __version__
-from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_docs
 from faal_lab.data import DataProblem
 from faal_lab.demo import DemoError, demo
@@ -24,10 +22,10 @@ from faal_lab.evaluation import ATTACKS, VerdictsError
 from faal_lab.events import COMMANDS, Command
 from faal_lab.fairness import FAIRNESS
 from faal_lab.names import UnknownName, check_name
-from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import based_on, listed
+from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.progress import share_bar, shown
-from faal_lab.recipe import RECIPES
+from faal_lab.recipe import parts
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, free_name
 from faal_lab.seeds import over_seeds
 from faal_lab.training import TrainingDiverged
@@ -75,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="the run folder (default: a free name in runs/)")
     sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run; settings are the folder's")
     sub.add_argument("--config", metavar="FILE", help="settings as a JSON file, or - for standard input; options below win")
+    sub.add_argument("--recipe", default="", metavar="NAME", help="settings of a method by its name, such as faal-trades-awp")
+    sub.add_argument("--protocol", default="", metavar="NAME", help="settings of a paper's experiment, such as finetune-2ep")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
     settings = sub.add_argument_group("settings")
     for field, kind in get_type_hints(RunConfig).items():
@@ -93,7 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, help="its run folder")
     sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
 
-    add("methods", _methods, "List objectives, fairness methods, ambiguity sets and recipes, each with its source.")
+    add("methods", _methods, "List objectives, fairness methods, averaging, ambiguity sets, recipes and protocols, with sources.")
+
+    sub = add("settings", _settings, "Print all settings of a recipe under a protocol as JSON, for `run --config`.")
+    sub.add_argument("--recipe", default="", metavar="NAME", help="one of " + ", ".join(PRESETS))
+    sub.add_argument("--protocol", default="", metavar="NAME", help="one of " + ", ".join(PROTOCOLS))
 
     add("doctor", _doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
     return parser
@@ -117,11 +121,11 @@ def _run(options: argparse.Namespace) -> None:
 
     stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
     if options.resume:
-        if stated or options.config or options.out:
+        if stated or options.config or options.out or options.recipe or options.protocol:
             raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
         config, out = RunFolder.open(options.resume).config(), options.resume
     else:
-        config = _config(options.config, stated)
+        config = _config(options.config, stated, preset_settings(options.recipe, options.protocol))
         stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
         out = options.out or free_name("runs", stem)
     for _ in shown(run(config, out, resume=bool(options.resume)), options.quiet):
@@ -130,8 +134,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
 
 
-def _config(file: str | None, stated: dict[str, Any]) -> RunConfig:
-    """Settings from a file, the command line and, where a base run is named, that run."""
+def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> RunConfig:
+    """Settings from the command line, a file, a recipe and protocol, and a base run where one is named; the first one wins."""
     loaded: Any = {}
     if file:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
@@ -141,7 +145,7 @@ def _config(file: str | None, stated: dict[str, Any]) -> RunConfig:
             raise ConfigError(f"{file} is not JSON: {error}") from error
         if not isinstance(loaded, dict):
             raise ConfigError(f"{file} must hold a JSON object of settings, got {type(loaded).__name__}.")
-    stated = {**loaded, **stated}
+    stated = {**preset, **loaded, **stated}
     return based_on(stated.get("base", ""), stated)
 
 
@@ -183,13 +187,27 @@ def _tell(options: argparse.Namespace) -> None:
 
 
 def _methods(options: argparse.Namespace) -> None:
-    for title, table in (("objective", OBJECTIVES), ("fairness", FAIRNESS), ("ambiguity", AMBIGUITY_SETS)):
-        print(f"\n--{title}")
-        for name, kind in table.items():
-            print(f"  {name:<20} {' '.join((inspect.getdoc(kind) or '').split(chr(10) * 2)[0].split())}")
-    print("\nRecipe.named (objective x fairness)")
-    for name, (objective, fairness) in RECIPES.items():
-        print(f"  {name:<20} {objective} x {fairness}")
+    for setting, rows in parts().items():
+        print(f"\n--{setting}")
+        for name, what in rows.items():
+            print(f"  {name:<18} {what}")
+            if setting == "fairness":
+                print(f"  {'':<18} [{FAIRNESS[name].properties()}]")
+    print("\n--recipe (settings that have a name)")
+    for name, settings in PRESETS.items():
+        print(f"  {name:<18} {_as_text(settings)}")
+    print("\n--protocol (how long, at which rates)")
+    for name, settings in PROTOCOLS.items():
+        print(f"  {name:<18} {_as_text(settings)}")
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items())
+
+
+def _settings(options: argparse.Namespace) -> None:
+    config = RunConfig.from_mapping(preset_settings(options.recipe, options.protocol))
+    print(json.dumps(config.to_mapping(), indent=2))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, get_type_hints
 
+from faal_lab.adversary import NORMS
 from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.averaging import AVERAGING, BUFFERS
 from faal_lab.class_stats import CLASS_SCORES
 from faal_lab.data import AUGMENTATIONS, LOADERS
 from faal_lab.fairness import FAIRNESS
@@ -23,7 +25,7 @@ from faal_lab.fairness.faal import SCORES
 from faal_lab.models import MODELS
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES
-from faal_lab.recipe import STARTS
+from faal_lab.recipe import OWN, STARTS, VARIANTS, RecipeError, check_combination
 
 LR_SCHEDULES = ("constant", "cosine", "one-cycle", "step")
 
@@ -51,15 +53,21 @@ class RunConfig:
     base_checkpoint: str = "last"
     """Which checkpoint of the base run: last, or best (by validation)."""
     objective: str = "at"
-    """Training loss: at (PGD adversarial training), trades, mart, or standard (clean images)."""
+    """Training loss: at (PGD adversarial training), trades, mart, bat, or standard (clean images)."""
     beta: float = 6.0
-    """Weight of the robust term of TRADES and MART."""
+    """Weight of the robust term of TRADES, MART and BAT."""
     fairness: str = "none"
-    """Class weighting: none, faal, or group-dro."""
+    """Fairness method: none, faal, or one of its rivals (faal-lab methods lists them)."""
     fairness_start: int = 0
-    """Epochs of plain training before the class weighting sets in (the paper's training from scratch: half of them)."""
-    dro_rate: float = 0.01
-    """Step of group DRO's weights."""
+    """Epochs of plain training before the fairness method sets in (the paper's training from scratch: half of them)."""
+    fairness_rate: float = OWN
+    """How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own."""
+    fairness_strength: float = OWN
+    """Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own."""
+    slack: float = 0.07
+    """By how much FRL lets a class's error exceed the average."""
+    variant: str = "paper"
+    """Where a method's paper and its released code differ: paper, or release."""
     ambiguity: str = "kl"
     """FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare."""
     tau: float = 0.5
@@ -68,20 +76,40 @@ class RunConfig:
     """The radius stated as c*, the most that a class can count, in multiples of its share (above 1); 0 goes by tau."""
     measure: str = "margin"
     """What FAAL scores an image by: margin (the paper), or cross-entropy or error, its ablation."""
-    score: str = "mean"
-    """FAAL's class score: mean of margins (the paper), sum (the release), or running (over batches, for many classes)."""
+    score: str = "auto"
+    """FAAL's class score: mean of margins, sum of them, running (over batches, for many classes), or auto (the variant's)."""
     score_decay: float = 0.9
     """What a running score keeps from batch to batch, below 1."""
     solver: str = "exact"
     """FAAL's solver: exact, or cvxpy (slow, for checking)."""
     attack_start: str = "auto"
     """Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says)."""
+    norm: str = "linf"
+    """What the attack's radius is measured in: linf, or l2."""
     epsilon: float = 0.1
-    """L-infinity attack radius."""
+    """Attack radius."""
     attack_steps: int = 10
     """PGD steps of the training attack."""
     step_ratio: float = 0.25
     """Attack step as a fraction of epsilon."""
+    batch_norm: str = "eval"
+    """BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch)."""
+    replays: int = 0
+    """Free training: each batch is trained on so many times while one perturbation climbs along; 0 attacks by PGD."""
+    awp_gamma: float = 0.0
+    """Radius of the adversarial weight perturbation, relative to each weight tensor; 0 perturbs nothing."""
+    awp_start: int = 0
+    """Epochs before weights are perturbed."""
+    averaging: str = "none"
+    """Average of weights that the run delivers: none, ema (each step), or fawa (each epoch fair enough on validation)."""
+    average_decay: float = OWN
+    """What the average keeps of itself; negative: the method's own."""
+    average_start: int = 0
+    """Epochs before the average begins."""
+    average_threshold: float = OWN
+    """FAWA's least robust accuracy of the worst class; negative: the variant's own."""
+    average_buffers: str = "average"
+    """BatchNorm's statistics in an average: average, or copy (those of the last step)."""
     epochs: int = 4
     """Passes over the training images."""
     batch_size: int = 64
@@ -89,7 +117,11 @@ class RunConfig:
     learning_rate: float = 0.05
     """Peak learning rate of SGD."""
     lr_schedule: str = "cosine"
-    """Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at 1/2 and 3/4)."""
+    """Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at each of lr_drops)."""
+    lr_drops: str = "0.5,0.75"
+    """Where the step schedule drops, in shares of the run."""
+    tau_changes: str = ""
+    """Epochs at which tau is turned, as EPOCH:VALUE with commas between: 150:0.5."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 5e-3
@@ -115,11 +147,39 @@ class RunConfig:
             if not low <= value <= high or math.isinf(value):
                 limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
                 raise ConfigError(f"{name} must be {limit}, got {value}.")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise ConfigError(f"epsilon must be between 0 and 1 for norm=linf, got {self.epsilon}.")
         low, high = AMBIGUITY_SETS[self.ambiguity].limits
         if not low <= self.tau <= high:
             raise ConfigError(f"tau must be between {low:g} and {high:g} for ambiguity={self.ambiguity}, got {self.tau}.")
+        for epoch, tau in self.tau_schedule().items():
+            if not low <= tau <= high:
+                raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
+        self.drops()
         if 0 < self.multiplier <= 1:
             raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
+        try:
+            check_combination(self.objective, self.fairness, self.averaging, replays=self.replays)
+        except RecipeError as error:
+            raise ConfigError(str(error)) from error
+
+    def tau_schedule(self) -> dict[int, float]:
+        """tau_changes as epoch -> tau; raises ConfigError."""
+        try:
+            pairs = [entry.split(":") for entry in self.tau_changes.split(",") if entry.strip()]
+            return {int(epoch): float(tau) for epoch, tau in pairs}
+        except ValueError as error:
+            raise ConfigError(f"tau_changes must be like 100:0.25,150:0.5 (epoch:tau), got {self.tau_changes!r}.") from error
+
+    def drops(self) -> tuple[float, ...]:
+        """lr_drops as numbers; raises ConfigError."""
+        try:
+            shares = tuple(float(entry) for entry in self.lr_drops.split(",") if entry.strip())
+        except ValueError:
+            shares = (-1.0,)
+        if not all(0 <= share <= 1 for share in shares):
+            raise ConfigError(f"lr_drops must be shares of the run such as 0.5,0.75, got {self.lr_drops!r}.")
+        return shares
 
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
@@ -147,7 +207,12 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "fairness": ("fairness method", tuple(FAIRNESS)),
     "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
     "measure": ("measure", tuple(CLASS_SCORES)),
-    "score": ("class score", SCORES),
+    "score": ("class score", ("auto", *SCORES)),
+    "variant": ("variant", VARIANTS),
+    "norm": ("norm", tuple(NORMS)),
+    "batch_norm": ("BatchNorm mode", ("eval", "train")),
+    "averaging": ("averaging", tuple(AVERAGING)),
+    "average_buffers": ("treatment of buffers", BUFFERS),
     "solver": ("solver", ("exact", "cvxpy")),
     "attack_start": ("attack start", ("auto", *STARTS)),
     "lr_schedule": ("learning-rate schedule", LR_SCHEDULES),
@@ -158,10 +223,18 @@ _RANGES: dict[str, tuple[float, float]] = {
     "tau": (0, math.inf),
     "multiplier": (0, math.inf),
     "fairness_start": (0, math.inf),
-    "dro_rate": (0, math.inf),
+    "fairness_rate": (-1, math.inf),
+    "fairness_strength": (-1, math.inf),
+    "slack": (0, 1),
+    "replays": (0, 1000),
+    "awp_gamma": (0, 1),
+    "awp_start": (0, math.inf),
+    "average_decay": (-1, 1),
+    "average_start": (0, math.inf),
+    "average_threshold": (-1, 1),
     "score_decay": (0, 0.999_999),
     "beta": (0, math.inf),
-    "epsilon": (0, 1),
+    "epsilon": (0, 100),
     "attack_steps": (0, 10_000),
     "step_ratio": (0, 10),
     "epochs": (1, math.inf),

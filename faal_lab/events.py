@@ -47,6 +47,7 @@ class StepDone:
     margin: list[float | None]
     robust_correct: list[int] | None
     clean_correct: list[int] | None
+    radii: list[float | None] | None = None  # attack radius by class, where the fairness method sets them apart
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ Knows: every room above. Must not know: widgets, figures, notebooks.
 
 from __future__ import annotations
 
+import inspect
 import platform
 import subprocess
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,13 +25,14 @@ from faal_lab.evaluation import ATTACKS, Progress, Verdicts, evaluate
 from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.models import ModelSpec, build
 from faal_lab.recipe import Recipe
-from faal_lab.restore import base_file, from_checkpoint, load_model, load_weights, to_checkpoint
+from faal_lab.restore import base_file, delivered, from_checkpoint, load_model, load_weights, to_checkpoint
 from faal_lab.runs import CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.checkpoint import digest
 from faal_lab.runs.control import last_number
 from faal_lab.runs.files import replace_file
 from faal_lab.signals import caught_signals
-from faal_lab.training import Stopped, TrainingDiverged, TrainingState, steps_per_epoch, train
+from faal_lab.state import TrainingState
+from faal_lab.training import Stopped, TrainingDiverged, steps_per_epoch, train
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 
@@ -102,15 +105,17 @@ def prepare(
             tau = radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, splits.num_classes)
         except ValueError as error:
             raise ConfigError(f"multiplier: {error}") from error
-    recipe = recipe or Recipe.of(
-        config.objective, config.fairness, start=config.attack_start, ambiguity=config.ambiguity, tau=tau,
-        score=config.score, solver=config.solver, decay=config.score_decay, beta=config.beta, measure=config.measure,
-        dro_rate=config.dro_rate,
-    )  # fmt: skip
+    recipe = recipe or Recipe.of(**_recipe_settings(config, tau, validation=len(splits.validation) > 0))
     placed(model, device)
     state = TrainingState.fresh(model, recipe, config)
     state.dials["tau"] = tau
     return Experiment(config, splits.to(device), spec, state)
+
+
+def _recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:
+    """Those settings of a run that Recipe.of takes, by the same names."""
+    known = inspect.signature(Recipe.of).parameters
+    return {n: v for n, v in config.to_mapping().items() if n in known} | {"tau": tau, "validation": validation}
 
 
 def run(
@@ -240,7 +245,7 @@ def evaluate_run(
     radius = config.epsilon if epsilon is None else epsilon
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
-        "model_sha256": digest(stored.part("model"), {}), "versions": versions(),
+        "model_sha256": digest(delivered(stored), {}), "versions": versions(),
     }  # fmt: skip
     now = ("evaluating", 0.0)
 
@@ -252,7 +257,7 @@ def evaluate_run(
 
     with Heartbeat(folder.path, lambda: now):
         verdicts = evaluate(
-            placed(model, where), splits.test.to(where), splits.class_names, epsilon=radius,
+            placed(model, where), splits.test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
             attacks=attacks, seed=config.seed, header=header, progress=hear,
         )  # fmt: skip
         replace_file(folder.verdicts_file(checkpoint), verdicts.to_bytes())

@@ -14,6 +14,7 @@ from typing import Any
 
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.names import check_name
+from faal_lab.presets import preset_settings
 from faal_lab.runs import RunFolder, free_name
 
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}  # put there by IPython
@@ -59,18 +60,20 @@ def listed(text: str) -> list[str]:
 
 
 def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
-    """Settings and run folder of a training notebook: any setting of RunConfig, and `out`.
+    """Settings and run folder of a training notebook: any setting of RunConfig, `recipe`, `protocol` and `out`.
 
-    With a base, a setting that is None or not given is the base run's. An empty `out` becomes a free name in `runs/`.
+    Settings win over the recipe's, the recipe's over the protocol's. With a base, a setting that is None or not given is the base
+    run's. An empty `out` becomes a free name in `runs/`.
     """
-    names = ["out", *(f.name for f in fields(RunConfig))]
+    names = ["out", "recipe", "protocol", *(f.name for f in fields(RunConfig))]
     values = given(namespace)
     for name in values:
         check_name("parameter", name, names)
     out = values.pop("out", "")
     if not isinstance(out, str):
         raise ConfigError(f"out must be text, got {out!r}.")
-    stated = {name: value for name, value in values.items() if value is not None}
+    named = [values.pop(kind, None) or "" for kind in ("recipe", "protocol")]
+    stated = preset_settings(*named) | {name: value for name, value in values.items() if value is not None}
     config = based_on(stated.get("base", ""), stated)
     stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
     return config, Path(out) if out else free_name("runs", stem)

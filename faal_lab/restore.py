@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from faal_lab.class_stats import ClassStats
 from faal_lab.config import RunConfig
 from faal_lab.models import ModelSpec, build
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, RunFolderError, read_checkpoint
@@ -43,9 +44,14 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Pat
     if differences:
         raise CheckpointError(f"{file} does not fit this run: {'; '.join(differences)}. Choose another base, model or data set.")
     try:
-        model.load_state_dict(checkpoint.part("model"))
+        model.load_state_dict(delivered(checkpoint))
     except RuntimeError as error:
         raise CheckpointError(f"The weights in {file} do not fit the network {spec.name}: {error}") from error
+
+
+def delivered(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights that are the run's result: the averaged ones, once there are any."""
+    return checkpoint.part("average") or checkpoint.part("model")
 
 
 def spec_of(checkpoint: Checkpoint) -> ModelSpec:
@@ -61,14 +67,20 @@ def _source(config: RunConfig) -> dict[str, str | int]:
 
 
 def to_checkpoint(state: TrainingState, spec: ModelSpec, config: RunConfig, best: float) -> Checkpoint:
-    """All that is needed to go on: weights, momentum, the fairness method's state, counters and dials."""
+    """All that is needed to go on: weights and their average, momentum, the fairness method's state, counters and dials."""
     tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
-    tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state_dict().items()}
+    tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state.items()}
+    tensors |= {f"average.{n}": t for n, t in state.average.items()}
+    if state.tally is not None:
+        tensors |= {"tally.count": state.tally.count, **{f"tally.sums.{n}": t for n, t in state.tally.sums.items()}}
+    if state.perturbation is not None:
+        tensors["free.perturbation"] = state.perturbation
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{n}": t for n, t in entry.items() if isinstance(t, torch.Tensor)}
     header = {
         "spec": asdict(spec), "source": _source(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
-        "commands_read": state.commands_read, "dials": dict(state.dials), "best": best,
+        "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
+        "best": best,
     }  # fmt: skip
     return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
 
@@ -77,13 +89,25 @@ def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
     """Bring a fresh state to where a checkpoint of the same run stood, bit for bit; returns its best validation score."""
     header = checkpoint.header
     state.model.load_state_dict(checkpoint.part("model"))
-    state.recipe.fairness.load_state_dict(checkpoint.part("fairness"))
+    where = next(state.model.parameters()).device
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {n: t.to(where) for n, t in checkpoint.part(name).items()}
+
+    remembered = state.recipe.fairness.state
+    remembered.clear()
+    remembered.update(part("fairness"))
+    state.average = part("average")
+    state.perturbation = part("free").get("perturbation")
+    if count := part("tally"):
+        state.tally = ClassStats(count["count"], part("tally.sums"))
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.part("optimizer").items():
         index, key = name.split(".", 1)
         entries.setdefault(int(index), {})[key] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": entries})
     state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
+    state.begun, state.averaged = header.get("begun", state.epoch), header.get("averaged", 0)
     state.commands_read, state.dials = header["commands_read"], dict(header["dials"])
     return header["best"]
 
@@ -96,5 +120,5 @@ def load_model(run_folder: str | Path, which: str = "last") -> tuple[nn.Module, 
     if spec.name != config.model:
         raise RunFolderError(f"{run_folder} was trained with a network of its own ({spec.name}): build it and load_weights.")
     model = build(spec, config.seed)
-    model.load_state_dict(checkpoint.part("model"))
+    model.load_state_dict(delivered(checkpoint))
     return model.eval(), config, checkpoint

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "faal_lab"
 
 # Top to bottom; a module may import modules above it, and its own room.
 ORDER = [
-    "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data",
-    "fairness", "recipe", "config", "events", "signals",
-    "evaluation", "training",
+    "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
+    "fairness", "averaging", "presets", "recipe", "config", "events", "signals",
+    "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
     "runs", "restore", "experiment", "live", "parameters", "history", "progress",
     "figures", "ambiguity_figures", "exercises", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.averaging import AVERAGING
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
 from faal_lab.demo import jobs
@@ -16,7 +17,7 @@ from faal_lab.doctor import examine
 from faal_lab.fairness import FAIRNESS
 from faal_lab.lab import lab_command
 from faal_lab.objectives import OBJECTIVES
-from faal_lab.recipe import RECIPES
+from faal_lab.presets import PRESETS, PROTOCOLS
 from faal_lab.runs import RunFolder
 from faal_lab.seeds import differences, mean_rows
 
@@ -145,6 +146,6 @@ def test_differences_are_paired_by_seed() -> None:
 def test_methods_lists_everything_with_its_source(capsys) -> None:
     assert main(["methods"]) == 0
     said = capsys.readouterr().out
-    for name in (*OBJECTIVES, *FAIRNESS, *AMBIGUITY_SETS, *RECIPES):
+    for name in (*OBJECTIVES, *FAIRNESS, *AVERAGING, *AMBIGUITY_SETS, *PRESETS, *PROTOCOLS):
         assert re.search(rf"^  {re.escape(name)} +\S", said, re.M), name
     assert "Zhang et al., ICML 2019" in said

@@ -30,7 +30,7 @@ def test_every_setting_is_documented() -> None:
         ({"epochs": 2.0}, r"epochs must be a whole number, got 2\.0 \(float\)"),
         ({"epochs": True}, r"epochs must be a whole number, got True \(bool\)"),
         ({"epsilon": True}, r"epsilon must be a number, got True"),
-        ({"epsilon": 8}, r"epsilon must be between 0 and 1, got 8\.0"),
+        ({"epsilon": 8}, r"epsilon must be between 0 and 1 for norm=linf, got 8\.0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"ambiguity": "total-variation", "tau": 2}, "tau must be between 0 and 1 for ambiguity=total-variation, got 2"),
         ({"multiplier": 0.8}, "multiplier must be above 1 .* got 0.8"),
@@ -50,7 +50,7 @@ def test_bad_values(settings: dict, text: str) -> None:
         ({"model": "smal-cnn"}, r"Unknown model 'smal-cnn'\. Did you mean 'small-cnn'"),
         ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
         ({"ambiguity": "tv"}, "Unknown ambiguity set 'tv'.*Known: kl, reverse-kl"),
-        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, standard"),
+        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, bat, standard"),
     ],
 )
 def test_unknown_names(settings: dict, text: str) -> None:

@@ -143,7 +143,7 @@ def test_class_weights_set_in_when_they_are_told(tmp_path: Path) -> None:
 
 
 def test_group_dro_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    config = replace(FAAL_QUICK, fairness="group-dro", objective="trades", dro_rate=0.1)
+    config = replace(FAAL_QUICK, fairness="group-dro", objective="trades", fairness_rate=0.1)
     whole = [e.weights for e in finish(config, tmp_path / "whole") if isinstance(e, StepDone)]
     assert whole[-1] != whole[0], "its weights move"
     events = run(config, tmp_path / "cut")
@@ -156,11 +156,15 @@ def test_group_dro_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_learning_rate_schedules() -> None:
-    assert learning_rate_factor("cosine", 0.0, 0, 4) == 1
-    assert learning_rate_factor("cosine", 0.5, 2, 4) == pytest.approx(0.5)
-    assert [learning_rate_factor("step", 0, e, 2) for e in (0, 1)] == [1, 0.1], "the paper's two epochs: 0.01, then 0.001"
-    assert learning_rate_factor("one-cycle", 0.3, 0, 1) == pytest.approx(1)
-    assert learning_rate_factor("constant", 0.9, 3, 4) == 1
+    def factor(schedule: str, progress: float, epoch: int, epochs: int, **settings) -> float:
+        return learning_rate_factor(RunConfig(lr_schedule=schedule, epochs=epochs, **settings), progress, epoch)
+
+    assert factor("cosine", 0.0, 0, 4) == 1
+    assert factor("cosine", 0.5, 2, 4) == pytest.approx(0.5)
+    assert [factor("step", 0, e, 2) for e in (0, 1)] == [1, 0.1], "the paper's two epochs: 0.01, then 0.001"
+    assert [factor("step", 0, e, 100, lr_drops="0.75,0.9") for e in (74, 75, 90)] == pytest.approx([1, 0.1, 0.01])
+    assert factor("one-cycle", 0.3, 0, 1) == pytest.approx(1)
+    assert factor("constant", 0.9, 3, 4) == 1
 
 
 class Said:

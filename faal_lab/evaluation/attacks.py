@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,21 +32,22 @@ class Attack:
 PGD_ATTACKS = {"pgd-20": Attack("cross-entropy", 20), "cw-20": Attack("margin", 20)}
 
 
-def survivors(
+def predictions(
     model: nn.Module,
     images: Images,
     attack: Attack | None,
     epsilon: float,
     *,
     seed: int,
+    norm: str = "linf",
     tick: AttackTick | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Which images are classified correctly under `attack` (None: clean): bool [N] on the images' device.
+    """What the model takes each image for under `attack` (None: clean): int64 [N] on the images' device.
 
     `tick` is called between attack steps and chunks; `progress` is told how many images were finished.
     """
-    verdicts = []
+    found = [images.labels[:0]]
     with frozen(model):
         for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
             if tick is not None:
@@ -54,14 +56,19 @@ def survivors(
             if attack is not None:
                 noise = keyed_random.uniform(seed, 0, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
                 pixels = pgd(
-                    model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps,
-                    loss=attack.loss, start=start_point(pixels, epsilon, noise), keep_fooled=True, tick=tick,
+                    model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
+                    start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
                 )  # fmt: skip
             with torch.no_grad():
-                verdicts.append(model(pixels).argmax(1) == labels)
+                found.append(model(pixels).argmax(1))
             if progress is not None:
                 progress(len(indices))
-    return torch.cat(verdicts)
+    return torch.cat(found)
+
+
+def survivors(model: nn.Module, images: Images, attack: Attack | None, epsilon: float, **options: Any) -> torch.Tensor:
+    """Which images are classified correctly under `attack`: bool [N]; arguments as of `predictions`."""
+    return predictions(model, images, attack, epsilon, **options) == images.labels
 
 
 def count_by_class(verdicts: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[int]:

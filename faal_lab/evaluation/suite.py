@@ -28,12 +28,13 @@ def evaluate(
     class_names: tuple[str, ...],
     *,
     epsilon: float,
+    norm: str = "linf",
     attacks: tuple[str, ...] = ATTACKS,
     seed: int = 0,
     header: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Verdicts:
-    """Attack every image with every attack of `attacks` (names in ATTACKS) in the L-infinity ball of `epsilon`.
+    """Attack every image with every attack of `attacks` (names in ATTACKS) in the `norm` ball of radius `epsilon`.
 
     The model takes pixels in [0, 1]; it is evaluated in evaluation mode and float32. Raises UnknownName.
     """
@@ -46,12 +47,12 @@ def evaluate(
     for name in attacks:
         tell = _part(progress, before / total, _COST[name] / total)
         if name == "autoattack":
-            found[name] = _autoattack(model, images, len(class_names), epsilon, seed, tell)
+            found[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, tell)
         else:
-            found[name] = _pgd(model, images, name, epsilon, seed, tell)
+            found[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
         before += _COST[name]
     survived = {name: flags.cpu().numpy() for name, flags in found.items()}
-    about = {"epsilon": epsilon, "norm": "Linf", "seed": seed, "precision": "float32", **(header or {})}
+    about = {"epsilon": epsilon, "norm": norm, "seed": seed, "precision": "float32", **(header or {})}
     return Verdicts(images.labels.cpu().numpy().astype(np.int64), survived, class_names, about)
 
 
@@ -65,7 +66,7 @@ def _part(progress: Progress | None, start: float, width: float) -> Progress:
     return tell
 
 
-def _pgd(model: nn.Module, images: Images, name: str, epsilon: float, seed: int, tell: Progress) -> torch.Tensor:
+def _pgd(model: nn.Module, images: Images, name: str, epsilon: float, norm: str, seed: int, tell: Progress) -> torch.Tensor:
     done = 0
 
     def finished(count: int) -> None:
@@ -73,14 +74,16 @@ def _pgd(model: nn.Module, images: Images, name: str, epsilon: float, seed: int,
         done += count
         tell(name, done / len(images))
 
-    return survivors(model, images, PGD_ATTACKS.get(name), epsilon, seed=seed, progress=finished)
+    return survivors(model, images, PGD_ATTACKS.get(name), epsilon, seed=seed, norm=norm, progress=finished)
 
 
-def _autoattack(model: nn.Module, images: Images, num_classes: int, epsilon: float, seed: int, tell: Progress) -> torch.Tensor:
+def _autoattack(
+    model: nn.Module, images: Images, num_classes: int, epsilon: float, norm: str, seed: int, tell: Progress
+) -> torch.Tensor:
     pixels, labels = images.all()
 
     def finished(name: str, share: float, left: int) -> None:
         tell(f"autoattack: {name}, {left} still robust", share)
 
-    after = autoattack(model, pixels, labels, epsilon=epsilon, seed=seed, num_classes=num_classes, progress=finished)
+    after = autoattack(model, pixels, labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, progress=finished)
     return list(after.values())[-1]

@@ -8,7 +8,7 @@ import torch
 
 from faal_lab.ambiguity import AmbiguitySet, KLBall, conic
 from faal_lab.class_stats import CLASS_SCORES, ClassStats
-from faal_lab.fairness.fairness import Weighing, uniform_over
+from faal_lab.fairness.fairness import State, Weighing, uniform_over
 from faal_lab.names import check_name
 
 SCORES = ("mean", "sum", "running")
@@ -20,7 +20,7 @@ class FAAL:
     Class scores are means of the softmax margin over the classes present. The release instead sums margins over samples,
     so that a frequent class is pushed further from 0, and lets an absent class act as a score of 0: `score="sum"` is that.
     `score="running"` (ours) is for many classes, of which a batch holds few images or none: sums and counts of all batches so
-    far, fading by `decay` a batch; then every class that was seen takes part. All terms of the objective share the weights.
+    far, fading by `score_decay` a batch; then every class that was seen takes part. All terms of the objective share the weights.
     `solver` is "exact" or "cvxpy". `measure` is what a sample is scored by: "margin", or the ablation's "cross-entropy", "error".
     """
 
@@ -29,20 +29,20 @@ class FAAL:
         ambiguity: AmbiguitySet | None = None,
         score: str = "mean",
         solver: str = "exact",
-        decay: float = 0.9,
+        score_decay: float = 0.9,
         measure: str = "margin",
     ) -> None:
         self.ambiguity = ambiguity if ambiguity is not None else KLBall(0.5)
         if score not in SCORES:
             raise ValueError(f"score must be 'mean' (the paper's), 'sum' (the release's) or 'running', got {score!r}.")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {decay}.")
+        if not 0 <= score_decay < 1:
+            raise ValueError(f"score_decay must be at least 0 and below 1, got {score_decay}.")
         if solver not in ("exact", "cvxpy"):
             raise ValueError(f"solver must be 'exact' or 'cvxpy', got {solver!r}.")
         check_name("measure", measure, CLASS_SCORES)
-        self.score, self.solver, self.decay, self.measure = score, solver, decay, measure
+        self.score, self.solver, self.decay, self.measure = score, solver, score_decay, measure
         self.needs: tuple[str, ...] = (measure,)
-        self._running: dict[str, torch.Tensor] = {}  # fading sums and counts by class
+        self.state: State = {}  # fading sums and counts by class
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Solve the middle problem for this batch (Algorithm 1, lines 5 and 6)."""
@@ -66,15 +66,7 @@ class FAAL:
         if self.score == "mean":
             return stats.mean(self.measure), stats.present
         now = {"sum": stats.sums[self.measure].double(), "count": stats.count.double()}
-        old = {name: tensor.to(stats.count.device) for name, tensor in self._running.items()}
-        self._running = {name: self.decay * old[name] + new if old else new for name, new in now.items()}
-        count = self._running["count"]
-        return self._running["sum"] / torch.where(count > 0, count, 1.0), count > 0
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The running sums and counts, where they are kept."""
-        return dict(self._running)
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from there."""
-        self._running = dict(state)
+        for name, new in now.items():
+            self.state[name] = self.decay * self.state[name] + new if name in self.state else new
+        count = self.state["count"]
+        return self.state["sum"] / torch.where(count > 0, count, 1.0), count > 0

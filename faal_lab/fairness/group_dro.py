@@ -6,7 +6,7 @@ import torch
 
 from faal_lab.ambiguity.worst_case import check_radius
 from faal_lab.class_stats import ClassStats
-from faal_lab.fairness.fairness import Weighing
+from faal_lab.fairness.fairness import State, Weighing, fixed
 
 
 class GroupDRO:
@@ -22,25 +22,14 @@ class GroupDRO:
     def __init__(self, rate: float = 0.01) -> None:
         check_radius(rate, "rate, the step of group DRO,")
         self.rate = rate
-        self._log_weights: torch.Tensor | None = None  # [C]; logarithms, since products of many steps would underflow
+        self.state: State = {}  # log_weights [C]: products of many steps would underflow
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Step the weights by this batch's class losses, then weigh with them."""
         mean, present = stats.mean("loss").double(), stats.present
-        if self._log_weights is None:
-            self._log_weights = torch.zeros_like(mean)
-        grown = self._log_weights.to(mean.device) + torch.where(present, self.rate * mean, 0.0)
-        self._log_weights = grown.log_softmax(0)
-        weights = self._log_weights.exp()
+        old = self.state.get("log_weights", torch.zeros_like(mean))
+        self.state["log_weights"] = (old + torch.where(present, self.rate * mean, 0.0)).log_softmax(0)
+        weights = self.state["log_weights"].exp()
         count = stats.count.double()
         multipliers = torch.where(present, weights * count.sum() / count.clamp(min=1), 0.0)
-        spent = -(torch.log(weights * len(weights))).mean()  # KL(U || w), to compare with FAAL's tau
-        return Weighing(weights, dict.fromkeys(terms, multipliers), spent)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The logarithms of the weights."""
-        return {} if self._log_weights is None else {"log_weights": self._log_weights}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from there."""
-        self._log_weights = state.get("log_weights")
+        return Weighing(weights, dict.fromkeys(terms, multipliers), fixed(weights)[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from faal_lab.class_stats import ClassStats
-from faal_lab.fairness.fairness import Weighing, uniform_over
+from faal_lab.fairness.fairness import State, Weighing, uniform_over
 
 
 class NoFairness:
@@ -13,14 +13,10 @@ class NoFairness:
 
     needs: tuple[str, ...] = ()
 
+    def __init__(self) -> None:
+        self.state: State = {}
+
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Uniform weights over the classes present."""
         weights = uniform_over(stats.present)
         return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Nothing is remembered between batches."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to bring back."""

@@ -5,6 +5,7 @@ A new objective is one file and one row in `OBJECTIVES`; an object with the same
 """
 
 from faal_lab.objectives.adversarial import AdversarialTraining
+from faal_lab.objectives.bat import BAT
 from faal_lab.objectives.mart import MART
 from faal_lab.objectives.objective import Objective, Outcome, Terms, weighted
 from faal_lab.objectives.standard import StandardTraining
@@ -14,7 +15,19 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "at": AdversarialTraining,
     "trades": TRADES,
     "mart": MART,
+    "bat": BAT,
     "standard": StandardTraining,
 }
 
-__all__ = ["MART", "OBJECTIVES", "TRADES", "AdversarialTraining", "Objective", "Outcome", "StandardTraining", "Terms", "weighted"]
+__all__ = [
+    "BAT",
+    "MART",
+    "OBJECTIVES",
+    "TRADES",
+    "AdversarialTraining",
+    "Objective",
+    "Outcome",
+    "StandardTraining",
+    "Terms",
+    "weighted",
+]

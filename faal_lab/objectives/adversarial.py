@@ -12,6 +12,8 @@ from faal_lab.objectives.objective import Outcome
 class AdversarialTraining:
     """Cross-entropy on adversarial images (Madry et al., ICLR 2018): one term, `robust`."""
 
+    terms: tuple[str, ...] = ("robust",)
+    points: int = 1
     attack_loss: str | None = "cross-entropy"
     start: str = "uniform"
 

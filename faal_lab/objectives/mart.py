@@ -20,6 +20,8 @@ class MART:
     """
 
     beta: float = 6.0
+    terms: tuple[str, ...] = ("boosted", "robust")
+    points: int = 1
     attack_loss: str | None = "cross-entropy"
     start: str = "gaussian"
 

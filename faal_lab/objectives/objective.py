@@ -22,6 +22,16 @@ class Objective(Protocol):
     """A training loss, what its attack ascends (None: it is trained on clean images alone) and where that begins."""
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms it returns; the first is its cross-entropy."""
+        ...
+
+    @property
+    def points(self) -> int:
+        """How many adversarial points it wants of each image: 1, or 2 on either side of the decision boundary."""
+        ...
+
+    @property
     def attack_loss(self) -> str | None:
         """A row of ATTACK_LOSSES, or None."""
         ...
@@ -32,17 +42,25 @@ class Objective(Protocol):
         ...
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Forward in training mode. `adv` are the attack's images (the images themselves without an attack)."""
+        """Forward in training mode. `adv` are the attack's images (the images themselves without an attack).
+
+        Two points come as one tensor [2, B, C, H, W].
+        """
         ...
 
 
-def weighted(terms: Terms, multipliers: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+def weighted(
+    terms: Terms, multipliers: dict[str, torch.Tensor], labels: torch.Tensor, predicted: torch.Tensor | None = None
+) -> torch.Tensor:
     """Sum over terms of the batch mean of `multiplier[label] * term`: a scalar (FAAL, Algorithm 1, line 7).
 
-    A term without a multiplier [C] counts fully. Multipliers of exactly 1 leave the loss bit for bit as it was.
+    A multiplier is [C], or [C, C] by (predicted class, label) where a method tells confusions apart; a term without one
+    counts fully. Multipliers of exactly 1 leave the loss bit for bit as it was.
     """
     total = torch.zeros((), device=labels.device)
     for name, term in terms.items():
         factor = multipliers.get(name)
-        total = total + (term if factor is None else factor.to(term.dtype)[labels] * term).mean()
+        if factor is not None:
+            factor = factor.to(term.dtype)[labels] if factor.ndim == 1 else factor.to(term.dtype)[predicted, labels]
+        total = total + (term if factor is None else factor * term).mean()
     return total

@@ -12,6 +12,8 @@ from faal_lab.objectives.objective import Outcome
 class StandardTraining:
     """Cross-entropy on clean images: one term, `clean`."""
 
+    terms: tuple[str, ...] = ("clean",)
+    points: int = 1
     attack_loss: str | None = None
     start: str = "zero"
 

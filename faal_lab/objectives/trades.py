@@ -20,6 +20,8 @@ class TRADES:
     """
 
     beta: float = 6.0
+    terms: tuple[str, ...] = ("clean", "robust")
+    points: int = 1
     attack_loss: str | None = "kl"
     start: str = "gaussian"
 

@@ -1,0 +1,147 @@
+"""Phases 2 and 3 of a training step: the worst class distribution, and one descent step against it.
+
+Knows: objective, fairness method, weight perturbation, optimiser, average. Must not know: epochs, commands, where events go.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from faal_lab.adversary import weight_perturbed
+from faal_lab.attacking import Attacked, acting, climb_along
+from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
+from faal_lab.config import RunConfig
+from faal_lab.evaluation.attacks import count_by_class
+from faal_lab.events import StepDone
+from faal_lab.fairness import AddsTerms, EndsEpochs
+from faal_lab.objectives import Outcome, weighted
+from faal_lab.sampling import Batch
+from faal_lab.state import TrainingState
+
+Buffers = list[torch.Tensor]
+
+
+class TrainingDiverged(FloatingPointError):
+    """Loss or gradient is not finite; the state is that of the last good step."""
+
+
+def copied_buffers(model: nn.Module) -> Buffers:
+    """BatchNorm's statistics as they stand: a train-mode forward moves them even if the step is then refused."""
+    return [b.detach().clone() for b in model.buffers()]
+
+
+def put_back(model: nn.Module, buffers: Buffers) -> None:
+    """Undo what forward passes did to the buffers."""
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+
+
+def descend(
+    state: TrainingState,
+    batch: Batch,
+    attacked: Attacked,
+    num_classes: int,
+    rate: float,
+    config: RunConfig,
+    buffers: Buffers,
+) -> StepDone:
+    """One optimiser step (FAAL, Algorithm 1, lines 4 to 8); raises TrainingDiverged with the state as it was before the batch."""
+    model, recipe, labels = state.model, state.recipe, batch.labels
+    model.train()
+    adv = attacked.images.detach().requires_grad_(bool(config.replays))
+
+    def unweighted() -> torch.Tensor:
+        return weighted(recipe.objective(model, batch.images, adv, labels).terms, {}, labels)
+
+    gamma = recipe.awp_gamma if state.epoch >= config.awp_start else 0.0
+    with weight_perturbed(model, unweighted, gamma):
+        outcome = recipe.objective(model, batch.images, adv, labels)
+        if recipe.clean_forward and outcome.clean_logits is None:
+            with torch.no_grad():
+                model(batch.images)  # moves BatchNorm and nothing else
+        method = acting(state, config)
+        if isinstance(method, AddsTerms):
+            outcome = outcome._replace(terms={**outcome.terms, **method.more_terms(outcome, labels)})
+        logits = scored_logits(outcome)
+        if not bool(torch.isfinite(logits).all()):
+            raise _diverged(state, buffers, "Logits are", rate)
+        stats = _statistics(state, outcome, logits, labels, num_classes)
+        with torch.no_grad():
+            weighing = method.weigh(stats, tuple(outcome.terms), state.dials["tau"])
+        loss = weighted(outcome.terms, weighing.multipliers, labels, logits.argmax(1))
+        _step(state, loss, buffers, rate)
+    if config.replays:
+        assert adv.grad is not None
+        climb_along(state, batch, attacked, adv.grad, config)
+    state.averaged = recipe.averaging.after_step(state.average, model, state.epoch, state.averaged)
+    if isinstance(recipe.fairness, EndsEpochs):
+        state.tally = stats if state.tally is None else state.tally + stats
+    state.step, state.batch = state.step + 1, state.batch + 1
+    count = [int(n) for n in stats.count.tolist()]
+    return StepDone(
+        step=state.step, epoch=state.epoch, loss=loss.item(), tau=state.dials["tau"], epsilon=state.dials["epsilon"],
+        learning_rate=rate, weights=weighing.weights.tolist(), divergence=float(weighing.divergence), count=count,
+        margin=_known(stats.mean("margin"), count), robust_correct=_correct(outcome.adv_logits, labels, num_classes),
+        clean_correct=_correct(outcome.clean_logits, labels, num_classes), radii=_radii(attacked, labels, stats),
+    )  # fmt: skip
+
+
+def scored_logits(outcome: Outcome) -> torch.Tensor:
+    """The logits [B, C] that classes are scored by: of the attacked images where there are any. Without gradient."""
+    logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
+    assert logits is not None, "an objective must return the logits that classes are scored by"
+    return logits.detach()
+
+
+def _statistics(
+    state: TrainingState, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor, num_classes: int
+) -> ClassStats:
+    """What the fairness method needs to know of the batch, and the margin, which is always shown."""
+    needs = {"margin", *state.recipe.fairness.needs}
+    values = {name: CLASS_SCORES[name](logits, labels) for name in needs - {"loss", "softmax"}}
+    if "loss" in needs:
+        values["loss"] = torch.stack([term.detach() for term in outcome.terms.values()]).sum(0)
+    if "softmax" in needs:
+        values["softmax"] = logits.softmax(1)
+    return ClassStats.of(labels, num_classes, values)
+
+
+def _step(state: TrainingState, loss: torch.Tensor, buffers: Buffers, rate: float) -> None:
+    """Backward and one optimiser step; raises TrainingDiverged where it must not be made."""
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
+    if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
+        raise _diverged(state, buffers, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+
+
+def _diverged(state: TrainingState, buffers: Buffers, what: str, rate: float) -> TrainingDiverged:
+    """The error to raise; buffers are put back."""
+    put_back(state.model, buffers)
+    return TrainingDiverged(
+        f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "
+        f"Lower the learning rate (now {rate:.4g}) or tau, or look for broken images."
+    )
+
+
+def _correct(logits: torch.Tensor | None, labels: torch.Tensor, num_classes: int) -> list[int] | None:
+    return None if logits is None else count_by_class(logits.detach().argmax(1) == labels, labels, num_classes)
+
+
+def _known(means: torch.Tensor, count: list[int]) -> list[float | None]:
+    """Class means [C], None where the class was absent."""
+    return [m if n else None for m, n in zip(means.tolist(), count, strict=True)]
+
+
+def _radii(attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> list[float | None] | None:
+    """Each class's attack radius, where the fairness method gives classes radii of their own."""
+    if attacked.radius is None:
+        return None
+    sums = class_sums(attacked.radius, labels, len(stats.count))
+    return _known(sums / stats.count.clamp(min=1), [int(n) for n in stats.count.tolist()])

@@ -1,0 +1,44 @@
+"""All that a training is between two events.
+
+Knows: what has to be kept to go on. Must not know: how it is written, how a step is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from faal_lab.class_stats import ClassStats
+from faal_lab.config import RunConfig
+from faal_lab.recipe import Recipe
+
+
+@dataclass
+class TrainingState:
+    """Everything a run needs to go on from where it is. Noise needs no state: it is keyed by seed, epoch and image."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    recipe: Recipe
+    dials: dict[str, float]  # tau, epsilon, learning_rate as they stand now
+    epoch: int = 0
+    batch: int = 0  # steps of this epoch already done
+    step: int = 0
+    begun: int = -1  # the last epoch for which the fairness method measured and scheduled dials were turned
+    commands_read: int = 0  # so that a command obeyed before an interruption is not obeyed again
+    average: dict[str, torch.Tensor] = field(default_factory=dict)  # averaged weights, empty before there are any
+    averaged: int = 0  # how many steps they have absorbed
+    tally: ClassStats | None = None  # the fairness method's class statistics, summed over this epoch
+    perturbation: torch.Tensor | None = None  # free training's, which climbs from batch to batch
+    activity: str = field(default="starting", compare=False)
+
+    @staticmethod
+    def fresh(model: nn.Module, recipe: Recipe, config: RunConfig) -> TrainingState:
+        """The state before the first step."""
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        dials = {"tau": config.tau, "epsilon": config.epsilon, "learning_rate": config.learning_rate}
+        return TrainingState(model, optimizer, recipe, dials)

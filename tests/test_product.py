@@ -1,0 +1,229 @@
+"""The product of parts: every point that makes sense trains, acts, and survives an interruption; every other one is refused."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from faal_lab.averaging import AVERAGING
+from faal_lab.config import ConfigError, RunConfig
+from faal_lab.data import Images, Splits, load
+from faal_lab.events import DialTurned, EpochDone, StepDone
+from faal_lab.experiment import _recipe_settings
+from faal_lab.fairness import FAIRNESS
+from faal_lab.models import ModelSpec, SmallConvNet
+from faal_lab.names import UnknownName
+from faal_lab.objectives import OBJECTIVES
+from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.recipe import Recipe, RecipeError, check_combination
+from faal_lab.restore import from_checkpoint, to_checkpoint
+from faal_lab.training import TrainingState, train
+
+SHORT = RunConfig(
+    epochs=2, batch_size=128, attack_steps=2, validation_steps=1, learning_rate=0.02, average_threshold=0.0, epsilon=0.1
+)
+# the authors' rates are for long runs
+RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
+SPEC = ModelSpec("small-cnn", 10, 1, 8, 8, (0.3,), (0.4,))
+
+
+@pytest.fixture(scope="session")
+def few() -> Splits:
+    """256 digits to train on, 64 to validate."""
+    splits = load("digits", seed=0)
+
+    def first(images: Images, count: int) -> Images:
+        return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
+
+    return replace(splits, train=first(splits.train, 256), validation=first(splits.validation, 64))
+
+
+def fresh(config: RunConfig) -> TrainingState:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SmallConvNet(10, 1, (8, 8), (0.3,), (0.4,), filters=4)
+    return TrainingState.fresh(model, Recipe.of(**_recipe_settings(config, config.tau, validation=True)), config)
+
+
+def sensible() -> list[tuple[str, str, float, str]]:
+    points = []
+    for objective, fairness, gamma, averaging in itertools.product(OBJECTIVES, FAIRNESS, (0.0, 0.01), AVERAGING):
+        try:
+            check_combination(objective, fairness, averaging)
+        except RecipeError:
+            continue
+        points.append((objective, fairness, gamma, averaging))
+    return points
+
+
+def test_how_many_points_make_sense() -> None:
+    pairs = {(objective, fairness) for objective, fairness, _, _ in sensible()}
+    assert len(sensible()) == 6 * len(pairs)
+    refused = {(o, f) for o in OBJECTIVES for f in FAIRNESS} - pairs
+    only_trades = ("frl-rw", "frl-rwrm", "cfa-ccr", "csr")
+    attacked = ("frl-rm", "cfa", "cfa-ccm", "dafa", "trix")
+    expected = {(o, f) for o in OBJECTIVES if o != "trades" for f in only_trades} | {("standard", f) for f in attacked}
+    assert refused == expected | {("bat", "trix")}
+
+
+@pytest.mark.parametrize("objective, fairness, gamma, averaging", sensible(), ids=lambda value: str(value))
+def test_every_point_trains_and_acts(few: Splits, objective: str, fairness: str, gamma: float, averaging: str) -> None:
+    config = replace(
+        SHORT, objective=objective, fairness=fairness, awp_gamma=gamma, averaging=averaging,
+        fairness_rate=RATES.get(fairness, -1.0),
+    )  # fmt: skip
+    state = fresh(config)
+    before = {n: p.detach().clone() for n, p in state.model.named_parameters()}
+    events = list(train(state, few, config))
+    steps = [e for e in events if isinstance(e, StepDone)]
+    assert len(steps) == 4
+    assert all(math.isfinite(s.loss) for s in steps)
+    assert all(sum(s.weights) == pytest.approx(1) for s in steps)
+    assert all(min(s.weights) >= 0 for s in steps)
+    assert all(torch.isfinite(p).all() for p in state.model.parameters())
+    assert all(not torch.equal(before[n], p) for n, p in state.model.named_parameters())
+    assert bool(state.average) == (averaging != "none")
+    if averaging != "none":
+        assert state.average.keys() == state.model.state_dict().keys()
+    uniform = [1 / 10 if n else 0.0 for n in steps[-1].count]
+    uniform = [u / sum(uniform) for u in uniform]
+    acts = max(abs(w - u) for w, u in zip(steps[-1].weights, uniform, strict=True)) > 1e-4 or any(
+        r is not None and abs(r - config.epsilon) > 1e-4 for r in steps[-1].radii or []
+    )
+    assert acts == (fairness != "none")
+    assert [sum(e.count) for e in events if isinstance(e, EpochDone)] == [64, 64]
+
+
+INTERRUPTED = [
+    *({"objective": "trades", "fairness": name, "fairness_rate": RATES.get(name, -1.0)} for name in FAIRNESS),
+    {"objective": "at", "fairness": "faal", "score": "running"},
+    {"objective": "at", "averaging": "ema", "awp_gamma": 0.01},
+    {"objective": "trades", "fairness": "cfa", "averaging": "fawa"},
+    {"objective": "at", "fairness": "faal", "replays": 2},
+    {"objective": "bat", "fairness": "faal", "tau_changes": "1:0.2"},
+]
+
+
+@pytest.mark.parametrize("settings", INTERRUPTED, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_every_methods_state_survives_save_and_resume(few: Splits, settings: dict, after: int) -> None:
+    config = replace(SHORT, **settings)
+    whole = fresh(config)
+    expected = list(train(whole, few, config))
+    first = fresh(config)
+    events = train(first, few, config)
+    seen = list(itertools.islice(events, after))
+    events.close()
+    saved = to_checkpoint(first, SPEC, config, best=0.0)
+    second = fresh(config)
+    from_checkpoint(second, saved)
+    assert seen + list(train(second, few, config)) == expected
+    for mine, theirs in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert all(torch.equal(whole.average[n], second.average[n]) for n in whole.average)
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        (
+            {"objective": "at", "fairness": "frl-rw"},
+            "frl-rw weighs the terms clean and robust apart, and objective=at has robust: there is no clean term",
+        ),
+        ({"objective": "at", "fairness": "csr"}, "csr weighs the terms clean and robust apart.* Choose objective=trades"),
+        ({"objective": "mart", "fairness": "frl-rwrm"}, "objective=mart has boosted, robust: there is no clean term"),
+        ({"objective": "bat", "fairness": "trix"}, "bat needs attacks that run away from the true class.* aims some at a target"),
+        (
+            {"objective": "standard", "fairness": "dafa"},
+            "dafa acts on attacks, and objective=standard trains on clean images alone",
+        ),
+        ({"objective": "bat", "replays": 4}, "free training.* cannot make what objective=bat"),
+        ({"objective": "trades", "fairness": "trix", "replays": 4}, "free training.*fairness=trix"),
+        ({"averaging": "emma"}, "Unknown averaging 'emma'. Did you mean 'ema'"),
+        ({"tau_changes": "x:0.5"}, "tau_changes must be like 100:0.25,150:0.5 .epoch:tau., got 'x:0.5'"),
+        ({"tau_changes": "3:-1"}, "tau_changes wants tau -1.0 at epoch 3; it must be between 0 and"),
+        ({"lr_drops": "50,75"}, "lr_drops must be shares of the run such as 0.5,0.75, got '50,75'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_reason(settings: dict, text: str) -> None:
+    with pytest.raises((ConfigError, UnknownName), match=text):
+        RunConfig.from_mapping(settings)
+
+
+@pytest.mark.parametrize("settings", [{"averaging": "fawa"}, {"fairness": "wat"}, {"objective": "trades", "fairness": "frl-rw"}])
+def test_what_is_decided_on_validation_images_is_refused_without_them(settings: dict) -> None:
+    with pytest.raises(RecipeError, match="is decided on validation images, and there are none. Set validation to split"):
+        Recipe.of(**{"objective": "at", "fairness": "none", **settings}, validation=False)
+
+
+@pytest.mark.parametrize("recipe", PRESETS)
+@pytest.mark.parametrize("protocol", ["", *PROTOCOLS])
+def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: str, protocol: str) -> None:
+    settings = preset_settings(recipe, protocol)
+    stated = {**settings, "data": "digits", "model": "small-cnn"}
+    config = RunConfig.from_mapping(stated)
+    assert config.to_mapping().items() >= stated.items()
+    built = Recipe.of(**_recipe_settings(config, config.tau, validation=True))
+    assert built.awp_gamma == PRESETS[recipe].get("awp_gamma", 0.0)
+    assert RunConfig.from_mapping(config.to_mapping()) == config
+
+
+def test_the_papers_protocols() -> None:
+    two = RunConfig.from_mapping(preset_settings("faal-at-awp", "finetune-2ep") | {"data": "digits"})
+    assert (two.epochs, two.learning_rate, two.drops(), two.tau, two.awp_gamma) == (2, 0.01, (0.5,), 0.5, 0.005)
+    long = RunConfig.from_mapping(preset_settings("faal-trades", "scratch-200ep") | {"data": "digits", "model": "small-cnn"})
+    assert (long.fairness_start, long.tau, long.tau_schedule(), long.average_start) == (100, 0.25, {150: 0.5}, 100)
+    assert preset_settings("pgd-at", "scratch-200ep")["averaging"] == "none", "the baseline does not borrow FAAL's average"
+    assert preset_settings("cfa-at", "scratch-200ep")["average_start"] == 50
+    assert preset_settings("faal-at", "cifar100-100ep")["tau"] == 0.05
+
+
+def test_tau_follows_its_schedule_and_says_so(few: Splits) -> None:
+    config = replace(SHORT, fairness="faal", tau=0.25, tau_changes="1:0.5")
+    events = list(train(fresh(config), few, config))
+    assert [s.tau for s in events if isinstance(s, StepDone)] == [0.25] * 2 + [0.5] * 2
+    assert [e for e in events if isinstance(e, DialTurned)] == [DialTurned(2, "tau", 0.25, 0.5)]
+    assert all(s.divergence == pytest.approx(s.tau) for s in events if isinstance(s, StepDone))
+
+
+def test_a_method_does_nothing_before_it_starts(few: Splits) -> None:
+    plain = replace(SHORT, objective="trades", epochs=1)
+    late = replace(plain, fairness="frl-rwrm", fairness_start=1)
+    first, second = fresh(plain), fresh(late)
+    list(train(first, few, plain))
+    list(train(second, few, late))
+    for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    for name in ("dafa", "cfa", "wat"):  # they learn from the epoch before
+        config = replace(SHORT, objective="trades", fairness=name, fairness_start=1)
+        events = [e for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
+        assert events[1].weights == pytest.approx([1 / 10] * 10)
+        assert events[-1].weights != pytest.approx([1 / 10] * 10), name
+
+
+def test_faals_release_differs_from_the_paper_where_its_docstring_says() -> None:
+    paper, release = (Recipe.of("mart", "faal", variant=v) for v in ("paper", "release"))
+    assert (paper.start, release.start) == ("zero", "gaussian")
+    assert (paper.fairness.score, release.fairness.score) == ("mean", "sum")
+    assert (paper.objective.attack_loss, release.objective.attack_loss) == ("cross-entropy", "kl")
+    assert (paper.clean_forward, release.clean_forward) == (False, True)
+    assert Recipe.of("at", "faal", variant="release").start == "uniform"
+    assert Recipe.of("at", "faal", variant="release", score="mean").fairness.score == "mean"
+
+
+def test_the_releases_extra_clean_forward_moves_batchnorm_as_0_81_0_09_0_10(few: Splits) -> None:
+    def statistics(clean_forward: bool) -> torch.Tensor:
+        config = replace(SHORT, attack_steps=0, epochs=1, batch_size=256, learning_rate=0.0)
+        state = fresh(config)
+        state.model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10))
+        state.optimizer = torch.optim.SGD(state.model.parameters(), lr=0.0)
+        state.recipe = replace(state.recipe, clean_forward=clean_forward, start="zero")
+        next(train(state, few, config))
+        return state.model[0].running_mean
+
+    mean = few.train.all()[0].mean()
+    assert statistics(False).item() == pytest.approx(0.1 * mean.item(), rel=1e-5)
+    assert statistics(True).item() == pytest.approx(0.19 * mean.item(), rel=1e-5)
