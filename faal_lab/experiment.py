@@ -105,14 +105,14 @@ def prepare(
             tau = radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, splits.num_classes)
         except ValueError as error:
             raise ConfigError(f"multiplier: {error}") from error
-    recipe = recipe or Recipe.of(**_recipe_settings(config, tau, validation=len(splits.validation) > 0))
+    recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
     placed(model, device)
     state = TrainingState.fresh(model, recipe, config)
     state.dials["tau"] = tau
     return Experiment(config, splits.to(device), spec, state)
 
 
-def _recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:
+def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:
     """Those settings of a run that Recipe.of takes, by the same names."""
     known = inspect.signature(Recipe.of).parameters
     return {n: v for n, v in config.to_mapping().items() if n in known} | {"tau": tau, "validation": validation}

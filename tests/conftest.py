@@ -1,6 +1,7 @@
 """What the tests share: a quick run on the digits, and a folder of made-up images."""
 
 import os
+from dataclasses import replace
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a deprecation warning of jupyter_core
 
@@ -12,8 +13,15 @@ import torch
 from PIL import Image
 
 from faal_lab.config import RunConfig
-from faal_lab.experiment import run
+from faal_lab.data import Images, Splits, load
+from faal_lab.experiment import recipe_settings, run
+from faal_lab.models import SmallConvNet
+from faal_lab.recipe import Recipe
+from faal_lab.training import TrainingState
 
+SHORT = RunConfig(
+    epochs=2, batch_size=128, attack_steps=2, validation_steps=1, learning_rate=0.02, average_threshold=0.0, epsilon=0.1
+)
 QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}
 
 
@@ -56,3 +64,22 @@ def tiny_model() -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="session")
+def few() -> Splits:
+    """256 digits to train on, 64 to validate."""
+    splits = load("digits", seed=0)
+
+    def first(images: Images, count: int) -> Images:
+        return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
+
+    return replace(splits, train=first(splits.train, 256), validation=first(splits.validation, 64))
+
+
+def fresh(config: RunConfig) -> TrainingState:
+    """A small network with the recipe of `config`, before its first step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SmallConvNet(10, 1, (8, 8), (0.3,), (0.4,), filters=4)
+    return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, config.tau, validation=True)), config)

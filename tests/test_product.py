@@ -6,46 +6,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SHORT, fresh
 from torch import nn
 
 from faal_lab.averaging import AVERAGING
 from faal_lab.config import ConfigError, RunConfig
-from faal_lab.data import Images, Splits, load
+from faal_lab.data import Splits
 from faal_lab.events import DialTurned, EpochDone, StepDone
-from faal_lab.experiment import _recipe_settings
+from faal_lab.experiment import recipe_settings
 from faal_lab.fairness import FAIRNESS
-from faal_lab.models import ModelSpec, SmallConvNet
+from faal_lab.models import ModelSpec
 from faal_lab.names import UnknownName
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.recipe import Recipe, RecipeError, check_combination
 from faal_lab.restore import from_checkpoint, to_checkpoint
-from faal_lab.training import TrainingState, train
+from faal_lab.training import train
 
-SHORT = RunConfig(
-    epochs=2, batch_size=128, attack_steps=2, validation_steps=1, learning_rate=0.02, average_threshold=0.0, epsilon=0.1
-)
 # the authors' rates are for long runs
 RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
 SPEC = ModelSpec("small-cnn", 10, 1, 8, 8, (0.3,), (0.4,))
-
-
-@pytest.fixture(scope="session")
-def few() -> Splits:
-    """256 digits to train on, 64 to validate."""
-    splits = load("digits", seed=0)
-
-    def first(images: Images, count: int) -> Images:
-        return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
-
-    return replace(splits, train=first(splits.train, 256), validation=first(splits.validation, 64))
-
-
-def fresh(config: RunConfig) -> TrainingState:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SmallConvNet(10, 1, (8, 8), (0.3,), (0.4,), filters=4)
-    return TrainingState.fresh(model, Recipe.of(**_recipe_settings(config, config.tau, validation=True)), config)
 
 
 def sensible() -> list[tuple[str, str, float, str]]:
@@ -166,7 +146,7 @@ def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: 
     stated = {**settings, "data": "digits", "model": "small-cnn"}
     config = RunConfig.from_mapping(stated)
     assert config.to_mapping().items() >= stated.items()
-    built = Recipe.of(**_recipe_settings(config, config.tau, validation=True))
+    built = Recipe.of(**recipe_settings(config, config.tau, validation=True))
     assert built.awp_gamma == PRESETS[recipe].get("awp_gamma", 0.0)
     assert RunConfig.from_mapping(config.to_mapping()) == config
 

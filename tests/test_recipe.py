@@ -11,7 +11,7 @@ from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, softmax_margin
 from faal_lab.fairness import FAAL, GroupDRO, NoFairness
 from faal_lab.names import UnknownName
-from faal_lab.objectives import MART, OBJECTIVES, TRADES, weighted
+from faal_lab.objectives import BAT, MART, OBJECTIVES, TRADES, weighted
 from faal_lab.presets import PRESETS
 from faal_lab.recipe import Recipe
 
@@ -59,6 +59,27 @@ def test_mart_leans_on_what_is_wrong(tiny_model: nn.Module, batch: tuple) -> Non
         kl = sum(a * math.log(a / b) for a, b in zip(p[i], q[i], strict=True))
         assert terms["boosted"][i] == pytest.approx(boosted, abs=1e-5)
         assert terms["robust"][i] == pytest.approx(5 * kl * (1 - p[i][y]), abs=1e-5)
+
+
+def test_bat_is_two_points_and_their_distance_from_uniform(tiny_model: nn.Module, batch: tuple) -> None:
+    images, inner, labels = batch
+    outer = (images - 0.1).clamp(0, 1)
+    outcome = BAT(beta=3.0)(tiny_model, images, torch.stack([inner, outer]), labels)
+    p, a, b = (tiny_model(x).softmax(1) for x in (images, inner, outer))
+    assert torch.allclose(outcome.terms["source"], -a[torch.arange(30), labels].log(), atol=1e-6)
+    assert torch.allclose(outcome.terms["robust"], 3.0 * (p * (p / b).log()).sum(1), atol=1e-6)
+    uniform = (a * (3 * a).log()).sum(1) + (b * (3 * b).log()).sum(1)
+    assert torch.allclose(outcome.terms["uniformity"], uniform, atol=1e-6)
+    assert outcome.adv_logits is not None
+    assert torch.allclose(outcome.adv_logits, tiny_model(outer))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_return_the_terms_they_name(tiny_model: nn.Module, batch: tuple, name: str) -> None:
+    images, adv, labels = batch
+    objective = OBJECTIVES[name]()
+    adv = torch.stack([adv] * objective.points) if objective.points > 1 else adv
+    assert tuple(objective(tiny_model, images, adv, labels).terms) == objective.terms
 
 
 def test_standard_training_sees_clean_images_and_makes_no_attack(tiny_model: nn.Module, batch: tuple) -> None:
