@@ -33,6 +33,7 @@ HEAVY = (
     "anywidget",
     "pyautoattack",
     "torchvision",
+    "robustbench",
 )
 
 
