@@ -50,9 +50,9 @@ class RunConfig:
     filters: int = 0
     """Filters of the first stage; 0 the network's own (small-cnn 24, preact-resnet-18 and resnet-18 64)."""
     normalization: str = "data"
-    """Channel statistics inside the network: data (the training images'), none, or cifar."""
+    """Channel statistics inside the network: data (the training images'), none, or cifar; a base that has its own keeps it."""
     base: str = ""
-    """Run folder or checkpoint file to start from; empty starts from random weights."""
+    """Run folder or checkpoint file (also a foreign .pth, .pt, .safetensors) to start from; empty: random weights."""
     base_checkpoint: str = "last"
     """Which checkpoint of the base run: last, or best (by validation)."""
     objective: str = "at"

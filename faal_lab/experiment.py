@@ -100,7 +100,7 @@ def prepare(
         model = build(spec, config.seed)
     placed(model, device)
     if config.base and from_base:
-        load_weights(model, spec, config, base_file(config))
+        load_weights(model, spec, config, base_file(config), splits)
     tau = config.tau
     if config.multiplier:
         try:

@@ -17,7 +17,7 @@ ORDER = [
     "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data",
     "fairness", "recipe", "config", "events", "signals",
     "evaluation", "training",
-    "runs", "restore", "experiment", "live", "parameters", "history", "progress",
+    "runs", "foreign", "restore", "experiment", "live", "parameters", "history", "progress",
     "figures", "ambiguity_figures", "exercises", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")

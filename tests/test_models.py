@@ -1,5 +1,6 @@
 """Networks: every name on every kind of image, names of weights, and networks that come from elsewhere."""
 
+import re
 import sys
 import types
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.experiment import load_model, prepare, run
 from faal_lab.models import FILTERS, MODELS, ModelProblem, ModelSpec, Normalized, build, statistics
@@ -211,6 +213,13 @@ def test_torchvision_by_its_path() -> None:
 def test_paths_that_lead_nowhere(factory: str, path: str, text: str) -> None:
     with pytest.raises(ModelProblem, match=text):
         prepare(RunConfig(model=path.format(factory)))
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--quiet", "--model", "no_such_module_anywhere:x", "--out", str(tmp_path / "x")]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"faal-lab: model=no_such_module_anywhere:x: there is no module .*\n", said)
+    assert not (tmp_path / "x").exists(), "bad input leaves nothing behind"
 
 
 def test_a_defect_of_the_factory_keeps_its_traceback(factory: str) -> None:
