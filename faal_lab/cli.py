@@ -21,6 +21,7 @@ from faal_lab.doctor import examine
 from faal_lab.evaluation import ATTACKS, VerdictsError
 from faal_lab.events import COMMANDS, Command
 from faal_lab.fairness import FAIRNESS
+from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName, check_name
 from faal_lab.parameters import based_on, listed
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
@@ -32,7 +33,7 @@ from faal_lab.training import TrainingDiverged
 
 # Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
 _EXPECTED = (
-    UnknownName, ConfigError, DataProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError, DemoError,
+    UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError, DemoError,
     TrainingDiverged, ImportError, OSError,
 )  # fmt: skip
 

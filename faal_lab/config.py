@@ -22,7 +22,7 @@ from faal_lab.class_stats import CLASS_SCORES
 from faal_lab.data import AUGMENTATIONS, LOADERS
 from faal_lab.fairness import FAIRNESS
 from faal_lab.fairness.faal import SCORES
-from faal_lab.models import MODELS
+from faal_lab.models import FILTERS, MODELS, NORMALIZATIONS, PATH_FORM, ZOO
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.recipe import OWN, STARTS, VARIANTS, RecipeError, check_combination
@@ -47,9 +47,14 @@ class RunConfig:
     augment: str = "auto"
     """Augmentation: none, crop-flip, or auto (what suits the data set)."""
     model: str = "small-cnn"
-    """Network, trained from scratch unless base is given."""
+    """Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable (yours, or
+    torchvision.models:resnet18); or robustbench:NAME with its weights."""
+    filters: int = 0
+    """Filters of the first stage; 0 the network's own (small-cnn 24, preact-resnet-18 and resnet-18 64)."""
+    normalization: str = "data"
+    """Channel statistics inside the network: data (the training images'), none, or cifar; a base that has its own keeps it."""
     base: str = ""
-    """Run folder or checkpoint file to start from; empty starts from random weights."""
+    """Run folder or checkpoint file (also a foreign .pth, .pt, .safetensors) to start from; empty: random weights."""
     base_checkpoint: str = "last"
     """Which checkpoint of the base run: last, or best (by validation)."""
     objective: str = "at"
@@ -142,6 +147,7 @@ class RunConfig:
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
         for name, (kind, valid) in _CHOICES.items():
             check_name(kind, getattr(self, name), valid)
+        _check_model(self)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high or math.isinf(value):
@@ -201,7 +207,7 @@ class RunConfig:
 _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "data": ("data set", tuple(LOADERS)),
     "augment": ("augmentation", ("auto", *AUGMENTATIONS)),
-    "model": ("model", tuple(MODELS)),
+    "normalization": ("normalization", NORMALIZATIONS),
     "base_checkpoint": ("checkpoint", ("last", "best")),
     "objective": ("objective", tuple(OBJECTIVES)),
     "fairness": ("fairness method", tuple(FAIRNESS)),
@@ -220,6 +226,7 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (0, 4096),
+    "filters": (0, 4096),
     "tau": (0, math.inf),
     "multiplier": (0, math.inf),
     "fairness_start": (0, math.inf),
@@ -257,6 +264,19 @@ def check_dial(name: str, value: object, config: RunConfig) -> float:
     return getattr(replace(config, **{name: value}), name)
 
 
+def _check_model(config: RunConfig) -> None:
+    """Raise UnknownName or ConfigError unless the network is one that can be named, with settings that it has."""
+    name = config.model
+    if ":" not in name:
+        check_name("model", name, MODELS)
+    elif not PATH_FORM.fullmatch(name):
+        raise ConfigError(f"model must be a known name, module:callable or {ZOO}NAME, got {name!r}.")
+    if config.filters and name not in FILTERS:
+        raise ConfigError(f"filters is a setting of {', '.join(FILTERS)}, not of {name}; got {config.filters}. Leave it at 0.")
+    if name.startswith(ZOO) and config.normalization != "data":
+        raise ConfigError(f"normalization={config.normalization}: {name} normalises inside. Leave it out.")
+
+
 def _typed(name: str, value: Any, kind: type) -> Any:
     """`value` as `kind`; an int is welcome where a float is expected, every other mix-up is an error."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -279,5 +299,5 @@ def field_docs() -> dict[str, str]:
     docs = {}
     for line, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
-            docs[line.target.id] = str(ast.literal_eval(after.value))
+            docs[line.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
     return docs

@@ -23,7 +23,7 @@ from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
 from faal_lab.evaluation import ATTACKS, Progress, Verdicts, evaluate
 from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.models import ModelSpec, build
+from faal_lab.models import ModelSpec, build, statistics
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, delivered, from_checkpoint, load_model, load_weights, to_checkpoint
 from faal_lab.runs import CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
@@ -94,11 +94,16 @@ def prepare(
     splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
     channels, height, width = splits.train.pixels.shape[1:]
     name = config.model if model is None else type(model).__name__
-    spec = ModelSpec(name, splits.num_classes, channels, height, width, *splits.channel_statistics())
+    try:
+        mean, std = statistics(config.normalization, channels, splits.channel_statistics())
+    except ValueError as error:
+        raise ConfigError(f"normalization: {error}") from error
+    spec = ModelSpec(name, splits.num_classes, channels, height, width, mean, std, config.filters if model is None else 0)
     if model is None:
         model = build(spec, config.seed)
+    placed(model, device)
     if config.base and from_base:
-        load_weights(model, spec, config, base_file(config))
+        load_weights(model, spec, config, base_file(config), splits)
     tau = config.tau
     if config.multiplier:
         try:
@@ -106,7 +111,6 @@ def prepare(
         except ValueError as error:
             raise ConfigError(f"multiplier: {error}") from error
     recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
-    placed(model, device)
     state = TrainingState.fresh(model, recipe, config)
     state.dials["tau"] = tau
     return Experiment(config, splits.to(device), spec, state)

@@ -13,8 +13,10 @@ from torch import nn
 
 from faal_lab.class_stats import ClassStats
 from faal_lab.config import RunConfig
+from faal_lab.data import Splits
+from faal_lab.foreign import check_normalization, load_foreign
 from faal_lab.models import ModelSpec, build
-from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, RunFolderError, read_checkpoint
+from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, RunFolderError, is_foreign, read_checkpoint
 from faal_lab.training import TrainingState
 
 
@@ -28,11 +30,17 @@ def base_file(config: RunConfig) -> Path:
     return RunFolder.open(path).checkpoint(config.base_checkpoint)
 
 
-def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path) -> None:
+def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path, splits: Splits | None = None) -> None:
     """Put a checkpoint's weights in `model`; raises CheckpointError where network, number of classes or split differ.
 
-    Another split of the same images would test the model on what its base was trained on.
+    Another split of the same images would test the model on what its base was trained on. A foreign file says nothing of
+    its split; whether its normalisation is right is tried on the validation images of `splits`.
     """
+    if file.is_file() and is_foreign(file):
+        brought = load_foreign(model, spec.channels, spec.num_classes, file)
+        if splits is not None:
+            check_normalization(model, splits, "" if brought else config.normalization, file)
+        return
     checkpoint = read_checkpoint(file)
     differences = spec_of(checkpoint).differences(spec)
     source = checkpoint.header["source"]

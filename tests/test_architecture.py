@@ -17,7 +17,7 @@ ORDER = [
     "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "config", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
-    "runs", "restore", "experiment", "live", "parameters", "history", "progress",
+    "runs", "foreign", "restore", "experiment", "live", "parameters", "history", "progress",
     "figures", "ambiguity_figures", "exercises", "report", "widgets", "demo", "seeds", "doctor", "lab", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
@@ -33,6 +33,7 @@ HEAVY = (
     "anywidget",
     "pyautoattack",
     "torchvision",
+    "robustbench",
 )
 
 

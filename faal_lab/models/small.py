@@ -7,21 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-
-class Normalize(nn.Module):
-    """(images - mean) / std per channel; the two are buffers, so they travel with the weights."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, C, H, W] in [0, 1] to normalised images."""
-        return (images - self.mean) / self.std
+from faal_lab.models.normalize import Normalize
 
 
 class SmallConvNet(nn.Module):

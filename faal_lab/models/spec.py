@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
+from faal_lab.models.factory import from_path
+from faal_lab.models.preact_resnet import preact_resnet_18
+from faal_lab.models.resnet import resnet_18
 from faal_lab.models.small import SmallConvNet
+from faal_lab.models.wide_resnet import wide_resnet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"small-cnn": SmallConvNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small-cnn": SmallConvNet,
+    "preact-resnet-18": preact_resnet_18,
+    "resnet-18": resnet_18,
+    "wrn-34-10": partial(wide_resnet, 34, 10),
+    "wrn-28-10": partial(wide_resnet, 28, 10),
+    "wrn-16-4": partial(wide_resnet, 16, 4),
+}
+
+FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, where a network can be told
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network's shape depends on; kept in every checkpoint. `mean` and `std` are per channel, in [0, 1] units."""
+    """What a network's shape depends on; kept in every checkpoint. `mean` and `std` are per channel, in [0, 1] units.
+
+    `filters` of 0 are the network's own; older checkpoints do not have it.
+    """
 
     name: str
     num_classes: int
@@ -24,17 +41,22 @@ class ModelSpec:
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    filters: int = 0
 
     def differences(self, other: ModelSpec) -> list[str]:
         """Sentences on what keeps weights of `self` out of `other`, empty where they fit (normalisation may differ)."""
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = (asdict(replace(s, filters=s.filters or FILTERS.get(s.name, 0))) for s in (self, other))
         return [f"{k} is {mine[k]}, expected {theirs[k]}" for k in mine if k not in ("mean", "std") and mine[k] != theirs[k]]
 
 
 def build(spec: ModelSpec, seed: int) -> nn.Module:
-    """A freshly initialised network; the same seed gives the same weights and the global random state is left alone."""
+    """A freshly initialised network; the same seed gives the same weights and the global random state is left alone.
+
+    A name with ":" is a network from elsewhere (see `factory`); raises ModelProblem or ImportError where it cannot be had.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[spec.name](
-            num_classes=spec.num_classes, channels=spec.channels, size=(spec.height, spec.width), mean=spec.mean, std=spec.std
-        )
+        shape = (spec.num_classes, spec.channels, (spec.height, spec.width), spec.mean, spec.std)
+        if ":" in spec.name:
+            return from_path(spec.name, *shape)
+        return MODELS[spec.name](*shape, **({"filters": spec.filters} if spec.filters else {}))

@@ -53,6 +53,17 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     replace_file(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a file is someone else's checkpoint; a .safetensors file too damaged to tell counts as ours."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return path.suffix != ".safetensors"
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify; raises CheckpointError."""
     from safetensors import SafetensorError, safe_open

@@ -42,7 +42,7 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "data": (W.Dropdown, {"options": list(LOADERS)}),
         "data_dir": (W.Text, {"placeholder": "for data = folder"}),
-        "model": (W.Dropdown, {"options": list(MODELS)}),
+        "model": (W.Dropdown, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
         "base": (W.Combobox, {"options": bases}),
         "objective": (W.Dropdown, {"options": list(OBJECTIVES)}),
         "fairness": (W.Dropdown, {"options": list(FAIRNESS)}),
