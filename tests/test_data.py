@@ -8,7 +8,7 @@ import torch
 from conftest import draw_images
 from PIL import Image
 
-from faal_lab.data import DataProblem, augmented, load
+from faal_lab.data import DataProblem, Images, Splits, augmented, load
 from faal_lab.names import UnknownName
 
 
@@ -39,6 +39,17 @@ def test_a_folder_is_split_by_seed(image_folder: Path) -> None:
     assert splits.train.pixels.shape[1:] == (3, 12, 12)
     mean, std = splits.channel_statistics()
     assert len(mean) == len(std) == 3
+
+
+def test_channel_statistics_in_chunks_are_those_of_the_whole() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 200, (300, 3, 5, 7), generator=numbers).to(torch.uint8)
+    pixels[:, 2] = 77
+    images = Images(pixels, torch.zeros(300, dtype=torch.int64))
+    mean, std = Splits("made up", ("a",), images, images, images, "none").channel_statistics()
+    whole = pixels.to(torch.float64) / 255
+    assert mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std == pytest.approx([*whole.std((0, 2, 3), unbiased=False).tolist()[:2], 1e-3], abs=5.1e-5)
 
 
 def test_a_folder_with_train_and_test_keeps_them(tmp_path: Path) -> None:
