@@ -37,11 +37,13 @@ class RunConfig:
     """Settings of one training run. Radii are in pixel units of [0, 1]; 8/255 is 0.03137, not 0.031."""
 
     data: str = "digits"
-    """Data set: digits (bundled with scikit-learn) or folder (your images, one sub-folder a class)."""
+    """Data set: digits, folder (your images, one sub-folder a class), cifar10, cifar100, svhn, stl10, mnist or fashion-mnist."""
     data_dir: str = ""
-    """Folder of the images, for data=folder; with train/ and test/ in it, or split by seed."""
+    """Folder of the images (with train/ and test/, or split by seed), or of torchvision's files (empty: ./data)."""
+    download: bool = False
+    """Fetch the data set where it is not in data_dir (checked by its hash)."""
     image_size: int = 0
-    """Resize folder images to this side in pixels; 0 keeps their size."""
+    """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
     augment: str = "auto"
     """Augmentation: none, crop-flip, or auto (what suits the data set)."""
     model: str = "small-cnn"

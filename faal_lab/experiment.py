@@ -80,6 +80,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _load(config: RunConfig) -> Splits:
+    return load(
+        config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download
+    )
+
+
 def prepare(
     config: RunConfig, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True
 ) -> Experiment:
@@ -88,7 +94,7 @@ def prepare(
     `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
     """
     device = device_of(config.device)
-    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    splits = _load(config)
     channels, height, width = splits.train.pixels.shape[1:]
     name = config.model if model is None else type(model).__name__
     spec = ModelSpec(name, splits.num_classes, channels, height, width, *splits.channel_statistics())
@@ -236,7 +242,7 @@ def evaluate_run(
     folder = RunFolder.open(run_folder)
     model, config, stored = load_model(folder.path, checkpoint)
     where = device_of(device)
-    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    splits = _load(config)
     radius = config.epsilon if epsilon is None else epsilon
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],

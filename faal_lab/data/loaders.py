@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from faal_lab.data.dataset import Images, Splits
 from faal_lab.data.folder import load_folder
 from faal_lab.data.problem import DataProblem
 from faal_lab.data.split import split_indices
+from faal_lab.data.torchvision_sets import SOURCES, load_torchvision
 from faal_lab.names import check_name
 
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 are the test split
 
 
-def _load_digits(seed: int, data_dir: str, image_size: int) -> Splits:
+def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> Splits:
     """scikit-learn's bundled handwritten digits: 8x8 pixels in 0..16, ten classes; no download."""
     try:
         from sklearn.datasets import load_digits
@@ -32,18 +34,25 @@ def _load_digits(seed: int, data_dir: str, image_size: int) -> Splits:
     return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none")
 
 
-LOADERS: dict[str, Callable[[int, str, int], Splits]] = {"digits": _load_digits, "folder": load_folder}
+# Seed of the split, data_dir, image_size, download; a loader leaves alone what it has no use for.
+LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
+    "digits": _load_digits,
+    "folder": load_folder,
+    **{name: partial(load_torchvision, name) for name in SOURCES},
+}
 
 
-def load(name: str, *, seed: int, data_dir: str = "", image_size: int = 0) -> Splits:
-    """Load the data set `name` split by `seed`; `data_dir` and `image_size` are for "folder" (0 keeps the images' size).
+def load(name: str, *, seed: int, data_dir: str = "", image_size: int = 0, download: bool = False) -> Splits:
+    """Load the data set `name` split by `seed`.
 
-    Raises UnknownName, or DataProblem where the images cannot be learned from.
+    `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
+    `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
+    fetched only with `download`. Raises UnknownName, or DataProblem where the images cannot be learned from.
     """
     check_name("data set", name, LOADERS)
     if name == "folder" and not data_dir:
         raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
-    splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size)
+    splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     missing = [splits.class_names[c] for c in (counts == 0).nonzero().flatten().tolist()]
     if missing:
