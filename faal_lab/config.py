@@ -44,6 +44,8 @@ class RunConfig:
     """Fetch the data set where it is not in data_dir (checked by its hash)."""
     image_size: int = 0
     """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
+    imbalance: float = 1.0
+    """Training images of the first class for each of the last; above 1, classes thin out in order (Cui et al., CVPR 2019)."""
     augment: str = "auto"
     """Augmentation: none, crop-flip, or auto (what suits the data set)."""
     model: str = "small-cnn"
@@ -157,6 +159,7 @@ _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (0, 4096),
+    "imbalance": (1, math.inf),
     "tau": (0, math.inf),
     "multiplier": (0, math.inf),
     "fairness_start": (0, math.inf),

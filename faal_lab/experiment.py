@@ -82,8 +82,9 @@ def versions() -> dict[str, str]:
 
 def _load(config: RunConfig) -> Splits:
     return load(
-        config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download
-    )
+        config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
+        imbalance=config.imbalance,
+    )  # fmt: skip
 
 
 def prepare(

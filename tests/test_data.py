@@ -64,6 +64,25 @@ def test_images_can_be_resized(image_folder: Path) -> None:
     assert load("folder", seed=0, data_dir=str(image_folder), image_size=9).train.pixels.shape[2:] == (9, 9)
 
 
+def test_classes_thin_out_in_their_order(tmp_path: Path) -> None:
+    root = str(draw_images(tmp_path / "set", {"a": 100, "b": 100, "c": 60}))
+    whole, tail = (load("folder", seed=0, data_dir=root, imbalance=r) for r in (1.0, 16.0))
+    assert torch.bincount(whole.train.labels).tolist() == [70, 70, 42]
+    assert torch.bincount(tail.train.labels).tolist() == [70, round(70 / 4), round(42 / 16)] == [70, 18, 3]
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(whole, part).pixels, getattr(tail, part).pixels), "of training images alone"
+    assert images(tail) < images(whole)
+    again, other, more = (load("folder", seed=s, data_dir=root, imbalance=r) for s, r in ((0, 16.0), (1, 16.0), (0, 4.0)))
+    assert torch.equal(tail.train.pixels, again.train.pixels)
+    assert not torch.equal(tail.train.pixels, other.train.pixels)
+    assert images(tail) < images(more), "a larger imbalance takes away more of the same"
+    assert torch.bincount(load("folder", seed=0, data_dir=root, imbalance=1e6).train.labels).tolist() == [70, 1, 1]
+
+
+def images(splits: Splits) -> set[bytes]:
+    return {bytes(image) for image in splits.train.pixels.flatten(1).numpy()}
+
+
 def one_class(root: Path) -> None:
     shutil.rmtree(root / "bee")
     shutil.rmtree(root / "cow")

@@ -24,6 +24,10 @@ class Images:
         """Images float32 in [0, 1] and labels at `indices` [B]."""
         return self.pixels[indices].to(torch.float32) / self.pixel_max, self.labels[indices]
 
+    def part(self, indices: torch.Tensor) -> Images:
+        """The images at `indices` [K] alone."""
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+
     def all(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole split as one batch."""
         return self.batch(torch.arange(len(self), device=self.labels.device))

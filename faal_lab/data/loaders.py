@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from faal_lab.data.dataset import Images, Splits
 from faal_lab.data.folder import load_folder
 from faal_lab.data.problem import DataProblem
-from faal_lab.data.split import split_indices
+from faal_lab.data.split import long_tailed, split_indices
 from faal_lab.data.torchvision_sets import SOURCES, load_torchvision
 from faal_lab.names import check_name
 
@@ -42,12 +43,21 @@ LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
 }
 
 
-def load(name: str, *, seed: int, data_dir: str = "", image_size: int = 0, download: bool = False) -> Splits:
+def load(
+    name: str,
+    *,
+    seed: int,
+    data_dir: str = "",
+    image_size: int = 0,
+    download: bool = False,
+    imbalance: float = 1.0,
+) -> Splits:
     """Load the data set `name` split by `seed`.
 
     `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
     `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
-    fetched only with `download`. Raises UnknownName, or DataProblem where the images cannot be learned from.
+    fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`).
+    Raises UnknownName, or DataProblem where the images cannot be learned from.
     """
     check_name("data set", name, LOADERS)
     if name == "folder" and not data_dir:
@@ -59,6 +69,9 @@ def load(name: str, *, seed: int, data_dir: str = "", image_size: int = 0, downl
         raise DataProblem(
             f"No training image of class {', '.join(missing)}: its robustness cannot be learned. Add images, or remove the class."
         )
+    if imbalance != 1:
+        kept = long_tailed(splits.train.labels.numpy(), splits.num_classes, imbalance, seed)
+        splits = replace(splits, train=splits.train.part(kept))
     return splits
 
 
