@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.class_stats import CLASS_SCORES
-from faal_lab.data import AUGMENTATIONS, LOADERS
+from faal_lab.data import AUGMENTATIONS, LOADERS, VALIDATIONS
 from faal_lab.fairness import FAIRNESS
 from faal_lab.fairness.faal import SCORES
 from faal_lab.models import MODELS
@@ -44,6 +44,8 @@ class RunConfig:
     """Fetch the data set where it is not in data_dir (checked by its hash)."""
     image_size: int = 0
     """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
+    validation: str = "split"
+    """Validation images: split (cut from the training images), or none (all are trained on; no checkpoint is the best)."""
     imbalance: float = 1.0
     """Training images of the first class for each of the last; above 1, classes thin out in order (Cui et al., CVPR 2019)."""
     augment: str = "auto"
@@ -144,6 +146,7 @@ class RunConfig:
 
 _CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "data": ("data set", tuple(LOADERS)),
+    "validation": ("validation", VALIDATIONS),
     "augment": ("augmentation", ("auto", *AUGMENTATIONS)),
     "model": ("model", tuple(MODELS)),
     "base_checkpoint": ("checkpoint", ("last", "best")),

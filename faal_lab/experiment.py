@@ -5,6 +5,7 @@ Knows: every room above. Must not know: widgets, figures, notebooks.
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 from collections.abc import Generator, Iterator
@@ -83,7 +84,7 @@ def versions() -> dict[str, str]:
 def _load(config: RunConfig) -> Splits:
     return load(
         config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
-        imbalance=config.imbalance,
+        imbalance=config.imbalance, validation=config.validation,
     )  # fmt: skip
 
 
@@ -211,7 +212,7 @@ def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
     state, every = experiment.state, experiment.config.checkpoint_every
     if isinstance(event, EpochDone):
         rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]
-        score = sum(rates) / len(rates) + min(rates)
+        score = sum(rates) / len(rates) + min(rates) if rates else -math.inf  # without validation no epoch is the best
         if score > experiment.best:
             experiment.best = score
             _write(experiment, folder, "best")

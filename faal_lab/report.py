@@ -123,7 +123,7 @@ def figures_of(runs: list[Reported]) -> list[go.Figure]:
         names = list(run.verdicts.class_names)
         if run.folder.config().fairness != "none":
             drawn.append(weights_over_batches(run.history, names, f"Class weights (CDAW): {run.name}"))
-    for run in runs:
+    for run in (r for r in runs if r.folder.config().validation != "none"):
         figure = validation_curves(run.history)
         drawn.append(figure.update_layout(title=f"Validation after each epoch: {run.name}"))
     return drawn

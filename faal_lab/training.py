@@ -282,6 +282,9 @@ def _correct(logits: torch.Tensor | None, labels: torch.Tensor, num_classes: int
 
 def _validate(state: TrainingState, validation: Images, num_classes: int, config: RunConfig, tick: AttackTick) -> EpochDone:
     """Class-wise clean and PGD accuracy on the validation images, at the epsilon of the run's configuration."""
+    if not len(validation):
+        nothing = [0] * num_classes
+        return EpochDone(state.epoch + 1, state.step, nothing, clean_correct=nothing, robust_correct=nothing)
     attack = Attack("cross-entropy", config.validation_steps, config.step_ratio)
     counts = []
     for kind in (None, attack):

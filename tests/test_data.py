@@ -79,6 +79,23 @@ def test_classes_thin_out_in_their_order(tmp_path: Path) -> None:
     assert torch.bincount(load("folder", seed=0, data_dir=root, imbalance=1e6).train.labels).tolist() == [70, 1, 1]
 
 
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_validation_images_can_be_trained_on(name: str, image_folder: Path) -> None:
+    where = str(image_folder) if name == "folder" else ""
+    split, whole = (load(name, seed=0, data_dir=where, validation=v) for v in ("split", "none"))
+    joined = torch.cat([split.train.pixels, split.validation.pixels])
+    assert torch.equal(whole.train.pixels, joined)
+    assert torch.equal(whole.train.labels, torch.cat([split.train.labels, split.validation.labels]))
+    assert whole.train.pixel_max == whole.validation.pixel_max == split.train.pixel_max
+    assert whole.validation.pixels.shape == (0, *joined.shape[1:])
+    assert whole.validation.labels.shape == (0,)
+    assert torch.equal(whole.test.pixels, split.test.pixels)
+    tail = load(name, seed=0, data_dir=where, validation="none", imbalance=5.0)
+    assert len(tail.train) < len(whole.train), "what is given back is thinned out too"
+    with pytest.raises(UnknownName, match="Unknown validation 'all'"):
+        load(name, seed=0, data_dir=where, validation="all")
+
+
 def images(splits: Splits) -> set[bytes]:
     return {bytes(image) for image in splits.train.pixels.flatten(1).numpy()}
 

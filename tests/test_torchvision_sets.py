@@ -146,6 +146,13 @@ def test_validation_is_at_most_3000(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torch.bincount(splits.validation.labels).tolist() == [300] * 10
 
 
+def test_training_on_all_and_long_tails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("svhn", tmp_path, monkeypatch)
+    splits = load("svhn", seed=0, data_dir=str(tmp_path), validation="none", imbalance=12.0)
+    assert len(splits.validation) == 0
+    assert torch.bincount(splits.train.labels).tolist() == [12, 9, 7, 5, 4, 3, 2, 2, 1, 1]
+
+
 def test_images_are_resized_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("stl10", tmp_path, monkeypatch)
     splits = load("stl10", seed=0, data_dir=str(tmp_path), image_size=32)

@@ -39,7 +39,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts. `test` is for evaluation alone: nothing in training reads it."""
+    """A data set in three parts. `test` is for evaluation alone: nothing in training reads it; `validation` may be empty."""
 
     name: str
     class_names: tuple[str, ...]

@@ -42,6 +42,16 @@ LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
     **{name: partial(load_torchvision, name) for name in SOURCES},
 }
 
+VALIDATIONS = ("split", "none")
+
+
+def _without_validation(splits: Splits) -> Splits:
+    """The validation images given back to training, as published protocols do that train on all."""
+    train, validation = splits.train, splits.validation
+    pixels, labels = torch.cat([train.pixels, validation.pixels]), torch.cat([train.labels, validation.labels])
+    nothing = validation.part(torch.empty(0, dtype=torch.int64))
+    return replace(splits, train=replace(train, pixels=pixels, labels=labels), validation=nothing)
+
 
 def load(
     name: str,
@@ -51,18 +61,23 @@ def load(
     image_size: int = 0,
     download: bool = False,
     imbalance: float = 1.0,
+    validation: str = "split",
 ) -> Splits:
     """Load the data set `name` split by `seed`.
 
     `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
     `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
-    fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`).
+    fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`);
+    `validation="none"` trains on the validation images too, and leaves that part empty.
     Raises UnknownName, or DataProblem where the images cannot be learned from.
     """
     check_name("data set", name, LOADERS)
+    check_name("validation", validation, VALIDATIONS)
     if name == "folder" and not data_dir:
         raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
     splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
+    if validation == "none":
+        splits = _without_validation(splits)
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     missing = [splits.class_names[c] for c in (counts == 0).nonzero().flatten().tolist()]
     if missing:
@@ -75,4 +90,4 @@ def load(
     return splits
 
 
-__all__ = ["LOADERS", "DataProblem", "load"]
+__all__ = ["LOADERS", "VALIDATIONS", "DataProblem", "load"]
