@@ -81,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     for field, kind in get_type_hints(RunConfig).items():
         about = f"{field_docs()[field]} (default: {getattr(RunConfig, field)!r})".replace("%", "%%")
         flag = f"--{field.replace('_', '-')}"
-        settings.add_argument(flag, dest=field, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=about)
+        form: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:  # bool("False") is True: a flag and its --no- instead
+            form = {"action": argparse.BooleanOptionalAction}
+        settings.add_argument(flag, dest=field, default=argparse.SUPPRESS, help=about, **form)
 
     sub = add("evaluate", _evaluate, "Attack a run's test images and keep the verdicts in its folder.")
     sub.add_argument("runs", nargs="+", type=Path, help="run folders")

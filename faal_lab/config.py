@@ -15,23 +15,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, get_type_hints
 
-from faal_lab.adversary import NORMS
 from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.averaging import AVERAGING, BUFFERS
-from faal_lab.class_stats import CLASS_SCORES
-from faal_lab.data import AUGMENTATIONS, LOADERS
-from faal_lab.fairness import FAIRNESS
-from faal_lab.fairness.faal import SCORES
-from faal_lab.models import FILTERS, MODELS, NORMALIZATIONS, PATH_FORM, ZOO
 from faal_lab.names import check_name
-from faal_lab.objectives import OBJECTIVES
-from faal_lab.recipe import OWN, STARTS, VARIANTS, RecipeError, check_combination
-
-LR_SCHEDULES = ("constant", "cosine", "one-cycle", "step")
-
-
-class ConfigError(ValueError):
-    """A setting of the wrong type or out of its range; the message names it, what was expected and what was got."""
+from faal_lab.ranges import CHOICES, RANGES, ConfigError, check_model, typed
+from faal_lab.recipe import OWN, RecipeError, check_combination
 
 
 @dataclass(frozen=True)
@@ -39,11 +26,17 @@ class RunConfig:
     """Settings of one training run. Radii are in pixel units of [0, 1]; 8/255 is 0.03137, not 0.031."""
 
     data: str = "digits"
-    """Data set: digits (bundled with scikit-learn) or folder (your images, one sub-folder a class)."""
+    """Data set: digits, folder (your images, one sub-folder a class), cifar10, cifar100, svhn, stl10, mnist or fashion-mnist."""
     data_dir: str = ""
-    """Folder of the images, for data=folder; with train/ and test/ in it, or split by seed."""
+    """Folder of the images (with train/ and test/, or split by seed), or of torchvision's files (empty: ./data)."""
+    download: bool = False
+    """Fetch the data set where it is not in data_dir (checked by its hash)."""
     image_size: int = 0
-    """Resize folder images to this side in pixels; 0 keeps their size."""
+    """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
+    validation: str = "split"
+    """Validation images: split (cut from the training images), or none (all are trained on; no checkpoint is the best)."""
+    imbalance: float = 1.0
+    """Above 1, training images thin out exponentially from the first class to the last, which keeps 1/imbalance of its own."""
     augment: str = "auto"
     """Augmentation: none, crop-flip, or auto (what suits the data set)."""
     model: str = "small-cnn"
@@ -144,11 +137,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(RunConfig).items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
-        for name, (kind, valid) in _CHOICES.items():
+            object.__setattr__(self, name, typed(name, getattr(self, name), kind))
+        for name, (kind, valid) in CHOICES.items():
             check_name(kind, getattr(self, name), valid)
-        _check_model(self)
-        for name, (low, high) in _RANGES.items():
+        check_model(self.model, self.filters, self.normalization)
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high or math.isinf(value):
                 limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
@@ -165,7 +158,9 @@ class RunConfig:
         if 0 < self.multiplier <= 1:
             raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
         try:
-            check_combination(self.objective, self.fairness, self.averaging, replays=self.replays)
+            check_combination(
+                self.objective, self.fairness, self.averaging, replays=self.replays, validation=self.validation != "none"
+            )
         except RecipeError as error:
             raise ConfigError(str(error)) from error
 
@@ -204,57 +199,6 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data": ("data set", tuple(LOADERS)),
-    "augment": ("augmentation", ("auto", *AUGMENTATIONS)),
-    "normalization": ("normalization", NORMALIZATIONS),
-    "base_checkpoint": ("checkpoint", ("last", "best")),
-    "objective": ("objective", tuple(OBJECTIVES)),
-    "fairness": ("fairness method", tuple(FAIRNESS)),
-    "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
-    "measure": ("measure", tuple(CLASS_SCORES)),
-    "score": ("class score", ("auto", *SCORES)),
-    "variant": ("variant", VARIANTS),
-    "norm": ("norm", tuple(NORMS)),
-    "batch_norm": ("BatchNorm mode", ("eval", "train")),
-    "averaging": ("averaging", tuple(AVERAGING)),
-    "average_buffers": ("treatment of buffers", BUFFERS),
-    "solver": ("solver", ("exact", "cvxpy")),
-    "attack_start": ("attack start", ("auto", *STARTS)),
-    "lr_schedule": ("learning-rate schedule", LR_SCHEDULES),
-}
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (0, 4096),
-    "filters": (0, 4096),
-    "tau": (0, math.inf),
-    "multiplier": (0, math.inf),
-    "fairness_start": (0, math.inf),
-    "fairness_rate": (-1, math.inf),
-    "fairness_strength": (-1, math.inf),
-    "slack": (0, 1),
-    "replays": (0, 1000),
-    "awp_gamma": (0, 1),
-    "awp_start": (0, math.inf),
-    "average_decay": (-1, 1),
-    "average_start": (0, math.inf),
-    "average_threshold": (-1, 1),
-    "score_decay": (0, 0.999_999),
-    "beta": (0, math.inf),
-    "epsilon": (0, 100),
-    "attack_steps": (0, 10_000),
-    "step_ratio": (0, 10),
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "learning_rate": (0, math.inf),
-    "momentum": (0, 1),
-    "weight_decay": (0, math.inf),
-    "validation_steps": (0, 10_000),
-    "checkpoint_every": (0, math.inf),
-    "seed": (0, 2**31 - 1),
-    "split_seed": (0, 2**31 - 1),
-}
-
 DIALS = ("tau", "epsilon", "learning_rate")  # what may be turned while a run goes on
 
 
@@ -262,33 +206,6 @@ def check_dial(name: str, value: object, config: RunConfig) -> float:
     """The value of a dial as a float in the range it has in a run with `config`; raises UnknownName or ConfigError."""
     check_name("dial", name, DIALS)
     return getattr(replace(config, **{name: value}), name)
-
-
-def _check_model(config: RunConfig) -> None:
-    """Raise UnknownName or ConfigError unless the network is one that can be named, with settings that it has."""
-    name = config.model
-    if ":" not in name:
-        check_name("model", name, MODELS)
-    elif not PATH_FORM.fullmatch(name):
-        raise ConfigError(f"model must be a known name, module:callable or {ZOO}NAME, got {name!r}.")
-    if config.filters and name not in FILTERS:
-        raise ConfigError(f"filters is a setting of {', '.join(FILTERS)}, not of {name}; got {config.filters}. Leave it at 0.")
-    if name.startswith(ZOO) and config.normalization != "data":
-        raise ConfigError(f"normalization={config.normalization}: {name} normalises inside. Leave it out.")
-
-
-def _typed(name: str, value: Any, kind: type) -> Any:
-    """`value` as `kind`; an int is welcome where a float is expected, every other mix-up is an error."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        hint = " (papermill's -r and quoted YAML values are text: use -p, and write 1.0e-3, not 1e-3)"
-        said = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-        extra = hint if isinstance(value, str) and kind is not str else ""
-        raise ConfigError(f"{name} must be {said}, got {value!r} ({type(value).__name__}){extra}.")
-    if kind is float and math.isnan(value):
-        raise ConfigError(f"{name} must be a number, got {value!r}.")
-    return value
 
 
 @cache

@@ -52,7 +52,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """Class-wise validation after an epoch: how many of `count` were classified correctly, clean and under PGD."""
+    """Class-wise validation after an epoch: how many of `count` were classified correctly, clean and under PGD.
+
+    All are 0 where no images are kept for validation.
+    """
 
     epoch: int
     step: int

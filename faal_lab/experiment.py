@@ -6,6 +6,7 @@ Knows: every room above. Must not know: widgets, figures, notebooks.
 from __future__ import annotations
 
 import inspect
+import math
 import platform
 import subprocess
 from collections.abc import Generator, Iterator
@@ -83,6 +84,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _load(config: RunConfig) -> Splits:
+    return load(
+        config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
+        imbalance=config.imbalance, validation=config.validation,
+    )  # fmt: skip
+
+
 def prepare(
     config: RunConfig, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True
 ) -> Experiment:
@@ -91,7 +99,7 @@ def prepare(
     `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
     """
     device = device_of(config.device)
-    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    splits = _load(config)
     channels, height, width = splits.train.pixels.shape[1:]
     name = config.model if model is None else type(model).__name__
     try:
@@ -213,7 +221,7 @@ def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
     state, every = experiment.state, experiment.config.checkpoint_every
     if isinstance(event, EpochDone):
         rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]
-        score = sum(rates) / len(rates) + min(rates)
+        score = sum(rates) / len(rates) + min(rates) if rates else -math.inf  # without validation no epoch is the best
         if score > experiment.best:
             experiment.best = score
             _write(experiment, folder, "best")
@@ -245,7 +253,7 @@ def evaluate_run(
     folder = RunFolder.open(run_folder)
     model, config, stored = load_model(folder.path, checkpoint)
     where = device_of(device)
-    splits = load(config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size)
+    splits = _load(config)
     radius = config.epsilon if epsilon is None else epsilon
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],

@@ -93,11 +93,10 @@ def validation_curves(history: History) -> go.Figure:
     figure = go.Figure()
     epochs = np.arange(1, len(history.epoch_step.values) + 1)
     for kind, colour in (("clean", _COLOURS[1]), ("robust", _COLOURS[0])):
-        values = 100 * history.validation(kind)
-        for label, rows, dash in (("average", np.nanmean, "solid"), ("worst class", np.nanmin, "dot")):
-            y = rows(values, axis=1) if len(values) else []
+        average, worst = history.validation_summary(kind)
+        for label, values, dash in (("average", average, "solid"), ("worst class", worst, "dot")):
             line = {"color": colour, "dash": dash}
-            figure.add_scatter(x=epochs, y=y, mode="lines+markers", name=f"{kind}, {label}", line=line)
+            figure.add_scatter(x=epochs, y=100 * values, mode="lines+markers", name=f"{kind}, {label}", line=line)
     figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, len(epochs) // 10))
     figure.update_yaxes(title="validation accuracy, %", range=[0, 100])
     return styled(figure, title="Validation after each epoch")

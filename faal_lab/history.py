@@ -78,6 +78,14 @@ class History:
         correct = self.valid_clean if kind == "clean" else self.valid_robust
         return _share(correct.values, self.valid_count.values)
 
+    def validation_summary(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Average and worst class of `validation`, [E] each; NaN after an epoch without validation images."""
+        values = self.validation(kind)
+        held = ~np.isnan(values)
+        average = _share(np.where(held, values, 0.0).sum(1), held.sum(1))
+        worst = np.where(held, values, np.inf).min(1, initial=np.inf)
+        return average, np.where(held.any(1), worst, np.nan)
+
 
 def running_mean(rows: np.ndarray, window: int) -> np.ndarray:
     """Mean over the last `window` rows (fewer at the beginning) of [T, C]."""

@@ -80,8 +80,10 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
 
 
 def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
-    """The settings of the run folder `base` (defaults if it is none), but for FINE_TUNING, and for those that are stated."""
+    """The settings that are stated, else with a base FINE_TUNING, else those of the run folder `base`, else the defaults."""
     inherited: dict[str, Any] = {}
-    if isinstance(base, str) and (root := Path(base).expanduser() / "config.json").is_file():
-        inherited = RunFolder.open(root.parent).config().to_mapping() | FINE_TUNING
+    if isinstance(base, str) and base:
+        if (root := Path(base).expanduser() / "config.json").is_file():
+            inherited = RunFolder.open(root.parent).config().to_mapping()
+        inherited |= FINE_TUNING
     return RunConfig.from_mapping({**inherited, **stated})

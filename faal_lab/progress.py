@@ -29,6 +29,8 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
 def validation_line(event: EpochDone) -> str:
     """An epoch's validation in one line."""
     robust = [100 * k / n for k, n in zip(event.robust_correct, event.count, strict=True) if n]
+    if not robust:
+        return f"epoch {event.epoch}: no validation images"
     return f"epoch {event.epoch}: PGD average {sum(robust) / len(robust):.1f} %, worst class {min(robust):.1f} %"
 
 

@@ -55,13 +55,18 @@ def read_runs(paths: list[str]) -> list[Reported]:
 
 
 def text_table(verdicts: dict[str, Verdicts]) -> str:
-    """The result table for a terminal."""
+    """The result table for a terminal, with what has to be said about its attacks."""
     lines = [f"{'run':<12} {'attack':<11} {'average, %':>22} {'worst class, %':>24}"]
     for row in result_rows(verdicts):
         average = f"{row['average']:5.1f} [{row['average_low']:5.1f}, {row['average_high']:5.1f}]"
         worst = f"{row['worst']:5.1f} [{row['worst_low']:5.1f}, {row['worst_high']:5.1f}]"
         lines.append(f"{row['run']:<12} {row['attack']:<11} {average:>22} {worst:>24}  class {row['worst_class']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_notes(verdicts)])
+
+
+def _notes(verdicts: dict[str, Verdicts]) -> list[str]:
+    """What the evaluations say about their attacks, each remark once."""
+    return list(dict.fromkeys(v.header["note"] for v in verdicts.values() if "note" in v.header))
 
 
 def headline(runs: list[Reported]) -> str:
@@ -97,7 +102,8 @@ def _results_html(runs: list[Reported]) -> str:
     order = {title: n for n, title in enumerate(ATTACK_TITLES.values())}
     rows.sort(key=lambda row: order[row[0]])
     head = ["attack", "run", "average, % (95 % interval)", "worst class, % (95 % interval)", "which class", "test images"]
-    return _html_table(head, rows)
+    notes = [f"<p class='note'>{html.escape(note)}</p>" for note in _notes({run.name: run.verdicts for run in runs})]
+    return _html_table(head, rows) + "".join(notes)
 
 
 def _settings_html(runs: list[Reported]) -> str:
@@ -123,7 +129,7 @@ def figures_of(runs: list[Reported]) -> list[go.Figure]:
         names = list(run.verdicts.class_names)
         if run.folder.config().fairness != "none":
             drawn.append(weights_over_batches(run.history, names, f"Class weights (CDAW): {run.name}"))
-    for run in runs:
+    for run in (r for r in runs if r.folder.config().validation != "none"):
         figure = validation_curves(run.history)
         drawn.append(figure.update_layout(title=f"Validation after each epoch: {run.name}"))
     return drawn

@@ -27,7 +27,14 @@ def base_file(config: RunConfig) -> Path:
         return path
     if not path.exists():
         raise CheckpointError(f"base {path} does not exist. Train it first: faal-lab run --out {path}")
-    return RunFolder.open(path).checkpoint(config.base_checkpoint)
+    return _checkpoint_file(RunFolder.open(path), config.base_checkpoint)
+
+
+def _checkpoint_file(folder: RunFolder, which: str) -> Path:
+    """Where a run's checkpoint lies; raises CheckpointError for a best one of a run without validation images."""
+    if which == "best" and folder.config().validation == "none":
+        raise CheckpointError(f"{folder.path} has no best checkpoint: it was trained with validation=none. Use its last one.")
+    return folder.checkpoint(which)
 
 
 def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path, splits: Splits | None = None) -> None:
@@ -123,7 +130,7 @@ def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
 def load_model(run_folder: str | Path, which: str = "last") -> tuple[nn.Module, RunConfig, Checkpoint]:
     """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError."""
     folder = RunFolder.open(run_folder)
-    config, checkpoint = folder.config(), read_checkpoint(folder.checkpoint(which))
+    config, checkpoint = folder.config(), read_checkpoint(_checkpoint_file(folder, which))
     spec = spec_of(checkpoint)
     if spec.name != config.model:
         raise RunFolderError(f"{run_folder} was trained with a network of its own ({spec.name}): build it and load_weights.")

@@ -122,6 +122,9 @@ def _end_epoch(state: TrainingState, splits: Splits, config: RunConfig, tick: At
 
 def _validate(state: TrainingState, splits: Splits, config: RunConfig, tick: AttackTick) -> EpochDone:
     """Class-wise clean and PGD accuracy on the validation images, at the epsilon of the run's configuration."""
+    if not len(splits.validation):
+        nothing = [0] * splits.num_classes
+        return EpochDone(state.epoch + 1, state.step, nothing, clean_correct=nothing, robust_correct=nothing)
     validation, attacked = splits.validation, Attack("cross-entropy", config.validation_steps, config.step_ratio)
     counts = []
     for kind in (None, attacked):

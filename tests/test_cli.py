@@ -53,6 +53,7 @@ def test_settings_from_a_file_and_from_a_base(tmp_path: Path, base: Path) -> Non
         (["run", "--resume", "nothing"], "nothing is not a run folder"),
         (["run", "--resume", "nothing", "--tau", "1"], "--resume takes its settings from the folder"),
         (["run", "--config", "nothing.json"], "nothing.json"),
+        (["run", "--data", "cifar10", "--quiet"], "Fetch it with --download"),
         (["evaluate", "nothing"], "nothing is not a run folder"),
         (["evaluate", "x", "--attacks", "pgd-2O"], "Unknown attack 'pgd-2O'. Did you mean 'pgd-20'?"),
         (["tell", "nothing", "stop"], "nothing is not a run folder"),
@@ -65,6 +66,14 @@ def test_errors_are_one_line_and_exit_1(words: list[str], text: str, capsys, tmp
     assert text in said
     assert said.startswith("faal-lab: ")
     assert "Traceback" not in said
+
+
+def test_a_setting_that_is_true_or_false_is_a_flag(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, expected in (([], False), (["--download"], True), (["--no-download"], False)):
+        out = tmp_path / f"run{len(words)}{expected}"
+        assert main(["run", "--out", str(out), *QUICK, *words, "--quiet"]) == 0
+        assert RunFolder(out).config().download is expected
 
 
 def test_telling_nonsense(base: Path, capsys) -> None:

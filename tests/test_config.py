@@ -34,6 +34,8 @@ def test_every_setting_is_documented() -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"ambiguity": "total-variation", "tau": 2}, "tau must be between 0 and 1 for ambiguity=total-variation, got 2"),
         ({"multiplier": 0.8}, "multiplier must be above 1 .* got 0.8"),
+        ({"imbalance": 0.5}, "imbalance must be at least 1, got 0.5"),
+        ({"download": "yes"}, r"download must be true or false, got 'yes' \(str\)"),
         ({"data": 3}, r"data must be text, got 3 \(int\)"),
     ],
 )
@@ -51,6 +53,7 @@ def test_bad_values(settings: dict, text: str) -> None:
         ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
         ({"ambiguity": "tv"}, "Unknown ambiguity set 'tv'.*Known: kl, reverse-kl"),
         ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, bat, standard"),
+        ({"validation": "non"}, r"Unknown validation 'non'\. Did you mean 'none'"),
     ],
 )
 def test_unknown_names(settings: dict, text: str) -> None:

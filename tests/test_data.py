@@ -8,7 +8,7 @@ import torch
 from conftest import draw_images
 from PIL import Image
 
-from faal_lab.data import DataProblem, augmented, load
+from faal_lab.data import DataProblem, Images, Splits, augmented, load
 from faal_lab.names import UnknownName
 
 
@@ -41,6 +41,17 @@ def test_a_folder_is_split_by_seed(image_folder: Path) -> None:
     assert len(mean) == len(std) == 3
 
 
+def test_channel_statistics_in_chunks_are_those_of_the_whole() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 200, (300, 3, 5, 7), generator=numbers).to(torch.uint8)
+    pixels[:, 2] = 77
+    images = Images(pixels, torch.zeros(300, dtype=torch.int64))
+    mean, std = Splits("made up", ("a",), images, images, images, "none").channel_statistics()
+    whole = pixels.to(torch.float64) / 255
+    assert mean == pytest.approx(whole.mean((0, 2, 3)).tolist(), abs=5.1e-5)
+    assert std == pytest.approx([*whole.std((0, 2, 3), unbiased=False).tolist()[:2], 1e-3], abs=5.1e-5)
+
+
 def test_a_folder_with_train_and_test_keeps_them(tmp_path: Path) -> None:
     draw_images(tmp_path / "set" / "train", {"a": 20, "b": 20})
     draw_images(tmp_path / "set" / "test", {"a": 5, "b": 7}, seed=1)
@@ -51,6 +62,42 @@ def test_a_folder_with_train_and_test_keeps_them(tmp_path: Path) -> None:
 
 def test_images_can_be_resized(image_folder: Path) -> None:
     assert load("folder", seed=0, data_dir=str(image_folder), image_size=9).train.pixels.shape[2:] == (9, 9)
+
+
+def test_classes_thin_out_in_their_order(tmp_path: Path) -> None:
+    root = str(draw_images(tmp_path / "set", {"a": 100, "b": 100, "c": 60}))
+    whole, tail = (load("folder", seed=0, data_dir=root, imbalance=r) for r in (1.0, 16.0))
+    assert torch.bincount(whole.train.labels).tolist() == [70, 70, 42]
+    assert torch.bincount(tail.train.labels).tolist() == [70, round(70 / 4), round(42 / 16)] == [70, 18, 3]
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(whole, part).pixels, getattr(tail, part).pixels), "of training images alone"
+    assert images(tail) < images(whole)
+    again, other, more = (load("folder", seed=s, data_dir=root, imbalance=r) for s, r in ((0, 16.0), (1, 16.0), (0, 4.0)))
+    assert torch.equal(tail.train.pixels, again.train.pixels)
+    assert not torch.equal(tail.train.pixels, other.train.pixels)
+    assert images(tail) < images(more), "a larger imbalance takes away more of the same"
+    assert torch.bincount(load("folder", seed=0, data_dir=root, imbalance=1e6).train.labels).tolist() == [70, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_validation_images_can_be_trained_on(name: str, image_folder: Path) -> None:
+    where = str(image_folder) if name == "folder" else ""
+    split, whole = (load(name, seed=0, data_dir=where, validation=v) for v in ("split", "none"))
+    joined = torch.cat([split.train.pixels, split.validation.pixels])
+    assert torch.equal(whole.train.pixels, joined)
+    assert torch.equal(whole.train.labels, torch.cat([split.train.labels, split.validation.labels]))
+    assert whole.train.pixel_max == whole.validation.pixel_max == split.train.pixel_max
+    assert whole.validation.pixels.shape == (0, *joined.shape[1:])
+    assert whole.validation.labels.shape == (0,)
+    assert torch.equal(whole.test.pixels, split.test.pixels)
+    tail = load(name, seed=0, data_dir=where, validation="none", imbalance=5.0)
+    assert len(tail.train) < len(whole.train), "what is given back is thinned out too"
+    with pytest.raises(UnknownName, match="Unknown validation 'all'"):
+        load(name, seed=0, data_dir=where, validation="all")
+
+
+def images(splits: Splits) -> set[bytes]:
+    return {bytes(image) for image in splits.train.pixels.flatten(1).numpy()}
 
 
 def one_class(root: Path) -> None:

@@ -1,13 +1,16 @@
 """Attacks, verdicts and intervals."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import draw_images
 from scipy.stats import binom
 
+from faal_lab.cli import main
 from faal_lab.data import Images, load
 from faal_lab.evaluation import (
     ATTACKS,
@@ -20,10 +23,11 @@ from faal_lab.evaluation import (
     survivors,
     worst_accuracy,
 )
-from faal_lab.evaluation.autoattack import attacks_for, autoattack
+from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
 from faal_lab.events import Evaluated
 from faal_lab.experiment import evaluate_run, load_model
 from faal_lab.names import UnknownName
+from faal_lab.report import read_runs, write_report
 from faal_lab.runs import CheckpointError, RunFolder
 
 
@@ -102,6 +106,39 @@ def test_autoattack_with_few_classes(classes: int) -> None:
     found = autoattack(model, images, labels, epsilon=0.05, seed=0, num_classes=classes, queries=20)
     assert list(found) == attacks_for(classes)
     assert ("apgd-t" in found) == (classes >= 4)
+
+
+def test_what_is_said_of_autoattack_with_few_classes() -> None:
+    two, three = autoattack_note(2), autoattack_note(3)
+    assert two is not None
+    assert three is not None
+    assert "AutoAttack on 2 classes is APGD-CE, FAB-T (at the one other class) and Square; not APGD-T" in two
+    assert "the difference of two probabilities" in two
+    assert "AutoAttack on 3 classes is APGD-CE, FAB-T (at 2 other classes) and Square; not APGD-T" in three
+    assert "probabilities" not in three
+    assert [autoattack_note(c) for c in (4, 10)] == [None, None]
+    for classes in (2, 3, 4):
+        assert (autoattack_note(classes) is None) == ("apgd-t" in attacks_for(classes)), "said where it is left out"
+
+
+def test_two_classes_are_trained_on_and_evaluated(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("faal_lab.evaluation.suite.autoattack", partial(autoattack, queries=200))
+    root = draw_images(tmp_path / "pets", {"cat": 30, "dog": 30})
+    words = ["--data", "folder", "--data-dir", str(root), "--out", str(tmp_path / "run"), "--epsilon", "0.02", "--quiet"]
+    assert main(["run", *words, "--epochs", "10", "--attack-steps", "2", "--learning-rate", "0.02", "--fairness", "faal"]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    note = autoattack_note(2)
+    assert note in capsys.readouterr().out.splitlines()
+    verdicts = Verdicts.read(RunFolder(tmp_path / "run").verdicts_file())
+    assert list(verdicts.survived) == list(ATTACKS)
+    assert verdicts.header["note"] == note
+    counts = [int(verdicts.counts(attack)[0].sum()) for attack in ATTACKS]
+    assert counts[0] == max(counts)
+    assert counts[-1] > 0, "some stood until the last attack"
+    page = write_report(read_runs([str(tmp_path / "run")]), tmp_path / "report.html").read_text()
+    assert f"<p class='note'>{note}</p>" in page
+    assert main(["evaluate", str(tmp_path / "run"), "--attacks", "clean,pgd-20"]) == 0
+    assert "AutoAttack" not in capsys.readouterr().out
 
 
 def test_verdict_files(tmp_path: Path) -> None:

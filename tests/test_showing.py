@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, StepDone
 from faal_lab.experiment import evaluate_run, run
-from faal_lab.figures import class_bars, class_style, result_rows
+from faal_lab.figures import class_bars, class_style, result_rows, validation_curves
 from faal_lab.history import MAX_POINTS, History, load_history, thinned
 from faal_lab.report import headline, read_runs, text_table, write_report
 from faal_lab.runs import RunFolder, RunFolderError
@@ -41,6 +42,8 @@ def test_running_means_count_samples_not_batches() -> None:
     assert history.mean_margin(1)[:, 0].tolist() == [0.5, 0.5, 0.5]
     assert np.isnan(history.accuracy(1)[1, 1]), "no sample, no accuracy"
     assert history.validation("robust").tolist() == [[0.5, 0.4]]
+    history.add([], [EpochDone(2, 6, [10, 0], [9, 0], [6, 0])])
+    assert [v.tolist() for v in history.validation_summary("robust")] == [[0.45, 0.6], [0.4, 0.6]]
 
 
 def test_lines_are_thinned_and_keep_their_end() -> None:
@@ -81,6 +84,7 @@ def test_the_report(evaluated: list[str], tmp_path: Path) -> None:
     assert headline(runs) in page
     assert "after changes the worst class by +0.0 points and the average by +0.0" in page
     assert "plotly.js" in page
+    assert "Validation after each epoch: after" in page
     page = re.sub(r"<script.*?</script>", "", page, flags=re.S)  # plotly itself holds addresses, in texts it may show
     for link in ("src='http", 'src="http', "href='http", 'href="http'):
         assert link not in page, "the page opens without a network"
@@ -110,6 +114,26 @@ def until(condition, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_run_without_validation_images_is_shown(tmp_path: Path, quick) -> None:
+    for _ in run(replace(quick, validation="none", fairness="faal"), tmp_path / "run"):
+        pass
+    history, names = load_history(tmp_path / "run")
+    assert all(np.isnan(values).tolist() == [True] for values in history.validation_summary("robust"))
+    lines = panel_lines(history, names, 10)
+    assert np.isnan(lines[31][1]).all(), "a gap"
+    assert lines[35][1].tolist() == [0] * 10
+    assert len(validation_curves(history).data) == 4
+    evaluate_run(tmp_path / "run", attacks=("clean", "pgd-20"))
+    page = write_report(read_runs([str(tmp_path / "run")]), tmp_path / "report.html").read_text()
+    assert "Validation after each epoch" not in page
+    dashboard = Dashboard(tmp_path / "run")
+    try:
+        until(lambda: dashboard.status == "done" and points(dashboard) == len(history.step.values))
+        assert dashboard.problem.value == ""
+    finally:
+        dashboard.close()
 
 
 def points(dashboard: Dashboard) -> int:

@@ -23,6 +23,7 @@ from faal_lab.fairness import FAAL
 from faal_lab.live import LiveRun, RunError
 from faal_lab.models import SmallConvNet
 from faal_lab.objectives import AdversarialTraining
+from faal_lab.progress import shown
 from faal_lab.recipe import Recipe
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, read_checkpoint
 from faal_lab.training import TrainingDiverged, learning_rate_factor, train
@@ -440,6 +441,26 @@ def test_an_existing_folder_and_an_absent_device(base: Path, tmp_path: Path) -> 
         finish(FAAL_QUICK, base)
     with pytest.raises(ConfigError, match="device 'cuda:99' is not usable here"):
         finish(RunConfig(device="cuda:99"), tmp_path / "x")
+
+
+def test_a_run_on_all_images_has_no_best_checkpoint(tmp_path: Path, capsys) -> None:
+    config = replace(FAAL_QUICK, validation="none")
+    events = list(shown(run(config, tmp_path / "run")))
+    assert "no validation images" in capsys.readouterr().err
+    steps, epochs = ([e for e in events if isinstance(e, kind)] for kind in (StepDone, EpochDone))
+    assert sum(sum(s.count) for s in steps) == 2 * 1200
+    assert epochs == [EpochDone(n, 5 * n, [0] * 10, [0] * 10, [0] * 10) for n in (1, 2)]
+    folder = RunFolder(tmp_path / "run")
+    assert (folder.checkpoint().exists(), folder.checkpoint("best").exists()) == (True, False)
+    with pytest.raises(CheckpointError, match=r"run has no best checkpoint: it was trained with validation=none\. Use its last"):
+        load_model(tmp_path / "run", "best")
+    with pytest.raises(CheckpointError, match="has no best checkpoint"):
+        finish(replace(config, base=str(tmp_path / "run"), base_checkpoint="best"), tmp_path / "tuned")
+    cut = run(config, tmp_path / "cut")
+    assert next(e for e in cut if isinstance(e, EpochDone)) == epochs[0]
+    cut.close()
+    assert finish(config, tmp_path / "cut", resume=True)[-1] == RunFinished(10, "done")
+    assert same(tmp_path / "cut", tmp_path / "run")
 
 
 def test_a_run_learns(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _cut(labels: np.ndarray, sizes: tuple[float, ...], seed: int, root: Path) ->
         raise DataProblem(f"Too few images under {root} to split them by class: {error}") from error
 
 
-def load_folder(seed: int, data_dir: str, image_size: int) -> Splits:
+def load_folder(seed: int, data_dir: str, image_size: int, download: bool = False) -> Splits:
     """Read `data_dir` (see the module); validation is 10 % of the training images, test 20 % where there is no `test/`."""
     root = Path(data_dir)
     if not root.is_dir():

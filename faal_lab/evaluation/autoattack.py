@@ -42,6 +42,19 @@ def attacks_for(num_classes: int) -> list[str]:
     return [a for a in _FORWARDS if a != "apgd-t" or num_classes >= 4]
 
 
+def autoattack_note(num_classes: int) -> str | None:
+    """In one line what is left of the targeted attacks with fewer than four classes; None where nothing is missing.
+
+    The other attacks and FAAL's class score need no more than two classes.
+    """
+    if num_classes >= 4:
+        return None
+    others = "the one other class" if num_classes == 2 else f"{num_classes - 1} other classes"
+    left = f"APGD-CE, FAB-T (at {others}) and Square; not APGD-T, whose loss compares four logits"
+    margin = " With two classes a margin is the difference of two probabilities." if num_classes == 2 else ""
+    return f"AutoAttack on {num_classes} classes is {left}.{margin}"
+
+
 def autoattack(
     model: nn.Module,
     images: torch.Tensor,

@@ -11,7 +11,7 @@ from torch import nn
 
 from faal_lab.data import Images
 from faal_lab.evaluation.attacks import PGD_ATTACKS, survivors
-from faal_lab.evaluation.autoattack import autoattack
+from faal_lab.evaluation.autoattack import autoattack, autoattack_note
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.names import check_name
 
@@ -53,6 +53,8 @@ def evaluate(
         before += _COST[name]
     survived = {name: flags.cpu().numpy() for name, flags in found.items()}
     about = {"epsilon": epsilon, "norm": norm, "seed": seed, "precision": "float32", **(header or {})}
+    if "autoattack" in attacks and (note := autoattack_note(len(class_names))):
+        about["note"] = note
     return Verdicts(images.labels.cpu().numpy().astype(np.int64), survived, class_names, about)
 
 

@@ -27,7 +27,7 @@ class Verdicts:
     labels: np.ndarray  # int64 [N]
     survived: dict[str, np.ndarray]  # attack -> bool [N]
     class_names: tuple[str, ...]
-    header: dict[str, Any]  # epsilon, seed, checkpoint, data set, versions, ...
+    header: dict[str, Any]  # epsilon, seed, checkpoint, data set, versions, note, ...
 
     def counts(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
         """(survivors [C], images [C]) under `attack`."""

@@ -69,11 +69,9 @@ def panel_lines(history: History, class_names: list[str], window: int) -> Lines:
     after = _CLASS_PANELS * classes
     lines[after] = (steps, history.loss.values[shown])
     epochs = np.arange(1, len(history.epoch_step.values) + 1)
-    clean, robust = 100 * history.validation("clean"), 100 * history.validation("robust")
-    for number, (values, reduce) in enumerate(
-        ((clean, np.nanmean), (clean, np.nanmin), (robust, np.nanmean), (robust, np.nanmin))
-    ):
-        lines[after + 1 + number] = (epochs, reduce(values, axis=1) if len(values) else np.empty(0))
+    for number, values in enumerate((*history.validation_summary("clean"), *history.validation_summary("robust"))):
+        lines[after + 1 + number] = (epochs, 100 * values)
+    robust = 100 * history.validation("robust")
     latest = np.nan_to_num(robust[-1]) if len(robust) else np.zeros(classes)
     lines[after + 1 + len(_CURVES)] = (np.array(class_names), latest)
     return lines

@@ -41,7 +41,7 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
     live: dict[str, Any] = {"continuous_update": False, "readout_format": ".3f"}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "data": (W.Dropdown, {"options": list(LOADERS)}),
-        "data_dir": (W.Text, {"placeholder": "for data = folder"}),
+        "data_dir": (W.Text, {"placeholder": "where the images lie"}),
         "model": (W.Dropdown, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
         "base": (W.Combobox, {"options": bases}),
         "objective": (W.Dropdown, {"options": list(OBJECTIVES)}),
