@@ -15,8 +15,8 @@ from torch import nn
 # name -> (source, what it does)
 AVERAGING: dict[str, tuple[str, str]] = {
     "none": ("", "The last weights are the result."),
-    "ema": ("Wang and Wang, ICLR 2022", "After each step, the rate rising from 0.1 to the decay; averages the trajectory."),
-    "fawa": ("Wei et al., CVPR 2023", "After each epoch whose worst class on validation images is robust enough."),
+    "ema": ("Wang and Wang, ICLR 2022", "Exponential average of the weights, after each step; the decay rises from 0.1."),
+    "fawa": ("Wei et al., CVPR 2023", "The same, but only after epochs whose worst class on validation images is robust enough."),
 }
 BUFFERS = ("average", "copy")
 

@@ -164,6 +164,18 @@ class RunConfig:
         except RecipeError as error:
             raise ConfigError(str(error)) from error
 
+        starts = {
+            "fairness_start": self.fairness,
+            "average_start": self.averaging,
+            "awp_start": "awp" if self.awp_gamma else "none",
+        }
+        for name, part in starts.items():
+            if part != "none" and getattr(self, name) >= self.epochs:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} is not within the {self.epochs} epochs of this run: {part} would never act. "
+                    "Lower it, or train for longer."
+                )
+
     def tau_schedule(self) -> dict[int, float]:
         """tau_changes as epoch -> tau; raises ConfigError."""
         try:

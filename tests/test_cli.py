@@ -158,3 +158,36 @@ def test_methods_lists_everything_with_its_source(capsys) -> None:
     for name in (*OBJECTIVES, *FAIRNESS, *AVERAGING, *AMBIGUITY_SETS, *PRESETS, *PROTOCOLS):
         assert re.search(rf"^  {re.escape(name)} +\S", said, re.M), name
     assert "Zhang et al., ICML 2019" in said
+
+
+def test_settings_prints_what_run_can_read(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert main(["settings", "--recipe", "faal-trades-awp", "--protocol", "scratch-200ep"]) == 0
+    printed = capsys.readouterr().out
+    settings = json.loads(printed)
+    assert (settings["objective"], settings["awp_gamma"], settings["tau_changes"]) == ("trades", 0.005, "150:0.5")
+    (tmp_path / "mine.json").write_text(printed)
+    options = ["--data", "digits", "--model", "small-cnn", "--epochs", "1", "--fairness-start", "0", "--average-start", "0"]
+    quick = ["--attack-steps", "1", "--validation-steps", "1", "--batch-size", "500", "--quiet", "--lr-schedule", "constant"]
+    assert main(["run", "--config", str(tmp_path / "mine.json"), *options, *quick, "--out", str(tmp_path / "run")]) == 0
+    assert RunFolder.open(tmp_path / "run").config().fairness == "faal"
+
+
+def test_run_takes_a_recipe_and_options_win(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    quick = ["--epochs", "1", "--attack-steps", "1", "--validation-steps", "1", "--batch-size", "500", "--quiet"]
+    assert main(["run", "--recipe", "faal-at-awp", "--awp-gamma", "0.02", *quick, "--out", str(tmp_path / "run")]) == 0
+    config = RunFolder.open(tmp_path / "run").config()
+    assert (config.fairness, config.awp_gamma) == ("faal", 0.02)
+    assert main(["run", "--recipe", "faal-att", "--out", str(tmp_path / "no")]) == 1
+    assert "Unknown recipe 'faal-att'. Did you mean 'faal-at'" in capsys.readouterr().err
+    assert main(["run", "--recipe", "cfa-at", "--out", str(tmp_path / "no")]) == 1
+    assert "fairness_start=10 is not within the 4 epochs of this run: cfa would never act" in capsys.readouterr().err
+
+
+def test_methods_show_the_properties_of_table_4(capsys: pytest.CaptureFixture) -> None:
+    assert main(["methods"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[Zhang et al., CVPR 2024; acts on loss, every batch; keeps the adversary; needs no validation split]" in shown
+    assert "[Li and Liu, AAAI 2023; acts on loss, every epoch; keeps the adversary; needs a validation split]" in shown
+    assert "Without remargin." in shown
+    assert "trades-awp objective=trades" in shown
+    assert "tau_changes=150:0.5" in shown

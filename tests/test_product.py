@@ -77,6 +77,45 @@ def test_every_point_trains_and_acts(few: Splits, objective: str, fairness: str,
     assert [sum(e.count) for e in events if isinstance(e, EpochDone)] == [64, 64]
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.01])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_faal_at_tau_zero_is_its_base_bit_for_bit(few: Splits, objective: str, gamma: float) -> None:
+    plain = replace(SHORT, objective=objective, awp_gamma=gamma, attack_start="gaussian")
+    faal = replace(plain, fairness="faal", tau=0.0)
+    first, second = fresh(plain), fresh(faal)
+    losses = [[e.loss for e in train(state, few, c) if isinstance(e, StepDone)] for state, c in ((first, plain), (second, faal))]
+    assert losses[0] == losses[1]
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+
+
+# Setting that makes a method do nothing -> the factor by which it still scales the loss. docs/methods.md lists the same.
+NEUTRAL = [
+    ("at", {"fairness": "faal", "tau": 0.0}, 1.0),
+    ("at", {"fairness": "wat", "fairness_rate": 0.0}, 20 / 11),
+    ("at", {"fairness": "fat", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "csr", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "frl-rwrm", "fairness_rate": 0.0}, 1.0),
+    ("at", {"fairness": "frl-rm", "fairness_rate": 0.0}, 1.0),
+    ("trades", {"fairness": "cfa", "epochs": 1}, 1 / 7),
+    ("at", {"fairness": "cfa", "epochs": 1}, 1.0),
+    ("at", {"awp_gamma": 0.0}, 1.0),
+    ("at", {"averaging": "ema", "average_decay": 0.0}, 1.0),
+]
+
+
+@pytest.mark.parametrize("objective, settings, scale", NEUTRAL, ids=lambda value: str(value))
+def test_neutral_settings_leave_the_scale_that_is_stated(few: Splits, objective: str, settings: dict, scale: float) -> None:
+    plain = replace(SHORT, objective=objective, attack_start="gaussian", epochs=1, weight_decay=0.0, lr_schedule="constant")
+    other = replace(plain, **settings)
+    first, second = fresh(plain), fresh(other)
+    before = [p.detach().clone() for p in first.model.parameters()]
+    losses = [next(e.loss for e in train(s, few, c) if isinstance(e, StepDone)) for s, c in ((first, plain), (second, other))]
+    assert losses[1] == pytest.approx(scale * losses[0], rel=1e-5)
+    for p, q, old in zip(first.model.parameters(), second.model.parameters(), before, strict=True):
+        assert torch.allclose(q - old, scale * (p - old), rtol=1e-2, atol=1e-6)
+
+
 INTERRUPTED = [
     *({"objective": "trades", "fairness": name, "fairness_rate": RATES.get(name, -1.0)} for name in FAIRNESS),
     {"objective": "at", "fairness": "faal", "score": "running"},
@@ -122,6 +161,18 @@ def test_every_methods_state_survives_save_and_resume(few: Splits, settings: dic
         ),
         ({"objective": "bat", "replays": 4}, "free training.* cannot make what objective=bat"),
         ({"objective": "trades", "fairness": "trix", "replays": 4}, "free training.*fairness=trix"),
+        (
+            {"fairness": "faal", "fairness_start": 4},
+            "fairness_start=4 is not within the 4 epochs of this run: faal would never act",
+        ),
+        (
+            {"averaging": "ema", "average_start": 50},
+            "average_start=50 is not within the 4 epochs of this run: ema would never act",
+        ),
+        (
+            {"awp_gamma": 0.1, "awp_start": 9},
+            "awp_start=9 is not within the 4 epochs of this run: awp would never act. Lower it, or train",
+        ),
         ({"averaging": "emma"}, "Unknown averaging 'emma'. Did you mean 'ema'"),
         ({"tau_changes": "x:0.5"}, "tau_changes must be like 100:0.25,150:0.5 .epoch:tau., got 'x:0.5'"),
         ({"tau_changes": "3:-1"}, "tau_changes wants tau -1.0 at epoch 3; it must be between 0 and"),
@@ -144,6 +195,7 @@ def test_what_is_decided_on_validation_images_is_refused_without_them(settings: 
 def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: str, protocol: str) -> None:
     settings = preset_settings(recipe, protocol)
     stated = {**settings, "data": "digits", "model": "small-cnn"}
+    stated["epochs"] = max(stated.get("epochs", 4), 100)  # CFA and TRADES-AWP begin after some epochs
     config = RunConfig.from_mapping(stated)
     assert config.to_mapping().items() >= stated.items()
     built = Recipe.of(**recipe_settings(config, config.tau, validation=True))
@@ -171,10 +223,12 @@ def test_tau_follows_its_schedule_and_says_so(few: Splits) -> None:
 
 def test_a_method_does_nothing_before_it_starts(few: Splits) -> None:
     plain = replace(SHORT, objective="trades", epochs=1)
-    late = replace(plain, fairness="frl-rwrm", fairness_start=1)
+    late = replace(plain, fairness="frl-rwrm", fairness_start=1, epochs=2)
+    plain = replace(plain, epochs=2)
     first, second = fresh(plain), fresh(late)
-    list(train(first, few, plain))
-    list(train(second, few, late))
+    list(itertools.islice(train(first, few, plain), 3))
+    list(itertools.islice(train(second, few, late), 3))
+    assert (first.epoch, second.epoch) == (1, 1)
     for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     for name in ("dafa", "cfa", "wat"):  # they learn from the epoch before

@@ -12,8 +12,10 @@ import pytest
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, StepDone
 from faal_lab.experiment import evaluate_run, run
+from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, result_rows, validation_curves
 from faal_lab.history import MAX_POINTS, History, load_history, thinned
+from faal_lab.recipe import parts
 from faal_lab.report import headline, read_runs, text_table, write_report
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.widgets import Dashboard, Workbench
@@ -186,6 +188,14 @@ def test_the_workbench_starts_steers_and_stops_a_run(tmp_path: Path) -> None:
         assert folder.config().attack_steps == 2, "settings without a control are those the workbench was given"
     finally:
         bench.dashboard.close()
+
+
+def test_the_workbench_offers_what_the_library_lists(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    for setting, rows in parts().items():
+        assert list(bench.settings[setting].options) == list(rows), setting
+    assert parts().keys() == {"objective", "fairness", "averaging", "ambiguity"}
+    assert set(parts()["fairness"]) == set(FAIRNESS)
 
 
 def test_the_workbench_says_what_is_wrong(tmp_path: Path) -> None:

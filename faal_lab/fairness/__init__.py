@@ -81,9 +81,10 @@ FAIRNESS: dict[str, Method] = {
 
 
 def about(make: Callable[..., Any]) -> str:
-    """The first paragraph of a part's docstring, on one line."""
-    plain = make.func if isinstance(make, partial) else make
-    return " ".join((plain.__doc__ or "").strip().split("\n\n")[0].split())
+    """The first paragraph of a part's docstring, on one line, and which halves of it are left out."""
+    plain, left_out = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    text = " ".join((plain.__doc__ or "").strip().split("\n\n")[0].split())
+    return text + "".join(f" Without {name}." for name, value in left_out.items() if value is False)
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from faal_lab.objectives.objective import Outcome
 
 
 class AdversarialTraining:
-    """Cross-entropy on adversarial images (Madry et al., ICLR 2018): one term, `robust`."""
+    """PGD adversarial training (Madry et al., ICLR 2018): cross-entropy on adversarial images, one term, `robust`."""
 
     terms: tuple[str, ...] = ("robust",)
     points: int = 1

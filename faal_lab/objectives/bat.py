@@ -14,12 +14,12 @@ from faal_lab.objectives.objective import Outcome
 
 @dataclass(frozen=True)
 class BAT:
-    """Cross-entropy inside the boundary + beta * KL(p(clean) || p(outside)), and both points pushed to uniform predictions.
+    """BAT (Sun et al., AAAI 2023): points on either side of the decision boundary, both pushed to uniform predictions.
 
-    Sun et al., AAAI 2023: `source` is the cross-entropy at the last iterate that is still classified right (how hard a class
-    is to leave), `robust` the divergence at the one after the first mistake (which class attracts), `uniformity` is
-    KL(p || U) at both, with coefficient 1. It maximises entropy near the boundary, so calibration changes: look at it.
-    Classes are scored by the outer point.
+    `source` is the cross-entropy at the last iterate that is still classified right (how hard a class is to leave), `robust`
+    is beta * KL(p(clean) || p) at the one after the first mistake (which class attracts), `uniformity` is KL(p || U) at both,
+    with coefficient 1. It maximises entropy near the boundary, so calibration changes: look at it. Classes are scored by the
+    outer point.
     """
 
     beta: float = 6.0

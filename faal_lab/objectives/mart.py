@@ -13,9 +13,10 @@ from faal_lab.objectives.objective import Outcome
 
 @dataclass(frozen=True)
 class MART:
-    """Boosted cross-entropy on adversarial images + beta * KL(p(clean) || p(adv)) * (1 - p_y(clean)): `boosted`, `robust`.
+    """MART (Wang et al., ICLR 2020, eq. 11): boosted cross-entropy on adversarial images + a weighted divergence.
 
-    Wang et al., ICLR 2020, eq. 11; beta 5 or 6 in their code. The small constants are those of that code: without them the
+    The terms are `boosted`, CE(adv) - log(1 - the best wrong probability), and `robust`, beta * KL(p(clean) || p(adv)) *
+    (1 - p_y(clean)); beta is 5 or 6 in the authors' code. The small constants are those of that code: without them the
     logarithm of a certain mistake is infinite. The attack ascends cross-entropy from a Gaussian start (FAAL's release: KL).
     """
 

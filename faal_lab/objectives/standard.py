@@ -10,7 +10,7 @@ from faal_lab.objectives.objective import Outcome
 
 
 class StandardTraining:
-    """Cross-entropy on clean images: one term, `clean`."""
+    """Training without an attack: cross-entropy on clean images, one term, `clean`."""
 
     terms: tuple[str, ...] = ("clean",)
     points: int = 1

@@ -13,7 +13,7 @@ from faal_lab.objectives.objective import Outcome
 
 @dataclass(frozen=True)
 class TRADES:
-    """Cross-entropy on clean images + beta * KL(p(clean) || p(adv)) (Zhang et al., ICML 2019, eq. 5): `clean`, `robust`.
+    """TRADES (Zhang et al., ICML 2019, eq. 5): `clean`, cross-entropy, + `robust`, beta * KL(p(clean) || p(adv)).
 
     The attack ascends that KL from a Gaussian start, with the clean prediction held fixed. The gradient of the loss flows
     into both predictions, as in the authors' code, which divides neither term by the number of classes.

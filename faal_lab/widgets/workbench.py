@@ -9,15 +9,13 @@ from typing import Any
 
 import ipywidgets as W
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
 from faal_lab.data import LOADERS
-from faal_lab.fairness import FAIRNESS
 from faal_lab.live import LiveRun
 from faal_lab.models import MODELS
 from faal_lab.names import UnknownName
-from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import based_on
+from faal_lab.recipe import parts
 from faal_lab.runs import RunFolderError, free_name
 from faal_lab.widgets.dashboard import ENDED, Dashboard
 
@@ -44,9 +42,8 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
         "data_dir": (W.Text, {"placeholder": "where the images lie"}),
         "model": (W.Dropdown, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
         "base": (W.Combobox, {"options": bases}),
-        "objective": (W.Dropdown, {"options": list(OBJECTIVES)}),
-        "fairness": (W.Dropdown, {"options": list(FAIRNESS)}),
-        "ambiguity": (W.Dropdown, {"options": list(AMBIGUITY_SETS)}),
+        **{setting: (W.Dropdown, {"options": list(rows)}) for setting, rows in parts().items()},
+        "awp_gamma": (W.BoundedFloatText, {"min": 0, "max": 1, "step": 0.005}),
         "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **live}),
         "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **live}),
         "learning_rate": (W.BoundedFloatText, {"min": 1e-6, "max": 10, "step": 0.001}),
