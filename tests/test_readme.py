@@ -7,6 +7,7 @@ from pathlib import Path
 
 from faal_lab.cli import _parser
 from faal_lab.config import RunConfig
+from faal_lab.presets import preset_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,10 +36,12 @@ def test_every_make_command_exists() -> None:
 
 
 def test_every_faal_lab_command_parses() -> None:
-    found = [shlex.split(line)[1:] for line in commands() if line.startswith("faal-lab ")]
+    found = [shlex.split(line.split(" > ")[0])[1:] for line in commands() if line.startswith("faal-lab ")]
     assert {words[0] for words in found} >= {"demo", "lab", "run", "evaluate", "doctor", "tell"}
     for words in found:
-        _parser().parse_args(words)
+        options = _parser().parse_args(words)
+        if words[0] in ("run", "settings"):
+            preset_settings(options.recipe, options.protocol)  # raises on a name that is not there
 
 
 def test_every_papermill_command_names_a_notebook_and_settings() -> None:
@@ -62,5 +65,6 @@ def test_the_tree_is_the_tree() -> None:
         if re.fullmatch(r"[\w.]+(/|\.py|\.md|\.yml|\.toml)", name):
             assert (ROOT / name).exists() or (ROOT / "faal_lab" / name).exists(), name
     for path in (ROOT / "faal_lab").iterdir():
-        if path.is_dir() and path.name != "__pycache__":
-            assert f"{path.name}/" in block, f"{path.name} is not in the tree"
+        name = f"{path.name}/" if path.is_dir() else path.name
+        if not path.name.startswith("__"):
+            assert name in block, f"{name} is not in the tree"
