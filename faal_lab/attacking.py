@@ -15,11 +15,10 @@ from faal_lab import keyed_random
 from faal_lab.adversary import NEEDS_CLEAN, NORMS, AttackTick, boundary_pair, climber, frozen, pgd, start_point
 from faal_lab.adversary.norms import per_sample
 from faal_lab.config import RunConfig
-from faal_lab.fairness import AttackedBatch, AttackPlan, Fairness, NoFairness, PlansAttacks
+from faal_lab.fairness import AttackedBatch, AttackPlan, PlansAttacks
+from faal_lab.recipe import Recipe
 from faal_lab.sampling import Batch
 from faal_lab.state import TrainingState
-
-_PLAIN = NoFairness()
 
 
 class Attacked(NamedTuple):
@@ -29,14 +28,10 @@ class Attacked(NamedTuple):
     radius: torch.Tensor | None  # [B] in pixel units, or None: the run's epsilon for all
 
 
-def acting(state: TrainingState, config: RunConfig) -> Fairness:
-    """The fairness method of this epoch: none before `fairness_start`."""
-    return state.recipe.fairness if state.epoch >= config.fairness_start else _PLAIN
-
-
 def attack(state: TrainingState, batch: Batch, num_classes: int, config: RunConfig, tick: AttackTick) -> Attacked:
     """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3)."""
-    objective, method = state.recipe.objective, acting(state, config)
+    recipe = state.recipe.at(state.epoch)
+    objective, method = recipe.objective, recipe.fairness
     if objective.attack_loss is None:
         return Attacked(batch.images, None)
     with frozen(state.model, config.batch_norm):
@@ -52,16 +47,18 @@ def attack(state: TrainingState, batch: Batch, num_classes: int, config: RunConf
         plan = None
         if isinstance(method, PlansAttacks):
             plan = method.plan_attack(AttackedBatch(batch.labels, num_classes, config.step_ratio, clean_logits, draw))
+            plan = plan._replace(radius=plan.radius.to(batch.images.dtype), step=plan.step.to(batch.images.dtype))
         radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius
         if config.replays:
             adv = _carried(state, batch.images, radius, config)
         else:
-            adv = _climbed(state, batch, radius, plan, clean_logits, config, tick)
+            adv = _climbed(state, recipe, batch, radius, plan, clean_logits, config, tick)
     return Attacked(adv, radius if isinstance(radius, torch.Tensor) else None)
 
 
 def _climbed(
     state: TrainingState,
+    recipe: Recipe,
     batch: Batch,
     radius: torch.Tensor | float,
     plan: AttackPlan | None,
@@ -70,15 +67,14 @@ def _climbed(
     tick: AttackTick,
 ) -> torch.Tensor:
     """PGD, or both sides of the boundary, with the objective's attack loss."""
-    objective = state.recipe.objective
-    loss = objective.attack_loss
+    objective, loss = recipe.objective, recipe.objective.attack_loss
     assert loss is not None
     step = config.step_ratio * state.dials["epsilon"]
     settings = {
         "radius": radius, "step": step if plan is None else step * plan.step, "loss": loss, "norm": config.norm,
         "clean_logits": clean_logits() if loss in NEEDS_CLEAN else None, "target": None if plan is None else plan.target,
     }  # fmt: skip
-    noise, kind = None, state.recipe.start
+    noise, kind = None, recipe.start
     if kind != "zero":
         draw = keyed_random.normal if kind == "gaussian" else keyed_random.uniform
         noise = draw(config.seed, state.epoch, batch.keys, keyed_random.ATTACK_START, tuple(batch.images.shape[1:]))

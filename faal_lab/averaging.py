@@ -15,8 +15,14 @@ from torch import nn
 # name -> (source, what it does)
 AVERAGING: dict[str, tuple[str, str]] = {
     "none": ("", "The last weights are the result."),
-    "ema": ("Wang and Wang, ICLR 2022", "Exponential average of the weights, after each step; the decay rises from 0.1."),
-    "fawa": ("Wei et al., CVPR 2023", "The same, but only after epochs whose worst class on validation images is robust enough."),
+    "ema": (
+        "Wang and Wang, ICLR 2022",
+        "Exponential average of the weights after each step; the decay rises over the first ones.",
+    ),
+    "fawa": (
+        "Wei et al., CVPR 2023",
+        "Exponential average of the weights after each epoch whose worst class on validation images is robust enough.",
+    ),
 }
 BUFFERS = ("average", "copy")
 
@@ -28,8 +34,9 @@ Tensors = dict[str, torch.Tensor]  # by name in the model's state_dict
 class Averaging:
     """Which average, and its settings. `buffers` are BatchNorm's statistics: averaged like weights, or those of the last step.
 
-    FAWA: decay 0.85 and threshold 0.2 by the paper, 0.88 and 0.24 in the authors' code (Wei et al., CVPR 2023, Algorithm 2). EMA:
-    min(decay, (t + 1) / (t + 10)) at its t-th update (SEAT; Wang and Wang, ICLR 2022). Both begin with epoch `start`.
+    FAWA: decay 0.85 and threshold 0.2 by the paper, 0.88 and 0.24 in the authors' code (Wei et al., CVPR 2023, Algorithm 2).
+    EMA: min(decay, (t + 1) / (t + 10)), t counted from 0, at which the weights are taken over whole (SEAT; Wang and Wang,
+    ICLR 2022). Both begin with epoch `start`.
     """
 
     kind: str = "none"

@@ -18,7 +18,7 @@ from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_doc
 from faal_lab.data import DataProblem
 from faal_lab.demo import DemoError, demo
 from faal_lab.doctor import examine
-from faal_lab.evaluation import ATTACKS, VerdictsError
+from faal_lab.evaluation import ATTACKS, DEFAULT_ATTACKS, MODES, VerdictsError
 from faal_lab.events import COMMANDS, Command
 from faal_lab.fairness import FAIRNESS
 from faal_lab.models import ModelProblem
@@ -88,10 +88,14 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("evaluate", _evaluate, "Attack a run's test images and keep the verdicts in its folder.")
     sub.add_argument("runs", nargs="+", type=Path, help="run folders")
-    sub.add_argument("--attacks", default=",".join(ATTACKS), help="comma-separated")
+    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    sub.add_argument("--epsilon", type=float, help="L-infinity radius (default: the run's own)")
+    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own)")
     sub.add_argument("--device", default="auto")
+    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
+    sub.add_argument(
+        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
+    )
 
     sub = add("tell", _tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
@@ -160,6 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     attacks = tuple(listed(options.attacks))
     for name in attacks:
         check_name("attack", name, ATTACKS)
+    part, parts = _part(options.part)
     for run in options.runs:
         RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
     names, verdicts = [run.name for run in options.runs], {}
@@ -171,9 +176,20 @@ def _evaluate(options: argparse.Namespace) -> None:
                 attacks=attacks,
                 epsilon=options.epsilon,
                 device=options.device,
+                mode=options.mode,
+                part=part,
+                parts=parts,
                 progress=progress,
             )
     print(text_table(verdicts))
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/3" as (1, 3); raises ConfigError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
+    return int(number) - 1, int(count)
 
 
 def _tell(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.fairness import FAIRNESS
 from faal_lab.names import check_name
 from faal_lab.ranges import CHOICES, RANGES, ConfigError, check_model, typed
 from faal_lab.recipe import OWN, RecipeError, check_combination
@@ -152,6 +153,8 @@ class RunConfig:
         if not low <= self.tau <= high:
             raise ConfigError(f"tau must be between {low:g} and {high:g} for ambiguity={self.ambiguity}, got {self.tau}.")
         for epoch, tau in self.tau_schedule().items():
+            if not 0 <= epoch < self.epochs:
+                raise ConfigError(f"tau_changes names epoch {epoch}, and the run has the epochs 0 to {self.epochs - 1}.")
             if not low <= tau <= high:
                 raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
         self.drops()
@@ -175,6 +178,12 @@ class RunConfig:
                     f"{name}={getattr(self, name)} is not within the {self.epochs} epochs of this run: {part} would never act. "
                     "Lower it, or train for longer."
                 )
+
+        if FAIRNESS[self.fairness].delayed and self.fairness_start == 0 and self.epochs < 2:
+            raise ConfigError(
+                f"fairness={self.fairness} learns from an epoch before it acts: in one epoch it would never act. "
+                "Set epochs to 2 or more."
+            )
 
     def tau_schedule(self) -> dict[int, float]:
         """tau_changes as epoch -> tau; raises ConfigError."""

@@ -6,12 +6,12 @@ Knows: objective, fairness method, weight perturbation, optimiser, average. Must
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from faal_lab.adversary import weight_perturbed
-from faal_lab.attacking import Attacked, acting, climb_along
+from faal_lab.attacking import Attacked, climb_along
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.config import RunConfig
 from faal_lab.evaluation.attacks import count_by_class
@@ -21,22 +21,32 @@ from faal_lab.objectives import Outcome, weighted
 from faal_lab.sampling import Batch
 from faal_lab.state import TrainingState
 
-Buffers = list[torch.Tensor]
+Tensors = dict[str, torch.Tensor]
+
+
+class Before(NamedTuple):
+    """What a step that is then refused must leave as it was."""
+
+    buffers: list[torch.Tensor]  # a train-mode forward moves BatchNorm
+    fairness: Tensors  # weighing may learn from the batch
 
 
 class TrainingDiverged(FloatingPointError):
     """Loss or gradient is not finite; the state is that of the last good step."""
 
 
-def copied_buffers(model: nn.Module) -> Buffers:
-    """BatchNorm's statistics as they stand: a train-mode forward moves them even if the step is then refused."""
-    return [b.detach().clone() for b in model.buffers()]
+def before_batch(state: TrainingState) -> Before:
+    """Copies of what a batch changes besides weights and momentum."""
+    buffers = [b.detach().clone() for b in state.model.buffers()]
+    return Before(buffers, {name: tensor.clone() for name, tensor in state.recipe.fairness.state.items()})
 
 
-def put_back(model: nn.Module, buffers: Buffers) -> None:
-    """Undo what forward passes did to the buffers."""
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+def put_back(state: TrainingState, before: Before) -> None:
+    """Undo what forward passes and weighing did."""
+    for buffer, old in zip(state.model.buffers(), before.buffers, strict=True):
+        buffer.copy_(old)
+    state.recipe.fairness.state.clear()
+    state.recipe.fairness.state.update(before.fairness)
 
 
 def descend(
@@ -46,38 +56,38 @@ def descend(
     num_classes: int,
     rate: float,
     config: RunConfig,
-    buffers: Buffers,
+    before: Before,
 ) -> StepDone:
     """One optimiser step (FAAL, Algorithm 1, lines 4 to 8); raises TrainingDiverged with the state as it was before the batch."""
-    model, recipe, labels = state.model, state.recipe, batch.labels
+    model, recipe, labels = state.model, state.recipe.at(state.epoch), batch.labels
     model.train()
     adv = attacked.images.detach().requires_grad_(bool(config.replays))
 
     def unweighted() -> torch.Tensor:
         return weighted(recipe.objective(model, batch.images, adv, labels).terms, {}, labels)
 
-    gamma = recipe.awp_gamma if state.epoch >= config.awp_start else 0.0
+    gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
     with weight_perturbed(model, unweighted, gamma):
         outcome = recipe.objective(model, batch.images, adv, labels)
         if recipe.clean_forward and outcome.clean_logits is None:
             with torch.no_grad():
                 model(batch.images)  # moves BatchNorm and nothing else
-        method = acting(state, config)
+        method = recipe.fairness
         if isinstance(method, AddsTerms):
             outcome = outcome._replace(terms={**outcome.terms, **method.more_terms(outcome, labels)})
         logits = scored_logits(outcome)
         if not bool(torch.isfinite(logits).all()):
-            raise _diverged(state, buffers, "Logits are", rate)
+            raise _diverged(state, before, "Logits are", rate)
         stats = _statistics(state, outcome, logits, labels, num_classes)
         with torch.no_grad():
             weighing = method.weigh(stats, tuple(outcome.terms), state.dials["tau"])
         loss = weighted(outcome.terms, weighing.multipliers, labels, logits.argmax(1))
-        _step(state, loss, buffers, rate)
+        _step(state, loss, before, rate)
     if config.replays:
         assert adv.grad is not None
         climb_along(state, batch, attacked, adv.grad, config)
     state.averaged = recipe.averaging.after_step(state.average, model, state.epoch, state.averaged)
-    if isinstance(recipe.fairness, EndsEpochs):
+    if isinstance(state.recipe.fairness, EndsEpochs):
         state.tally = stats if state.tally is None else state.tally + stats
     state.step, state.batch = state.step + 1, state.batch + 1
     count = [int(n) for n in stats.count.tolist()]
@@ -109,21 +119,21 @@ def _statistics(
     return ClassStats.of(labels, num_classes, values)
 
 
-def _step(state: TrainingState, loss: torch.Tensor, buffers: Buffers, rate: float) -> None:
+def _step(state: TrainingState, loss: torch.Tensor, before: Before, rate: float) -> None:
     """Backward and one optimiser step; raises TrainingDiverged where it must not be made."""
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
-        raise _diverged(state, buffers, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)
+        raise _diverged(state, before, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
 
 
-def _diverged(state: TrainingState, buffers: Buffers, what: str, rate: float) -> TrainingDiverged:
-    """The error to raise; buffers are put back."""
-    put_back(state.model, buffers)
+def _diverged(state: TrainingState, before: Before, what: str, rate: float) -> TrainingDiverged:
+    """The error to raise; what the batch changed is put back."""
+    put_back(state, before)
     return TrainingDiverged(
         f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "
         f"Lower the learning rate (now {rate:.4g}) or tau, or look for broken images."

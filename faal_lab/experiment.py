@@ -10,6 +10,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,13 +23,12 @@ from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import radius_for_multiplier
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
-from faal_lab.evaluation import ATTACKS, Progress, Verdicts, evaluate
+from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, evaluate
 from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.models import ModelSpec, build, statistics
 from faal_lab.recipe import Recipe
-from faal_lab.restore import base_file, delivered, from_checkpoint, load_model, load_weights, to_checkpoint
-from faal_lab.runs import CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
-from faal_lab.runs.checkpoint import digest
+from faal_lab.restore import base_file, from_checkpoint, load_model, load_weights, to_checkpoint
+from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.control import last_number
 from faal_lab.runs.files import replace_file
 from faal_lab.signals import caught_signals
@@ -206,7 +206,8 @@ def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generato
             raise
         except Exception as error:
             if isinstance(error, TrainingDiverged):
-                _write(experiment, folder, "last")
+                with suppress(CheckpointError):  # the file holds an earlier good state then, and this error is the news
+                    _write(experiment, folder, "last")
             state.activity = "ended"
             yield RunFailed(state.step, f"{type(error).__name__}: {error}")
             raise
@@ -240,15 +241,19 @@ def evaluate_run(
     run_folder: str | Path,
     *,
     checkpoint: str = "last",
-    attacks: tuple[str, ...] = ATTACKS,
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS,
     epsilon: float | None = None,
     device: str = "auto",
+    mode: str = "per-image",
+    part: int = 0,
+    parts: int = 1,
     progress: Progress | None = None,
 ) -> Verdicts:
     """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
 
-    `epsilon` is the run's own by default; `progress` hears what is done and the share of it. Raises RunLocked while
-    the run is still written to.
+    `epsilon` is the run's own by default; `progress` hears what is done and the share of it. AutoAttack's finished batches are
+    kept in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
+    verdicts. Raises RunLocked while the run is still written to.
     """
     folder = RunFolder.open(run_folder)
     model, config, stored = load_model(folder.path, checkpoint)
@@ -256,8 +261,7 @@ def evaluate_run(
     splits = _load(config)
     radius = config.epsilon if epsilon is None else epsilon
     header = {
-        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
-        "model_sha256": digest(delivered(stored), {}), "versions": versions(),
+        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
     }  # fmt: skip
     now = ("evaluating", 0.0)
 
@@ -267,15 +271,22 @@ def evaluate_run(
         if progress is not None:
             progress(what, share)
 
-    with Heartbeat(folder.path, lambda: now):
+    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext():
         verdicts = evaluate(
             placed(model, where), splits.test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
             attacks=attacks, seed=config.seed, header=header, progress=hear,
+            manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),
         )  # fmt: skip
-        replace_file(folder.verdicts_file(checkpoint), verdicts.to_bytes())
-        counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
-        total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
-        with folder.recording() as recorder:
-            recorder.write(Evaluated(checkpoint, radius, total, counts))
+        if part == 0:
+            _keep(folder, checkpoint, radius, verdicts)
         now = ("ended", 1.0)
     return verdicts
+
+
+def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts) -> None:
+    """Write the verdicts, and that the test images were opened for them."""
+    replace_file(folder.verdicts_file(checkpoint), verdicts.to_bytes())
+    counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
+    total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
+    with folder.recording() as recorder:
+        recorder.write(Evaluated(checkpoint, radius, total, counts))

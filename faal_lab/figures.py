@@ -21,7 +21,10 @@ RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey for t
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SMALL = {"height": 360, "margin": {"l": 56, "r": 12, "t": 44, "b": 90}}
 INK = "#7A7A7A"  # text that can be read on white and on black
-ATTACK_TITLES = {"clean": "Clean", "pgd-20": "PGD-20", "cw-20": "CW-20", "autoattack": "AutoAttack"}
+ATTACK_TITLES = {
+    "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
+    "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "autoattack": "AutoAttack",
+}  # fmt: skip
 
 
 def class_style(index: int) -> dict[str, Any]:

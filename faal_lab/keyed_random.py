@@ -24,7 +24,8 @@ def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: torch.Tensor) -> torch.Tensor:
+def mixed(x: torch.Tensor) -> torch.Tensor:
+    """splitmix64's finaliser: whole numbers, int64, to ones that look independent of them."""
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
     return x ^ _shift(x, 31)
@@ -33,8 +34,8 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 def _keys(seed: int, epoch: int, indices: torch.Tensor, purpose: int) -> torch.Tensor:
     key = torch.zeros_like(indices)
     for part in (seed, epoch, purpose):
-        key = _mix(key * 3 + part + _GOLDEN)
-    return _mix(key + (indices + 1) * _GOLDEN)  # [B]
+        key = mixed(key * 3 + part + _GOLDEN)
+    return mixed(key + (indices + 1) * _GOLDEN)  # [B]
 
 
 def uniform(seed: int, epoch: int, indices: torch.Tensor, purpose: int, shape: tuple[int, ...] = ()) -> torch.Tensor:
@@ -44,7 +45,7 @@ def uniform(seed: int, epoch: int, indices: torch.Tensor, purpose: int, shape: t
     """
     numbers = int(torch.Size(shape).numel())
     counter = torch.arange(1, numbers + 1, device=indices.device)
-    bits = _mix(_keys(seed, epoch, indices, purpose)[:, None] + counter * _GOLDEN)
+    bits = mixed(_keys(seed, epoch, indices, purpose)[:, None] + counter * _GOLDEN)
     return (_shift(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(indices), *shape)
 
 

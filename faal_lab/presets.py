@@ -32,7 +32,7 @@ PRESETS: dict[str, Settings] = {
     "faal-at": {"objective": "at", "fairness": "faal"},
     "faal-trades": {"objective": "trades", "fairness": "faal"},
     "faal-mart": {"objective": "mart", "fairness": "faal"},
-    "faal-at-awp": {"objective": "at", "fairness": "faal", "awp_gamma": 0.005},
+    "faal-at-awp": {"objective": "at", "fairness": "faal", "awp_gamma": 0.01},
     "faal-trades-awp": {"objective": "trades", "fairness": "faal", "awp_gamma": 0.005},
     "frl-rw": {**_FRL, "fairness": "frl-rw", "slack": 0.1},
     "frl-rwrm-0.05": {**_FRL, "slack": 0.05},
@@ -41,8 +41,8 @@ PRESETS: dict[str, Settings] = {
     "cfa-trades": {"objective": "trades", **_CFA},
     "wat-trades": {"objective": "trades", "fairness": "wat", "fairness_start": 0, "averaging": "none"},
     "fat-at": {"objective": "at", "fairness": "fat", "fairness_start": 0, "averaging": "none"},
-    "dafa-trades": {"objective": "trades", "fairness": "dafa", "averaging": "none"},
-    "trix-trades": {"objective": "trades", "fairness": "trix", "averaging": "none"},
+    "dafa-trades": {"objective": "trades", "fairness": "dafa", "fairness_start": 70, "averaging": "none"},
+    "trix-trades": {"objective": "trades", "fairness": "trix", "fairness_start": 70, "averaging": "none"},
     "cfol-at": {"objective": "at", "fairness": "cfol", "fairness_start": 0, "averaging": "none"},
     "csr-trades": {"objective": "trades", "fairness": "csr", "averaging": "none"},
     "group-dro-at": {"objective": "at", "fairness": "group-dro", "averaging": "none"},
@@ -56,6 +56,9 @@ _CIFAR: Settings = {
 # The experiments of the same paper. It states neither batch size, momentum nor weight decay: those are its release's.
 PROTOCOLS: dict[str, Settings] = {
     "finetune-2ep": {**_CIFAR, "epochs": 2, "learning_rate": 0.01, "lr_drops": "0.5", "tau": 0.5},
+    "finetune-cifar100-2ep": {
+        **_CIFAR, "data": "cifar100", "epochs": 2, "learning_rate": 0.01, "lr_drops": "0.5", "tau": 0.05,
+    },
     "finetune-frl-80ep": {**_CIFAR, "epochs": 80, "learning_rate": 0.001, "lr_drops": "0.5"},
     "scratch-200ep": {
         **_CIFAR, "model": "preact-resnet-18", "epochs": 200, "learning_rate": 0.1, "lr_drops": "0.5,0.75",

@@ -12,7 +12,7 @@ from typing import Any
 from faal_lab.adversary import NEEDS_CLEAN
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.averaging import AVERAGING, BUFFERS, Averaging
-from faal_lab.fairness import FAIRNESS, Fairness, about
+from faal_lab.fairness import FAIRNESS, Fairness, NoFairness, about
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES, Objective
 from faal_lab.presets import PRESETS
@@ -33,9 +33,18 @@ class Recipe:
     objective: Objective
     fairness: Fairness
     start: str = "uniform"  # where the training attack begins, one of STARTS
+    fairness_start: int = 0  # epochs before the fairness method acts; until then the run is `plain`
+    plain: Recipe | None = None  # None: the same without a fairness method
     awp_gamma: float = 0.0  # radius of the weight perturbation, relative to each tensor's norm; 0 perturbs nothing
+    awp_start: int = 0  # epochs before weights are perturbed
     averaging: Averaging = field(default_factory=Averaging)
     clean_forward: bool = False  # a clean forward pass that only moves BatchNorm, as the FAAL release makes
+
+    def at(self, epoch: int) -> Recipe:
+        """The recipe that an epoch is trained by: this one, or what it is before its fairness method acts."""
+        if epoch >= self.fairness_start:
+            return self
+        return self.plain if self.plain is not None else replace(self, fairness=NoFairness())
 
     @staticmethod
     def of(
@@ -51,10 +60,12 @@ class Recipe:
         score_decay: float = 0.9,
         measure: str = "margin",
         beta: float = 6.0,
+        fairness_start: int = 0,
         fairness_rate: float = OWN,
         fairness_strength: float = OWN,
         slack: float = 0.07,
         awp_gamma: float = 0.0,
+        awp_start: int = 0,
         averaging: str = "none",
         average_decay: float = OWN,
         average_start: int = 0,
@@ -79,14 +90,18 @@ class Recipe:
             "rate": fairness_rate, "strength": fairness_strength, "slack": slack, "variant": variant, "objective": objective,
             "beta": beta,
         }  # fmt: skip
-        make = FAIRNESS[fairness].make
-        taken = inspect.signature(make).parameters
-        method = make(**{n: v for n, v in settings.items() if n in taken and not (n in ("rate", "strength") and v < 0)})
-        if release and fairness == "faal" and objective == "mart":
-            loss = replace(loss, attack_loss="kl")  # pyright: ignore[reportArgumentType]
-        return Recipe(
-            loss, method, _start(attack_start, loss, fairness, release), awp_gamma,
-            _averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers),
+        row = FAIRNESS[fairness]
+        taken = inspect.signature(row.make).parameters
+        own = {n: v for n, v in settings.items() if n in taken and not (n in ("rate", "strength") and v < 0)}
+        average = _averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers)
+        plain = Recipe(
+            loss, row.make(**own) if row.scales else NoFairness(), loss.start if attack_start == "auto" else attack_start,
+            awp_gamma=awp_gamma, awp_start=awp_start, averaging=average,
+        )  # fmt: skip
+        loss, start = _adapted(loss, fairness, objective, release)
+        start = start if check_name("attack start", attack_start, ("auto", *STARTS)) == "auto" else attack_start
+        return replace(
+            plain, objective=loss, fairness=row.make(**own), start=start, fairness_start=fairness_start, plain=plain,
             clean_forward=release and fairness == "faal",
         )  # fmt: skip
 
@@ -94,23 +109,33 @@ class Recipe:
     def named(name: str, **settings: Any) -> Recipe:
         """A recipe by the field's name, for example `Recipe.named("faal-trades-awp", tau=0.5)`; names in PRESETS.
 
-        Settings given by name win over the preset's.
+        Settings given by name win over the preset's. Raises UnknownName, or RecipeError for a preset that is more than a recipe.
         """
         preset = PRESETS[check_name("recipe", name, PRESETS)]
         known = inspect.signature(Recipe.of).parameters
-        return Recipe.of(**({n: v for n, v in preset.items() if n in known} | settings))
+        beyond = [f"{n}={v}" for n, v in preset.items() if n not in known or n == "replays"]
+        if beyond:
+            raise RecipeError(
+                f"{name} is more than a recipe: it also sets {', '.join(beyond)}. "
+                f"Use RunConfig.from_mapping(preset_settings({name!r}))."
+            )
+        return Recipe.of(**(preset | settings))
 
 
-def _start(asked: str, loss: Objective, fairness: str, release: bool) -> str:
-    """Where the attack begins. "auto" is the objective's own start, but the clean image under FAAL (Algorithm 1).
+def _adapted(loss: Objective, fairness: str, objective: str, release: bool) -> tuple[Objective, str]:
+    """The objective as a fairness method attacks it, and where its attack begins unless that is stated.
 
-    FAAL's paper has one algorithm for all objectives, yet KL has no slope at the clean image, so there the start stays the
-    objective's, as it does altogether in the release.
+    FAAL's begins at the clean image (Algorithm 1), but for KL, which has no slope there. In its release the start is the
+    objective's, and MART attacks KL; in FAT's release TRADES is attacked as PGD-AT is.
     """
-    check_name("attack start", asked, ("auto", *STARTS))
-    if asked != "auto":
-        return asked
-    return "zero" if fairness == "faal" and not release and loss.attack_loss not in NEEDS_CLEAN else loss.start
+    changed: dict[str, str] = {}
+    if release and (fairness, objective) == ("faal", "mart"):
+        changed = {"attack_loss": "kl"}
+    if release and (fairness, objective) == ("fat", "trades"):
+        changed = {"attack_loss": "cross-entropy", "start": "uniform"}
+    loss = replace(loss, **changed) if changed else loss  # pyright: ignore[reportArgumentType]
+    zero = fairness == "faal" and not release and loss.attack_loss not in NEEDS_CLEAN
+    return loss, "zero" if zero else loss.start
 
 
 def _averaging(kind: str, release: bool, decay: float, start: int, threshold: float, buffers: str) -> Averaging:
@@ -146,6 +171,11 @@ def check_combination(objective: str, fairness: str, averaging: str, *, replays:
         raise RecipeError(
             f"replays={replays} (free training) has one perturbation that climbs the training loss: it cannot make what "
             f"objective={objective} with fairness={fairness} needs. Set replays to 0."
+        )
+    if replays and method.acts_on == "sampling":
+        raise RecipeError(
+            f"replays={replays} (free training) uses each batch several times, and fairness={fairness} draws anew at each step. "
+            "Set replays to 0."
         )
     if not validation and (method.validation or averaging == "fawa"):
         which = f"fairness={fairness}" if method.validation else "averaging=fawa"

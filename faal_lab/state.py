@@ -36,7 +36,8 @@ class TrainingState:
 
     @staticmethod
     def fresh(model: nn.Module, recipe: Recipe, config: RunConfig) -> TrainingState:
-        """The state before the first step."""
+        """The state before the first step. A recipe that was trained by before forgets what its fairness method learned."""
+        recipe.fairness.state.clear()
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import torch
 
 from faal_lab.adversary import AttackTick
-from faal_lab.attacking import acting, attack
+from faal_lab.attacking import attack
 from faal_lab.averaging import Tensors, wearing
 from faal_lab.config import RunConfig
 from faal_lab.data import Splits
-from faal_lab.descent import TrainingDiverged, copied_buffers, descend, put_back
+from faal_lab.descent import TrainingDiverged, before_batch, descend, put_back
 from faal_lab.evaluation.attacks import Attack, count_by_class, survivors
 from faal_lab.events import DialTurned, EpochDone, Event
 from faal_lab.fairness import BeginsEpochs, EndsEpochs, Samples
@@ -34,7 +34,7 @@ def learning_rate_factor(config: RunConfig, progress: float, epoch: int) -> floa
     if config.lr_schedule == "one-cycle":
         return progress / 0.3 if progress < 0.3 else (1 - progress) / 0.7
     if config.lr_schedule == "step":
-        return 0.1 ** sum(epoch >= share * config.epochs for share in config.drops())
+        return 0.1 ** sum(epoch >= round(share * config.epochs, 9) for share in config.drops())
     return 1.0
 
 
@@ -52,26 +52,26 @@ def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = 
     steering = Steering(state, config, poll)
     try:
         while state.epoch < config.epochs:
-            yield from _begin_epoch(state, splits, config, steering.look)
+            yield from _begin_epoch(state, splits, config, steering)
             yield from _batches(state, splits, config, steering)
             state.activity = "validating"
-            done = _end_epoch(state, splits, config, steering.look)
-            yield from steering.obey()
-            yield done
+            yield _end_epoch(state, splits, config, steering.look)
+            yield from steering.obey()  # after it: between the two the state would be ahead of what was said
     except Stopped:
         yield from steering.obey()
         raise
 
 
-def _begin_epoch(state: TrainingState, splits: Splits, config: RunConfig, tick: AttackTick) -> Iterator[Event]:
+def _begin_epoch(state: TrainingState, splits: Splits, config: RunConfig, steering: Steering) -> Iterator[Event]:
     """Let the fairness method measure, and turn scheduled dials; once an epoch, however often it is resumed."""
     if state.begun >= state.epoch:
         return
-    method = acting(state, config)
+    method = state.recipe.at(state.epoch).fairness
     if isinstance(method, BeginsEpochs):
         state.activity = "measuring"
-        method.begin_epoch(Measurement(state, splits, config, tick))
+        method.begin_epoch(Measurement.of(state, splits, config, steering.look))
     state.begun = state.epoch
+    yield from steering.obey()
     tau = config.tau_schedule().get(state.epoch)
     if tau is not None:
         old, state.dials["tau"] = state.dials["tau"], tau
@@ -80,7 +80,7 @@ def _begin_epoch(state: TrainingState, splits: Splits, config: RunConfig, tick: 
 
 def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: Steering) -> Iterator[Event]:
     """The steps of one epoch that are still to be made."""
-    steps, method = steps_per_epoch(splits, config), acting(state, config)
+    steps, method = steps_per_epoch(splits, config), state.recipe.at(state.epoch).fairness
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
     sampler = Sampler(splits.train, config.seed, state.epoch, config.batch_size, augmentation)
     while state.batch < steps:
@@ -90,31 +90,32 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
         rate = state.dials["learning_rate"] * learning_rate_factor(config, progress, state.epoch)
         drawn_by = method.class_probabilities(splits.num_classes) if isinstance(method, Samples) else None
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
-        buffers = copied_buffers(state.model)
+        before = before_batch(state)
         try:
             attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
         except (BatchAgain, Stopped) as reason:
-            put_back(state.model, buffers)  # an attack in training mode has moved them
+            put_back(state, before)  # an attack in training mode has moved BatchNorm
             if isinstance(reason, Stopped):
                 raise
             continue
-        done = descend(state, batch, attacked, splits.num_classes, rate, config, buffers)
+        done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
         steering.singles = max(0, steering.singles - 1)
         yield done
 
 
 def _end_epoch(state: TrainingState, splits: Splits, config: RunConfig, tick: AttackTick) -> EpochDone:
     """Validate, average, let the fairness method learn. The state changes last: all before may be interrupted."""
-    done = _validate(state, splits, config, tick)
-    robust = [r / n for r, n in zip(done.robust_correct, done.count, strict=True) if n]
     average: Tensors = {name: tensor.clone() for name, tensor in state.average.items()}
-    state.recipe.averaging.after_epoch(average, state.model, state.epoch, min(robust, default=0.0))
-    if average:
+    done, averaging, method = None, state.recipe.averaging, state.recipe.fairness
+    if averaging.kind == "fawa" or not average:
+        done = _validate(state, splits, config, tick)
+        robust = [r / n for r, n in zip(done.robust_correct, done.count, strict=True) if n]
+        averaging.after_epoch(average, state.model, state.epoch, min(robust, default=0.0))
+    if average or done is None:
         with wearing(state.model, average):
             done = _validate(state, splits, config, tick)
-    method = state.recipe.fairness
-    if isinstance(method, EndsEpochs) and state.epoch >= config.fairness_start - 1 and state.tally is not None:
-        method.end_epoch(state.tally, Measurement(state, splits, config, tick))
+    if isinstance(method, EndsEpochs) and state.epoch >= state.recipe.fairness_start - 1 and state.tally is not None:
+        method.end_epoch(state.tally, Measurement.of(state, splits, config, tick))
     state.average, state.tally = average, None
     state.epoch, state.batch = state.epoch + 1, 0
     return done

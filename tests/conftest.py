@@ -3,6 +3,9 @@
 import os
 from dataclasses import replace
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two threads on tiny networks fight more than they help, beside other work above all
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a deprecation warning of jupyter_core
 
 from pathlib import Path
@@ -15,7 +18,7 @@ from PIL import Image
 from faal_lab.config import RunConfig
 from faal_lab.data import Images, Splits, load
 from faal_lab.experiment import recipe_settings, run
-from faal_lab.models import SmallConvNet
+from faal_lab.models import ModelSpec, build
 from faal_lab.recipe import Recipe
 from faal_lab.training import TrainingState
 
@@ -78,8 +81,6 @@ def few() -> Splits:
 
 
 def fresh(config: RunConfig) -> TrainingState:
-    """A small network with the recipe of `config`, before its first step."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SmallConvNet(10, 1, (8, 8), (0.3,), (0.4,), filters=4)
+    """A small network (of four filters) with the recipe of `config`, before its first step."""
+    model = build(ModelSpec(config.model, 10, 1, 8, 8, (0.3,), (0.4,), filters=4), seed=0)
     return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, config.tau, validation=True)), config)

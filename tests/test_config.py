@@ -98,6 +98,6 @@ def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
 def test_a_notebook_can_name_a_recipe_and_a_protocol() -> None:
     given = {"recipe": "faal-at-awp", "protocol": "finetune-2ep", "data": "digits", "tau": 0.3}
     config, _ = run_parameters(given)
-    assert (config.fairness, config.awp_gamma, config.epochs, config.tau) == ("faal", 0.005, 2, 0.3)
+    assert (config.fairness, config.awp_gamma, config.epochs, config.tau) == ("faal", 0.01, 2, 0.3)
     with pytest.raises(UnknownName, match="Unknown protocol 'finetune-2'. Did you mean 'finetune-2ep'"):
         run_parameters({"protocol": "finetune-2"})

@@ -26,7 +26,7 @@ def trained(few: Splits):
 
 def test_validation_errors_are_one_minus_class_accuracy(trained) -> None:
     state, splits = trained
-    clean, robust = Measurement(state, splits, SHORT, lambda: None).validation_errors(5)
+    clean, robust = Measurement.of(state, splits, SHORT, lambda: None).validation_errors(5)
     labels = splits.validation.labels
     for found, kind in ((clean, None), (robust, Attack("cross-entropy", 5))):
         right = predictions(state.model, splits.validation, kind, 0.1, seed=0) == labels
@@ -37,7 +37,7 @@ def test_validation_errors_are_one_minus_class_accuracy(trained) -> None:
 
 def test_the_confusion_counts_every_training_image_once(trained) -> None:
     state, splits = trained
-    confusion = Measurement(state, splits, SHORT, lambda: None).training_confusion(3)
+    confusion = Measurement.of(state, splits, SHORT, lambda: None).training_confusion(3)
     assert torch.equal(confusion.sum(0), torch.bincount(splits.train.labels, minlength=10))
     predicted = predictions(state.model, splits.train, Attack("cross-entropy", 3), 0.1, seed=0)
     by_hand = torch.zeros(10, 10, dtype=torch.int64)
@@ -51,7 +51,7 @@ def test_the_validation_cost_is_the_training_loss_by_class(trained, objective: s
     _, splits = trained
     config = replace(SHORT, objective=objective, attack_steps=0, attack_start="zero")
     state = fresh(config)
-    cost = Measurement(state, splits, config, lambda: None).validation_cost()
+    cost = Measurement.of(state, splits, config, lambda: None).validation_cost()
     images, labels = splits.validation.all()
     adv = torch.stack([images, images]) if objective == "bat" else images  # without steps the attack stays where it starts
     with torch.no_grad():
@@ -87,3 +87,26 @@ def test_l2_training_attacks_stay_in_their_ball(few: Splits) -> None:
     assert float(lengths.max()) <= 0.7 + 1e-5
     assert float((adv - images).abs().max()) > 0.1
     assert [e for e in train(state, few, replace(config, epochs=1)) if e]
+
+
+def test_measuring_moves_no_batchnorm_and_follows_epsilon(few: Splits) -> None:
+    config = replace(SHORT, model="preact-resnet-18", batch_norm="train", objective="trades")
+    state = fresh(config)
+    before = {n: b.clone() for n, b in state.model.named_buffers()}
+    measure = Measurement.of(state, few, config, lambda: None)
+    cost = measure.validation_cost()
+    assert torch.equal(measure.validation_cost(), cost)
+    assert all(torch.equal(b, before[n]) for n, b in state.model.named_buffers())
+    state.dials["epsilon"] = 0.3
+    assert torch.equal(measure.validation_cost(), cost), "a dial that is turned meanwhile holds from the next step"
+    wider = Measurement.of(state, few, config, lambda: None)
+    assert bool((wider.validation_errors(5)[1] >= measure.validation_errors(5)[1]).all())
+    assert not torch.equal(wider.validation_cost(), cost)
+
+
+def test_without_validation_images_measuring_says_so(few: Splits) -> None:
+    none = replace(few, validation=replace(few.validation, pixels=few.validation.pixels[:0], labels=few.validation.labels[:0]))
+    measure = Measurement.of(fresh(SHORT), none, SHORT, lambda: None)
+    for call in (measure.validation_cost, lambda: measure.validation_errors(2)):
+        with pytest.raises(ValueError, match="measures on validation images, and there are none"):
+            call()

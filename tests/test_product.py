@@ -12,7 +12,7 @@ from torch import nn
 from faal_lab.averaging import AVERAGING
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits
-from faal_lab.events import DialTurned, EpochDone, StepDone
+from faal_lab.events import Command, DialTurned, EpochDone, StepDone
 from faal_lab.experiment import recipe_settings
 from faal_lab.fairness import FAIRNESS
 from faal_lab.models import ModelSpec
@@ -21,7 +21,7 @@ from faal_lab.objectives import OBJECTIVES
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.recipe import Recipe, RecipeError, check_combination
 from faal_lab.restore import from_checkpoint, to_checkpoint
-from faal_lab.training import train
+from faal_lab.training import TrainingDiverged, TrainingState, train
 
 # the authors' rates are for long runs
 RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
@@ -93,27 +93,59 @@ NEUTRAL = [
     ("at", {"fairness": "faal", "tau": 0.0}, 1.0),
     ("at", {"fairness": "wat", "fairness_rate": 0.0}, 20 / 11),
     ("at", {"fairness": "fat", "fairness_strength": 0.0}, 1.0),
+    ("at", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "csr", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "frl-rw", "fairness_rate": 0.0}, 1.0),
     ("trades", {"fairness": "frl-rwrm", "fairness_rate": 0.0}, 1.0),
     ("at", {"fairness": "frl-rm", "fairness_rate": 0.0}, 1.0),
-    ("trades", {"fairness": "cfa", "epochs": 1}, 1 / 7),
-    ("at", {"fairness": "cfa", "epochs": 1}, 1.0),
-    ("at", {"awp_gamma": 0.0}, 1.0),
-    ("at", {"averaging": "ema", "average_decay": 0.0}, 1.0),
 ]
+
+
+def second_epoch(config: RunConfig, few: Splits) -> tuple[float, list[torch.Tensor]]:
+    """Loss and update of the first step of the second epoch, at rate 0 until then: by then every method has learned."""
+    state = fresh(config)
+    state.dials["learning_rate"] = 0.0
+    events = train(state, few, config)
+    while not isinstance(next(events), EpochDone):
+        pass
+    state.dials["learning_rate"] = config.learning_rate
+    state.optimizer.state.clear()  # no momentum of the first epoch
+    before = [p.detach().clone() for p in state.model.parameters()]
+    done = next(event for event in events if isinstance(event, StepDone))
+    return done.loss, [p.detach() - old for p, old in zip(state.model.parameters(), before, strict=True)]
 
 
 @pytest.mark.parametrize("objective, settings, scale", NEUTRAL, ids=lambda value: str(value))
 def test_neutral_settings_leave_the_scale_that_is_stated(few: Splits, objective: str, settings: dict, scale: float) -> None:
-    plain = replace(SHORT, objective=objective, attack_start="gaussian", epochs=1, weight_decay=0.0, lr_schedule="constant")
-    other = replace(plain, **settings)
-    first, second = fresh(plain), fresh(other)
-    before = [p.detach().clone() for p in first.model.parameters()]
-    losses = [next(e.loss for e in train(s, few, c) if isinstance(e, StepDone)) for s, c in ((first, plain), (second, other))]
-    assert losses[1] == pytest.approx(scale * losses[0], rel=1e-5)
-    for p, q, old in zip(first.model.parameters(), second.model.parameters(), before, strict=True):
-        assert torch.allclose(q - old, scale * (p - old), rtol=1e-2, atol=1e-6)
+    plain = replace(SHORT, objective=objective, attack_start="gaussian", weight_decay=0.0, lr_schedule="constant")
+    loss, update = second_epoch(plain, few)
+    other, changed = second_epoch(replace(plain, **settings), few)
+    assert other == pytest.approx(scale * loss, rel=1e-5)
+    assert all(torch.allclose(c, scale * u, rtol=1e-2, atol=1e-6) for c, u in zip(changed, update, strict=True))
+    active = {name: {"tau": 1.0}.get(name, 3.0) for name in settings if name != "fairness"}
+    if "csr" in settings.values():
+        active = {"fairness_strength": 0.5}
+    acting, _ = second_epoch(replace(plain, **(settings | active)), few)
+    assert acting != pytest.approx(scale * loss, rel=1e-5), "with another setting it does act"
+
+
+def test_cfas_scale_holds_before_it_acts_and_after(few: Splits) -> None:
+    plain = replace(SHORT, objective="trades", attack_start="gaussian", learning_rate=0.0)
+    base = [e.loss for e in train(fresh(plain), few, plain) if isinstance(e, StepDone)]
+    for start in (0, 1):
+        config = replace(plain, fairness="cfa", fairness_start=start)
+        found = [e.loss for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
+        assert found[:2] == pytest.approx([loss / 7 for loss in base[:2]], rel=1e-5)
+        assert found[2] != pytest.approx(base[2] / 7, rel=1e-3)
+        assert 0.4 < found[2] / (base[2] / 7) < 2.5, "no jump of the scale where it sets in"
+
+
+def test_an_average_that_keeps_nothing_is_the_last_weights(few: Splits) -> None:
+    config = replace(SHORT, averaging="ema", average_decay=0.0)
+    state = fresh(config)
+    list(train(state, few, config))
+    assert all(torch.equal(t, state.average[n]) for n, t in state.model.state_dict().items())
 
 
 INTERRUPTED = [
@@ -123,6 +155,11 @@ INTERRUPTED = [
     {"objective": "trades", "fairness": "cfa", "averaging": "fawa"},
     {"objective": "at", "fairness": "faal", "replays": 2},
     {"objective": "bat", "fairness": "faal", "tau_changes": "1:0.2"},
+    # with BatchNorm, whose statistics are state, too
+    {"model": "preact-resnet-18", "fairness": "faal", "averaging": "ema", "awp_gamma": 0.01},
+    {"model": "preact-resnet-18", "objective": "trades", "fairness": "wat", "batch_norm": "train"},
+    {"model": "preact-resnet-18", "fairness": "cfa", "averaging": "fawa", "batch_norm": "train"},
+    {"model": "preact-resnet-18", "objective": "trades", "fairness": "csr", "replays": 2},
 ]
 
 
@@ -159,6 +196,12 @@ def test_every_methods_state_survives_save_and_resume(few: Splits, settings: dic
             {"objective": "standard", "fairness": "dafa"},
             "dafa acts on attacks, and objective=standard trains on clean images alone",
         ),
+        ({"fairness": "cfol", "replays": 4}, "free training. uses each batch several times, and fairness=cfol draws anew"),
+        (
+            {"objective": "trades", "fairness": "wat", "epochs": 1},
+            "wat learns from an epoch before it acts: in one epoch it would never",
+        ),
+        ({"tau_changes": "7:0.2"}, "tau_changes names epoch 7, and the run has the epochs 0 to 3"),
         ({"objective": "bat", "replays": 4}, "free training.* cannot make what objective=bat"),
         ({"objective": "trades", "fairness": "trix", "replays": 4}, "free training.*fairness=trix"),
         (
@@ -190,12 +233,21 @@ def test_what_is_decided_on_validation_images_is_refused_without_them(settings: 
         Recipe.of(**{"objective": "at", "fairness": "none", **settings}, validation=False)
 
 
+LATE = {"trades-awp", "cfa-at", "cfa-trades", "dafa-trades", "trix-trades"}  # begin after more epochs than a fine-tuning has
+
+
 @pytest.mark.parametrize("recipe", PRESETS)
 @pytest.mark.parametrize("protocol", ["", *PROTOCOLS])
 def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: str, protocol: str) -> None:
-    settings = preset_settings(recipe, protocol)
-    stated = {**settings, "data": "digits", "model": "small-cnn"}
-    stated["epochs"] = max(stated.get("epochs", 4), 100)  # CFA and TRADES-AWP begin after some epochs
+    stated = {**preset_settings(recipe, protocol), "data": "digits", "model": "small-cnn"}
+    if (
+        recipe in LATE
+        and stated.get("epochs", 4) < 70
+        and not (recipe in ("trades-awp", "cfa-at", "cfa-trades") and stated.get("epochs", 4) > 50)
+    ):
+        with pytest.raises(ConfigError, match="would never act. Lower it, or train for longer"):
+            RunConfig.from_mapping(stated)
+        return
     config = RunConfig.from_mapping(stated)
     assert config.to_mapping().items() >= stated.items()
     built = Recipe.of(**recipe_settings(config, config.tau, validation=True))
@@ -203,9 +255,18 @@ def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: 
     assert RunConfig.from_mapping(config.to_mapping()) == config
 
 
+def test_a_preset_that_is_more_than_a_recipe_says_so() -> None:
+    with pytest.raises(RecipeError, match="free-at is more than a recipe: it also sets replays=8. Use RunConfig.from_mapping"):
+        Recipe.named("free-at")
+    with pytest.raises(RecipeError, match="fgsm-rs is more than a recipe: it also sets attack_steps=1, step_ratio=1.25"):
+        Recipe.named("fgsm-rs")
+    assert Recipe.named("trades-awp").awp_start == 10
+    assert Recipe.named("cfa-at").fairness_start == 10
+
+
 def test_the_papers_protocols() -> None:
     two = RunConfig.from_mapping(preset_settings("faal-at-awp", "finetune-2ep") | {"data": "digits"})
-    assert (two.epochs, two.learning_rate, two.drops(), two.tau, two.awp_gamma) == (2, 0.01, (0.5,), 0.5, 0.005)
+    assert (two.epochs, two.learning_rate, two.drops(), two.tau, two.awp_gamma) == (2, 0.01, (0.5,), 0.5, 0.01)
     long = RunConfig.from_mapping(preset_settings("faal-trades", "scratch-200ep") | {"data": "digits", "model": "small-cnn"})
     assert (long.fairness_start, long.tau, long.tau_schedule(), long.average_start) == (100, 0.25, {150: 0.5}, 100)
     assert preset_settings("pgd-at", "scratch-200ep")["averaging"] == "none", "the baseline does not borrow FAAL's average"
@@ -221,21 +282,60 @@ def test_tau_follows_its_schedule_and_says_so(few: Splits) -> None:
     assert all(s.divergence == pytest.approx(s.tau) for s in events if isinstance(s, StepDone))
 
 
-def test_a_method_does_nothing_before_it_starts(few: Splits) -> None:
-    plain = replace(SHORT, objective="trades", epochs=1)
-    late = replace(plain, fairness="frl-rwrm", fairness_start=1, epochs=2)
-    plain = replace(plain, epochs=2)
+@pytest.mark.parametrize(
+    "objective, fairness, variant",
+    [("trades", "frl-rwrm", "paper"), ("at", "faal", "paper"), ("mart", "faal", "release"), ("trades", "fat", "release")],
+)
+def test_a_method_does_nothing_before_it_starts(few: Splits, objective: str, fairness: str, variant: str) -> None:
+    plain = replace(SHORT, objective=objective, model="preact-resnet-18")
+    late = replace(plain, fairness=fairness, fairness_start=1, variant=variant)
     first, second = fresh(plain), fresh(late)
-    list(itertools.islice(train(first, few, plain), 3))
-    list(itertools.islice(train(second, few, late), 3))
-    assert (first.epoch, second.epoch) == (1, 1)
-    for mine, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
+    found = [list(itertools.islice(train(state, few, c), 3)) for state, c in ((first, plain), (second, late))]
+    assert found[0] == found[1]
+    for mine, theirs in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
-    for name in ("dafa", "cfa", "wat"):  # they learn from the epoch before
-        config = replace(SHORT, objective="trades", fairness=name, fairness_start=1)
-        events = [e for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
-        assert events[1].weights == pytest.approx([1 / 10] * 10)
-        assert events[-1].weights != pytest.approx([1 / 10] * 10), name
+
+
+@pytest.mark.parametrize("name", ["dafa", "cfa", "wat"])
+def test_a_method_that_learns_from_an_epoch_learns_from_the_one_before_it_starts(few: Splits, name: str) -> None:
+    config = replace(SHORT, objective="trades", fairness=name, fairness_start=1)
+    events = [e for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
+    assert events[1].weights == pytest.approx([1 / 10] * 10)
+    assert events[-1].weights != pytest.approx([1 / 10] * 10)
+
+
+@pytest.mark.parametrize("name", ["cfol", "group-dro"])
+def test_a_refused_step_leaves_what_the_method_has_learned(few: Splits, name: str) -> None:
+    config = replace(SHORT, fairness=name, fairness_rate=0.1)
+    state = fresh(config)
+    events = train(state, few, config)
+    next(events)
+    learned = {n: t.clone() for n, t in state.recipe.fairness.state.items()}
+    state.model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingDiverged, match="The last good state is step 1"):
+        next(events)
+    assert all(torch.equal(t, learned[n]) for n, t in state.recipe.fairness.state.items())
+
+
+def test_a_recipe_can_be_trained_by_twice(few: Splits) -> None:
+    recipe, found = Recipe.of("trades", "dafa"), []
+    for _ in range(2):
+        state = TrainingState.fresh(fresh(SHORT).model, recipe, SHORT)
+        found.append([e for e in train(state, few, SHORT) if isinstance(e, StepDone)])
+    assert found[0] == found[1]
+
+
+def test_a_dial_turned_while_validating_does_not_lose_the_epoch(few: Splits) -> None:
+    state, sent = fresh(SHORT), []
+
+    def poll() -> list[Command]:
+        if state.activity == "validating" and not sent:
+            sent.append(Command("turn", "tau", 0.9, number=1))
+            return sent
+        return []
+
+    kinds = [type(e).__name__ for e in train(state, few, SHORT, poll)]
+    assert kinds == ["StepDone", "StepDone", "EpochDone", "DialTurned", "StepDone", "StepDone", "EpochDone"]
 
 
 def test_faals_release_differs_from_the_paper_where_its_docstring_says() -> None:

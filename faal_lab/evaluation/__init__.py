@@ -5,10 +5,11 @@ Knows: models, images, attacks, statistics. Must not know: how the model was tra
 
 from faal_lab.evaluation.attacks import PGD_ATTACKS, Attack, count_by_class, survivors
 from faal_lab.evaluation.statistics import Estimate, average_accuracy, class_accuracy, worst_accuracy
-from faal_lab.evaluation.suite import ATTACKS, Progress, evaluate
+from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, Manner, Progress, evaluate, model_digest
+from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 
 __all__ = [
-    "ATTACKS", "PGD_ATTACKS", "Attack", "Estimate", "Progress", "Verdicts", "VerdictsError", "average_accuracy", "class_accuracy",
-    "count_by_class", "evaluate", "survivors", "worst_accuracy",
+    "ATTACKS", "DEFAULT_ATTACKS", "MODES", "PGD_ATTACKS", "Attack", "Estimate", "Manner", "Progress", "Verdicts", "VerdictsError",
+    "average_accuracy", "class_accuracy", "count_by_class", "evaluate", "model_digest", "survivors", "worst_accuracy",
 ]  # fmt: skip

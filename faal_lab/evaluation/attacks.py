@@ -1,4 +1,4 @@
-"""Class-wise accuracy of a model under a named attack: which images survive.
+"""What a model takes images for under a named attack.
 
 Knows: models, images, attacks of a stated strength. Must not know: training, runs, tables.
 """
@@ -21,15 +21,23 @@ _CHUNK = 250  # images at once; no result depends on it, since noise is drawn pe
 
 @dataclass(frozen=True)
 class Attack:
-    """A PGD attack as the tables name it: `steps` of `loss` at `step_ratio * epsilon`, from a uniform start."""
+    """A PGD attack as the tables name it: `steps` of `loss` at `step_ratio * epsilon`, `draws` times from another start."""
 
     loss: str
     steps: int
     step_ratio: float = 0.25
+    start: str = "uniform"  # in the ball, or "zero"
+    draws: int = 1
 
 
 # Steps of epsilon / 4 are the field's 2/255 for 8/255. An image counts as robust if no iterate fooled the model.
-PGD_ATTACKS = {"pgd-20": Attack("cross-entropy", 20), "cw-20": Attack("margin", 20)}
+PGD_ATTACKS = {
+    "noise": Attack("cross-entropy", 0, draws=10),
+    "fgsm": Attack("cross-entropy", 1, step_ratio=1.0, start="zero"),
+    "pgd-20": Attack("cross-entropy", 20),
+    "pgd-100": Attack("cross-entropy", 100, step_ratio=0.1),
+    "cw-20": Attack("margin", 20),
+}
 
 
 def predictions(
@@ -52,18 +60,38 @@ def predictions(
         for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
             if tick is not None:
                 tick()
-            pixels, labels = images.batch(indices)
-            if attack is not None:
-                noise = keyed_random.uniform(seed, 0, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
-                pixels = pgd(
-                    model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
-                    start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
-                )  # fmt: skip
-            with torch.no_grad():
-                found.append(model(pixels).argmax(1))
+            found.append(_attacked_chunk(model, images, indices, attack, epsilon, seed, norm, tick))
             if progress is not None:
                 progress(len(indices))
     return torch.cat(found)
+
+
+def _attacked_chunk(
+    model: nn.Module,
+    images: Images,
+    indices: torch.Tensor,
+    attack: Attack | None,
+    epsilon: float,
+    seed: int,
+    norm: str,
+    tick: AttackTick | None,
+) -> torch.Tensor:
+    """Predictions [B] for the images `indices`; of several draws, the first one that fooled the model."""
+    pixels, labels = images.batch(indices)
+    found = labels.clone()
+    for draw in range(attack.draws if attack is not None else 1):
+        adv = pixels
+        if attack is not None:
+            noise = None
+            if attack.start == "uniform":
+                noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
+            adv = pgd(
+                model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
+                start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
+            )  # fmt: skip
+        with torch.no_grad():
+            found = torch.where(found == labels, model(adv).argmax(1), found)
+    return found
 
 
 def survivors(model: nn.Module, images: Images, attack: Attack | None, epsilon: float, **options: Any) -> torch.Tensor:

@@ -1,58 +1,46 @@
-"""AutoAttack-standard through the package pyautoattack, on the whole set at once.
+"""AutoAttack-standard that can be killed, resumed, and divided over processes.
 
-Knows: how upstream wants to be called. Must not know: what the verdicts are for.
-The four attacks run one after the other on whoever is left, as upstream's own loop does; running them one call each
-gives the same verdicts and lets the progress be shown. Source: Croce and Hein, ICML 2020.
+Knows: the order of attacks, who is left, which batches are finished. Must not know: how an attack works, what verdicts are for.
+As in upstream each attack gets whoever the ones before left, in full batches over the whole set; a batch is the unit that is
+kept. What a batch holds follows from the attacks before it alone, so killing, resuming and dividing change nothing.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
+import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from faal_lab.adversary import frozen
+from faal_lab.evaluation.journal import Journal
+from faal_lab.evaluation.upstream import Upstream
 
 # Forward passes an image costs at most, for the progress bar: 9 targets, 100 iterations, 5,000 queries.
-_FORWARDS = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 1800, "square": 5000}
-_BATCH = 500
-_NORMS: dict[str, Any] = {"linf": "Linf", "l2": "L2"}  # ours -> upstream's
+FORWARDS = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 1800, "square": 5000}
+_WAIT = 0.5  # seconds between looks at what other parts have finished
 
 Progress = Callable[[str, float, int], None]  # attack, share of all work done in [0, 1], images still robust
 
 
-class _Counted(nn.Module):
-    """Counts images that pass through a model, which is all that upstream lets one see of its progress."""
-
-    def __init__(self, model: nn.Module, seen: Callable[[int], None]) -> None:
-        super().__init__()
-        self.model, self.seen = model, seen
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen(len(images))
-        return self.model(images)
-
-
 def attacks_for(num_classes: int) -> list[str]:
     """Which of the four attacks make sense: the targeted DLR loss compares four logits."""
-    return [a for a in _FORWARDS if a != "apgd-t" or num_classes >= 4]
+    return [a for a in FORWARDS if a != "apgd-t" or num_classes >= 4]
 
 
 def autoattack_note(num_classes: int) -> str | None:
-    """In one line what is left of the targeted attacks with fewer than four classes; None where nothing is missing.
-
-    The other attacks and FAAL's class score need no more than two classes.
-    """
+    """What AutoAttack is on so few classes, in words; None where nothing was left out or cut down but targets beyond C - 1."""
     if num_classes >= 4:
         return None
-    others = "the one other class" if num_classes == 2 else f"{num_classes - 1} other classes"
-    left = f"APGD-CE, FAB-T (at {others}) and Square; not APGD-T, whose loss compares four logits"
-    margin = " With two classes a margin is the difference of two probabilities." if num_classes == 2 else ""
-    return f"AutoAttack on {num_classes} classes is {left}.{margin}"
+    classes = "two" if num_classes == 2 else "three"
+    targets = "the other class" if num_classes == 2 else "both other classes"
+    note = f"With {classes} classes AutoAttack ran without APGD-T, whose DLR loss compares four logits; FAB-T aims at {targets}."
+    if num_classes == 2:
+        note += (
+            " The margin is then the difference of the two probabilities (of the two logits in CW-20), which is as it should be."
+        )
+    return note
 
 
 def autoattack(
@@ -64,61 +52,95 @@ def autoattack(
     seed: int,
     num_classes: int,
     norm: str = "linf",
+    attacks: tuple[str, ...] = (),
+    mode: str = "per-image",
+    batch_size: int = 500,
+    journal: Journal | None = None,
+    part: int = 0,
+    parts: int = 1,
     progress: Progress | None = None,
     queries: int = 5000,
 ) -> dict[str, torch.Tensor]:
-    """Who survives: bool [N] after each attack of AutoAttack-standard, cumulative; the last one is the verdict.
+    """What each image is taken for after each attack: int64 [N], cumulative; the last one is the verdict.
 
-    `images` [N, C, H, W] in [0, 1] are handed over whole. Targeted attacks aim at up to nine other classes. Raises
-    ImportError where pyautoattack is missing.
+    `images` [N, C, H, W] in [0, 1]; `attacks` (empty: all that make sense) are run in their order, each on the survivors.
+    `mode` is "per-image", or "compat" for upstream's own chunks of `batch_size` and seeds. Batches in the `journal` are not
+    made again; of the others this process makes every one whose number is `part` modulo `parts`, and waits for the rest.
+    Raises ImportError where pyautoattack is missing.
     """
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise ImportError("AutoAttack needs the package pyautoattack: pip install pyautoattack") from error
-    logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    names = attacks_for(num_classes)
+    names = [a for a in attacks_for(num_classes) if not attacks or a in attacks]
+    journal = journal or Journal(None, {})
     meter = _Meter(names, progress)
-    left = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     after: dict[str, torch.Tensor] = {}
-    with frozen(model), torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # upstream's own hints; what they hint at is checked from verdicts
-        attack = AutoAttack(_Counted(model, meter.seen), norm=_NORMS[norm], eps=epsilon, seed=seed, device=images.device)
-        attack.verbose = False
-        targets = min(9, num_classes - 1)
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
-        attack.square.n_queries = queries
+    with frozen(model):
+        predicted = _predicted(model, images, batch_size)
+        upstream = Upstream(
+            model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=images.device, mode=mode,
+            queries=queries, seen=meter.seen,
+        )  # fmt: skip
         for name in names:
-            index = left.nonzero().flatten()
-            meter.begin(name, len(index))
-            if len(index):
-                attack.attacks_to_run = [name]
-                found, _ = attack.run_standard_evaluation(images[index], labels[index], batch_size=_BATCH)
-                left[index] = _correct(model, found, labels[index])
-            after[name] = left.clone()
+            left = (predicted == labels).nonzero().flatten()
+            batches = left.split(batch_size) if len(left) else ()
+            meter.begin(name, len(left))
+
+            def make(number: int, name: str = name, batches: tuple[torch.Tensor, ...] = tuple(batches)) -> None:
+                index = batches[number]
+                found = _predicted(model, upstream.perturb(name, images[index], labels[index]), batch_size)
+                journal.add(name, number, found.tolist())
+
+            _finish(journal, name, [len(b) for b in batches], make, meter, part, parts)
+            for number, index in enumerate(batches):
+                predicted[index] = torch.tensor(journal.done()[name, number], device=predicted.device)
+            after[name] = predicted.clone()
     return after
 
 
-def _correct(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _finish(
+    journal: Journal, name: str, sizes: list[int], make: Callable[[int], None], meter: _Meter, part: int, parts: int
+) -> None:
+    """Make those batches of an attack that are this part's and not in the journal, and wait for the other parts'."""
+    for number, size in enumerate(sizes):
+        if (name, number) not in journal.done():
+            if number % parts != part:
+                continue
+            make(number)
+        meter.finished(size)
+    while missing := [n for n in range(len(sizes)) if (name, n) not in journal.done()]:
+        meter.waiting(sorted({n % parts for n in missing}))
+        time.sleep(_WAIT)
+
+
+def _predicted(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model(x).argmax(1) for x in images.split(_BATCH)]) == labels
+        return torch.cat([model(x).argmax(1) for x in images.split(batch_size)])
 
 
 class _Meter:
     """Turns images seen into a share of the work, attack by attack, weighted by what each costs at most."""
 
     def __init__(self, names: list[str], progress: Progress | None) -> None:
-        self.total = sum(_FORWARDS[n] for n in names)
+        self.total = sum(FORWARDS[n] for n in names)
         self.names, self.progress = names, progress
-        self.before, self.name, self.left, self.passed = 0, names[0], 0, 0
+        self.before, self.name, self.left, self.done, self.passed = 0, "", 0, 0, 0
 
     def begin(self, name: str, left: int) -> None:
-        self.before = sum(_FORWARDS[n] for n in self.names[: self.names.index(name)])
-        self.name, self.left, self.passed = name, left, 0
-        self.seen(0)
+        self.before = sum(FORWARDS[n] for n in self.names[: self.names.index(name)])
+        self.name, self.left, self.done, self.passed = name, left, 0, 0
+        self._tell(name)
 
     def seen(self, images: int) -> None:
         self.passed += images
-        if self.progress is not None:
-            share = min(1.0, self.passed / max(1, self.left * _FORWARDS[self.name]))
-            self.progress(self.name, (self.before + share * _FORWARDS[self.name]) / self.total, self.left)
+        self._tell(self.name)
+
+    def finished(self, images: int) -> None:
+        self.done, self.passed = self.done + images, 0
+        self._tell(self.name)
+
+    def waiting(self, parts: list[int]) -> None:
+        numbers = " and ".join(str(p + 1) for p in parts)
+        self._tell(f"{self.name}: waiting for part {numbers}, or start it again")
+
+    def _tell(self, what: str) -> None:
+        if self.progress is not None and self.name:
+            share = min(1.0, (self.done + self.passed / FORWARDS[self.name]) / max(1, self.left))
+            self.progress(what, (self.before + share * FORWARDS[self.name]) / self.total, self.left)

@@ -1,25 +1,49 @@
-"""The attack suite: a list of names becomes per-image verdicts."""
+"""The attack suite: a list of names becomes per-image verdicts.
+
+Knows: models and images of any kind, attacks by name. Must not know: run folders, tables.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from faal_lab.adversary import NORMS
 from faal_lab.data import Images
-from faal_lab.evaluation.attacks import PGD_ATTACKS, survivors
-from faal_lab.evaluation.autoattack import autoattack, autoattack_note
+from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
+from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
+from faal_lab.evaluation.journal import Journal
+from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.names import check_name
 
-ATTACKS = ("clean", *PGD_ATTACKS, "autoattack")
+DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
+ATTACKS = ("clean", *PGD_ATTACKS, *FORWARDS, "autoattack")
 # Forward-equivalents an image costs, for the share of work done: PGD steps are 2 each; AutoAttack's is upstream's worst case.
-_COST = {"clean": 1, "autoattack": 4451} | {name: 2 * attack.steps for name, attack in PGD_ATTACKS.items()}
+_COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
+_COST["autoattack"] = 4451
+_PROBED = 64
 
 Progress = Callable[[str, float], None]  # what is being done, share of all work done in [0, 1]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How AutoAttack is carried out; what it finds depends on `mode` and, in compat, on `batch_size` alone."""
+
+    mode: str = "per-image"  # or "compat": upstream's chunks and seeds
+    batch_size: int = 500
+    folder: Path | None = None  # where finished batches are kept, so that a killed evaluation goes on
+    part: int = 0  # this process's share of the batches, of `parts` that work in the same folder
+    parts: int = 1
+    queries: int = 5000  # of Square; fewer is not AutoAttack-standard
 
 
 def evaluate(
@@ -29,33 +53,85 @@ def evaluate(
     *,
     epsilon: float,
     norm: str = "linf",
-    attacks: tuple[str, ...] = ATTACKS,
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS,
     seed: int = 0,
     header: dict[str, Any] | None = None,
+    manner: Manner | None = None,
     progress: Progress | None = None,
 ) -> Verdicts:
     """Attack every image with every attack of `attacks` (names in ATTACKS) in the `norm` ball of radius `epsilon`.
 
-    The model takes pixels in [0, 1]; it is evaluated in evaluation mode and float32. Raises UnknownName.
+    The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation mode, and is evaluated in float32.
+    Raises UnknownName, or ValueError where model, images or radius cannot be evaluated.
     """
     if not attacks:
         raise ValueError(f"No attack named; known: {', '.join(ATTACKS)}.")
     for name in attacks:
         check_name("attack", name, ATTACKS)
+    check_name("norm", norm, NORMS)
+    manner = manner or Manner()
+    check_name("mode", manner.mode, MODES)
+    identity = {
+        "model_sha256": model_digest(model), "data_sha256": data_digest(images), "epsilon": epsilon, "norm": norm, "seed": seed,
+        "mode": manner.mode, "batch_size": manner.batch_size, "queries": manner.queries, "precision": "float32",
+    }  # fmt: skip
+    about = {**identity, "deterministic": check_model(model, images, len(class_names), epsilon, attacks), **(header or {})}
     total, before = sum(_COST[name] for name in attacks), 0
     found: dict[str, torch.Tensor] = {}
     for name in attacks:
         tell = _part(progress, before / total, _COST[name] / total)
-        if name == "autoattack":
-            found[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, tell)
+        if name in (*FORWARDS, "autoattack"):
+            found[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, name, manner, identity, tell)
         else:
             found[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
         before += _COST[name]
-    survived = {name: flags.cpu().numpy() for name, flags in found.items()}
-    about = {"epsilon": epsilon, "norm": norm, "seed": seed, "precision": "float32", **(header or {})}
     if "autoattack" in attacks and (note := autoattack_note(len(class_names))):
         about["note"] = note
-    return Verdicts(images.labels.cpu().numpy().astype(np.int64), survived, class_names, about)
+    predicted = {name: classes.cpu().numpy().astype(np.int64) for name, classes in found.items()}
+    return Verdicts(images.labels.cpu().numpy().astype(np.int64), predicted, class_names, about)
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 over name, type, shape and bytes of all tensors of a model."""
+    total = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def data_digest(images: Images) -> str:
+    """SHA-256 over pixels and labels, in their order."""
+    total = hashlib.sha256(f"{tuple(images.pixels.shape)} {images.pixels.dtype} {images.pixel_max}".encode())
+    for tensor in (images.pixels, images.labels):
+        total.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, attacks: tuple[str, ...]) -> bool:
+    """Raise ValueError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
+    if epsilon <= 0 and set(attacks) != {"clean"}:
+        raise ValueError(f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean.")
+    if model.training:
+        raise ValueError(
+            "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval() first."
+        )
+    if not len(images):
+        raise ValueError("There is no image to evaluate on.")
+    labels = images.labels
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise ValueError(f"Labels must be between 0 and {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}.")
+    pixels, _ = images.batch(torch.arange(min(_PROBED, len(images)), device=labels.device))
+    whole = images.pixels
+    if int(whole.max()) > images.pixel_max or int(whole.min()) < 0:
+        raise ValueError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
+    with torch.no_grad():
+        first, second = model(pixels), model(pixels)
+    if first.shape != (len(pixels), num_classes):
+        raise ValueError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {list(first.shape)}.")
+    if not bool(torch.isfinite(first).all()):
+        raise ValueError("The model returns logits that are not finite (NaN or infinite). Choose another checkpoint.")
+    return bool(torch.equal(first, second))
 
 
 def _part(progress: Progress | None, start: float, width: float) -> Progress:
@@ -76,16 +152,33 @@ def _pgd(model: nn.Module, images: Images, name: str, epsilon: float, norm: str,
         done += count
         tell(name, done / len(images))
 
-    return survivors(model, images, PGD_ATTACKS.get(name), epsilon, seed=seed, norm=norm, progress=finished)
+    return predictions(model, images, PGD_ATTACKS.get(name), epsilon, seed=seed, norm=norm, progress=finished)
 
 
 def _autoattack(
-    model: nn.Module, images: Images, num_classes: int, epsilon: float, norm: str, seed: int, tell: Progress
+    model: nn.Module,
+    images: Images,
+    num_classes: int,
+    epsilon: float,
+    norm: str,
+    seed: int,
+    name: str,
+    manner: Manner,
+    identity: dict[str, Any],
+    tell: Progress,
 ) -> torch.Tensor:
+    """All four attacks in turn, or one of them on all images."""
+    attacks = tuple(attacks_for(num_classes)) if name == "autoattack" else (name,)
+    if not set(attacks) <= set(attacks_for(num_classes)):
+        raise ValueError(f"{name} compares four logits, and there are {num_classes} classes. Leave it out.")
     pixels, labels = images.all()
 
-    def finished(name: str, share: float, left: int) -> None:
-        tell(f"autoattack: {name}, {left} still robust", share)
+    def finished(what: str, share: float, left: int) -> None:
+        tell(f"autoattack: {what}, {left} still robust" if name == "autoattack" else what, share)
 
-    after = autoattack(model, pixels, labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, progress=finished)
+    after = autoattack(
+        model, pixels, labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, attacks=attacks, mode=manner.mode,
+        batch_size=manner.batch_size, queries=manner.queries, part=manner.part, parts=manner.parts, progress=finished,
+        journal=Journal(manner.folder, identity | {"attacks": attacks}, manner.part),
+    )  # fmt: skip
     return list(after.values())[-1]

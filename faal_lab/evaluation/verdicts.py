@@ -1,7 +1,7 @@
 """Per-image verdicts of an evaluation, kept in one npz with a JSON header.
 
-Knows: labels, attacks by name, who survived. Must not know: models. Every table is computed from these, so that
-nothing has to be attacked again to be read again.
+Knows: labels, attacks by name, what each image was taken for. Must not know: models. Every table is computed from these,
+so that nothing has to be attacked again to be read again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,22 @@ import numpy as np
 
 
 class VerdictsError(RuntimeError):
-    """A verdict file that is missing or damaged."""
+    """A verdict file that is missing, damaged, or of another model or data set."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Labels [N], survivors [N] of each attack, and what they were measured with."""
+    """Labels [N], what each attack made of each image [N], and what they were measured with."""
 
     labels: np.ndarray  # int64 [N]
-    survived: dict[str, np.ndarray]  # attack -> bool [N]
+    predicted: dict[str, np.ndarray]  # attack -> int64 [N]: the label where no attempt succeeded
     class_names: tuple[str, ...]
-    header: dict[str, Any]  # epsilon, seed, checkpoint, data set, versions, note, ...
+    header: dict[str, Any]  # epsilon, norm, seed, checkpoint, data set, hashes, versions, ...
+
+    @cached_property
+    def survived(self) -> dict[str, np.ndarray]:
+        """Attack -> bool [N]: which images are still classified correctly."""
+        return {name: found == self.labels for name, found in self.predicted.items()}
 
     def counts(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
         """(survivors [C], images [C]) under `attack`."""
@@ -38,7 +44,7 @@ class Verdicts:
     def to_bytes(self) -> bytes:
         """The npz file."""
         header = {"class_names": list(self.class_names), **self.header}
-        arrays: dict[str, Any] = {f"survived/{name}": np.asarray(flags, dtype=bool) for name, flags in self.survived.items()}
+        arrays: dict[str, Any] = {f"predicted/{name}": np.asarray(p, dtype=np.int32) for name, p in self.predicted.items()}
         file = io.BytesIO()
         np.savez_compressed(file, header=np.array(json.dumps(header)), labels=self.labels, **arrays)
         return file.getvalue()
@@ -46,12 +52,23 @@ class Verdicts:
     @staticmethod
     def read(path: Path) -> Verdicts:
         """Read a verdict file; nothing in it is executed. Raises VerdictsError."""
+        again = f"faal-lab evaluate {path.parent}"
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 header = json.loads(str(stored["header"]))
-                survived = {n.removeprefix("survived/"): stored[n] for n in stored.files if n.startswith("survived/")}
-                return Verdicts(stored["labels"], survived, tuple(header.pop("class_names")), header)
+                names = [n for n in stored.files if n.startswith("predicted/")]
+                predicted = {n.removeprefix("predicted/"): stored[n].astype(np.int64) for n in names}
+                return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header)
         except FileNotFoundError as error:
-            raise VerdictsError(f"No verdicts at {path}. Make them first: faal-lab evaluate {path.parent}") from error
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise VerdictsError(f"{path} is damaged: {error}. Evaluate again: faal-lab evaluate {path.parent}") from error
+            raise VerdictsError(f"No verdicts at {path}. Make them first: {again}") from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+            raise VerdictsError(f"{path} is damaged: {error}. Evaluate again: {again}") from error
+
+    def check_same(self, other: Verdicts, what: str) -> None:
+        """Raise VerdictsError unless both were measured on the same images, classes and radius; `what` names the pair."""
+        if self.class_names != other.class_names or not np.array_equal(self.labels, other.labels):
+            raise VerdictsError(f"{what} were evaluated on different images. Evaluate them on the same data set and split.")
+        for key in ("data_sha256", "epsilon", "norm"):
+            mine, theirs = self.header.get(key), other.header.get(key)
+            if mine != theirs:
+                raise VerdictsError(f"{what} differ in {key}: {mine} against {theirs}. Evaluate them alike.")

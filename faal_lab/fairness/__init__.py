@@ -44,6 +44,8 @@ class Method(NamedTuple):
     attacked: bool = True  # has no meaning without an attack
     terms: tuple[str, ...] = ()  # what the objective must have; a method for one loss only
     targets: bool = False  # makes some attacks targeted
+    delayed: bool = False  # acts after an epoch's statistics at the earliest
+    scales: bool = False  # scales the loss before it acts, too
 
     @property
     def keeps_adversary(self) -> bool:
@@ -68,12 +70,12 @@ FAIRNESS: dict[str, Method] = {
     "frl-rw": Method(partial(FRL, remargin=False), _XU, "loss", "epoch", validation=True, terms=_TRADES),
     "frl-rm": Method(partial(FRL, reweight=False), _XU, "radius", "epoch", validation=True),
     "frl-rwrm": Method(FRL, _XU, "loss, radius", "epoch", validation=True, terms=_TRADES),
-    "cfa": Method(CFA, _WEI, "radius, beta", "epoch"),
-    "cfa-ccm": Method(partial(CFA, regularise=False), _WEI, "radius", "epoch"),
-    "cfa-ccr": Method(partial(CFA, margin=False), _WEI, "beta", "epoch", terms=_TRADES),
-    "wat": Method(WAT, "Li and Liu, AAAI 2023", "loss", "epoch", validation=True, attacked=False),
+    "cfa": Method(CFA, _WEI, "radius, beta", "epoch", delayed=True, scales=True),
+    "cfa-ccm": Method(partial(CFA, regularise=False), _WEI, "radius", "epoch", delayed=True),
+    "cfa-ccr": Method(partial(CFA, margin=False), _WEI, "beta", "epoch", terms=_TRADES, delayed=True, scales=True),
+    "wat": Method(WAT, "Li and Liu, AAAI 2023", "loss", "epoch", validation=True, attacked=False, delayed=True),
     "fat": Method(FAT, "Ma et al., NeurIPS 2022", "loss", "batch", attacked=False),
-    "dafa": Method(DAFA, "Lee et al., ICLR 2024", "loss, radius", "once"),
+    "dafa": Method(DAFA, "Lee et al., ICLR 2024", "loss, radius", "once", delayed=True),
     "trix": Method(TRIX, "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
     "cfol": Method(CFOL, "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
     "csr": Method(CSR, "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),

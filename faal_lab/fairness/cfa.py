@@ -30,9 +30,11 @@ class CFA:
         regular_strength: float = _SHARE,
         objective: str = "trades",
         beta: float = 6.0,
+        variant: str = "paper",
     ) -> None:
         self.margin, self.regularise = margin, regularise and objective == "trades"
-        self.strength = strength if strength is not None else _TRADES_SHARE if objective == "trades" else _SHARE
+        own = _TRADES_SHARE if objective == "trades" and variant == "paper" else _SHARE
+        self.strength = strength if strength is not None else own
         self.regular_strength, self.beta = regular_strength, beta
         self.state: State = {}
 

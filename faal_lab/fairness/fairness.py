@@ -27,7 +27,7 @@ class AttackedBatch(NamedTuple):
     labels: torch.Tensor  # int64 [B]
     num_classes: int
     step_ratio: float  # the attack's step as a share of epsilon
-    clean_logits: Callable[[], torch.Tensor]  # [B, C], evaluation mode; costs a forward pass, made once
+    clean_logits: Callable[[], torch.Tensor]  # [B, C], in the mode of the attack; costs a forward pass, made once
     draw: Callable[[], torch.Tensor]  # uniform random numbers [B], keyed by image
 
 

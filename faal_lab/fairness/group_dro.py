@@ -14,7 +14,8 @@ class GroupDRO:
 
     The loss is the sum over classes of weight * mean loss, however many images of each the batch holds; so a multiplier is
     weight * batch size / count. Rate 0 keeps uniform weights, which is the average over classes instead of images. Weights of
-    classes absent from a batch stay as they are, up to normalisation. There is no radius: tau is not read.
+    classes absent from a batch stay as they are, up to normalisation, so a batch without some classes has a smaller loss.
+    There is no radius: tau is not read.
     """
 
     needs: tuple[str, ...] = ("loss",)

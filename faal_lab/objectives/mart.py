@@ -32,6 +32,6 @@ class MART:
         p, q = clean.softmax(1), attacked.softmax(1)
         best_wrong = q.scatter(1, labels[:, None], -1.0).amax(1)
         boosted = F.cross_entropy(attacked, labels, reduction="none") - torch.log(1.0001 - best_wrong + 1e-12)
-        moved = F.kl_div(torch.log(q + 1e-12), p, reduction="none").sum(1)
+        moved = (p * (clean.log_softmax(1) - torch.log(q + 1e-12))).sum(1)  # kl_div's gradient is NaN where p underflows
         true = p.gather(1, labels[:, None]).squeeze(1)
         return Outcome({"boosted": boosted, "robust": self.beta * moved * (1.0000001 - true)}, clean, attacked)
