@@ -1,9 +1,7 @@
 """AutoAttack at scale: upstream's verdicts in its own mode; killing, resuming and dividing change nothing."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -23,8 +21,9 @@ from faal_lab.evaluation.journal import Journal
 from faal_lab.evaluation.upstream import content_keys
 from faal_lab.training import train
 
+COUNT = 40
 NAMES = tuple("0123456789")
-FEW = 150  # queries of Square: what is tested does not depend on how many
+FEW = 60  # queries of Square: what is tested does not depend on how many
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def robust(few: Splits) -> nn.Module:
 @pytest.fixture(scope="module")
 def test_images() -> Images:
     test = load("digits", seed=0).test
-    return replace(test, pixels=test.pixels[:90], labels=test.labels[:90])
+    return replace(test, pixels=test.pixels[:COUNT], labels=test.labels[:COUNT])
 
 
 def made(model: nn.Module, images: Images, epsilon: float = 0.08, **options) -> dict[str, torch.Tensor]:
@@ -48,7 +47,7 @@ def made(model: nn.Module, images: Images, epsilon: float = 0.08, **options) -> 
     return autoattack(model, pixels, labels, **settings)
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", 0.08), ("l2", 0.5)])
+@pytest.mark.parametrize("norm, epsilon", [("linf", 0.08), ("l2", 0.6)])
 def test_compat_gives_the_verdicts_of_a_plain_call_image_by_image(
     robust: nn.Module, test_images: Images, norm: str, epsilon: float
 ) -> None:
@@ -63,7 +62,7 @@ def test_compat_gives_the_verdicts_of_a_plain_call_image_by_image(
     assert torch.equal(ours["square"], found)
     stand = [int((p == labels).sum()) for p in ours.values()]
     assert stand == sorted(stand, reverse=True)
-    assert 10 < stand[-1] < stand[0] < 90, "neither all nor none"
+    assert 5 < stand[-1] <= stand[0] < COUNT, "neither all nor none"
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
 
@@ -71,19 +70,19 @@ def test_compat_gives_the_verdicts_of_a_plain_call_image_by_image(
 def test_per_image_noise_does_not_depend_on_the_partition(robust: nn.Module, test_images: Images) -> None:
     whole = made(robust, test_images)
     labels = test_images.labels
-    for batch_size in (7, 90):
+    for batch_size in (13, COUNT):
         assert torch.equal(made(robust, test_images, batch_size=batch_size)["square"], whole["square"])
-    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
     turned = replace(test_images, pixels=test_images.pixels[order], labels=labels[order])
     assert torch.equal(made(robust, turned)["square"], whole["square"][order])
-    part = replace(test_images, pixels=test_images.pixels[40:52], labels=labels[40:52])
-    assert torch.equal(made(robust, part)["square"], whole["square"][40:52])
+    part = replace(test_images, pixels=test_images.pixels[30:42], labels=labels[30:42])
+    assert torch.equal(made(robust, part)["square"], whole["square"][30:42])
 
 
 def test_the_modes_disagree_no_more_than_two_of_upstreams_seeds(robust: nn.Module, test_images: Images) -> None:
     labels = test_images.labels
-    seeds = [made(robust, test_images, mode="compat", seed=s)["square"] == labels for s in range(4)]
-    ours = [made(robust, test_images, seed=s)["square"] == labels for s in range(4)]
+    seeds = [made(robust, test_images, mode="compat", seed=s)["square"] == labels for s in range(3)]
+    ours = [made(robust, test_images, seed=s)["square"] == labels for s in range(1)]
     among = max(int((a != b).sum()) for a in seeds for b in seeds)
     between = float(np.mean([int((a != b).sum()) for a in seeds for b in ours]))
     assert between <= max(among, 1)
@@ -110,24 +109,35 @@ def test_two_parts_make_what_one_makes(robust: nn.Module, test_images: Images, t
     assert min(sizes) >= 4, "both have worked"
 
 
+# A process of its own, with one thread: it forks an evaluation, kills it after each delay, and at last lets one end.
 WORKER = """
-import sys, json, torch
+import json, os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+tests, weights, folder, out, queries, count, delays = json.loads(sys.argv[1])
+sys.path.insert(0, tests)
 from conftest import SHORT, fresh
 from faal_lab.data import load
 from faal_lab.evaluation import Manner, evaluate
 from safetensors.torch import load_file
-torch.set_num_threads(1)
 model = fresh(SHORT).model
-model.load_state_dict(load_file({weights!r}))
+model.load_state_dict(load_file(weights))
 test = load("digits", seed=0).test
-test = replace(test, pixels=test.pixels[:90], labels=test.labels[:90])
-manner = Manner(batch_size=10, folder=Path({folder!r}), queries={queries})
-print("ready", flush=True)
-found = evaluate(model.eval(), test, tuple("0123456789"), epsilon=0.08, attacks=("autoattack",), seed=3, manner=manner)
-Path({out!r}).write_bytes(found.to_bytes())
+test = replace(test, pixels=test.pixels[:count], labels=test.labels[:count])
+manner = Manner(batch_size=10, folder=Path(folder), queries=queries)
+killed = 0
+for delay in [*delays, None]:
+    child = os.fork()
+    if not child:
+        found = evaluate(model.eval(), test, tuple("0123456789"), epsilon=0.08, attacks=("autoattack",), seed=3, manner=manner)
+        Path(out).write_bytes(found.to_bytes())
+        os._exit(0)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    killed += os.waitpid(child, 0)[1] != 0
+    files = [len(p.read_text().splitlines()) for p in Path(folder).glob("*/part-0.jsonl")]
+    print(killed, sum(files), flush=True)
 """
 
 
@@ -135,33 +145,24 @@ def test_killed_twenty_times_it_ends_with_the_same_verdicts(robust: nn.Module, t
     from safetensors.torch import save_file
 
     save_file(robust.state_dict(), tmp_path / "w.safetensors")
-    expected = evaluate(
-        robust, test_images, NAMES, epsilon=0.08, attacks=("autoattack",), seed=3, manner=Manner(batch_size=10, queries=FEW)
-    )
-    folder, out = tmp_path / "journal", tmp_path / "out.npz"
-    code = WORKER.format(
-        tests=str(Path(__file__).parent), weights=str(tmp_path / "w.safetensors"), folder=str(folder), out=str(out), queries=FEW
-    )
-    numbers, kills, seen = random.Random(0), 0, 0
-    while kills < 20:
-        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert worker.stdout is not None
-        assert worker.stdout.readline().strip() == "ready"
-        time.sleep(numbers.uniform(0.02, 0.4))
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
-        worker.stdout.close()
-        kills += 1
-        assert not out.exists() or kills > 1
-        lines = [line for path in folder.glob("*/part-0.jsonl") for line in path.read_text().splitlines()]
-        assert len(lines) >= seen, "what was finished stays"
-        seen = len(lines)
-        if out.exists():
-            break
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    found = Verdicts.read(out)
+    settings = {"epsilon": 0.08, "attacks": ("autoattack",), "seed": 3}
+    started = time.monotonic()
+    expected = evaluate(robust, test_images, NAMES, manner=Manner(batch_size=10, queries=FEW), **settings)
+    whole = time.monotonic() - started
+    numbers = random.Random(0)
+    delays = [numbers.uniform(0.02, 0.12) * whole for _ in range(20)]
+    arguments = [
+        str(Path(__file__).parent), str(tmp_path / "w.safetensors"), str(tmp_path / "journal"), str(tmp_path / "out.npz"), FEW, COUNT,
+        delays,
+    ]  # fmt: skip
+    ran = subprocess.run([sys.executable, "-c", WORKER, json.dumps(arguments)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    progress = [tuple(map(int, line.split())) for line in ran.stdout.splitlines()]
+    lines = [count for _, count in progress]
+    assert lines == sorted(lines), "what was finished stays"
+    assert progress[-1][0] >= 10, "it was killed on the way"
+    found = Verdicts.read(tmp_path / "out.npz")
     assert np.array_equal(found.predicted["autoattack"], expected.predicted["autoattack"])
-    assert kills >= 5, "it was killed on the way"
 
 
 def test_a_journal_survives_a_line_that_was_broken_off(tmp_path: Path) -> None:

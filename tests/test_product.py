@@ -21,6 +21,7 @@ from faal_lab.objectives import OBJECTIVES
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.recipe import Recipe, RecipeError, check_combination
 from faal_lab.restore import from_checkpoint, to_checkpoint
+from faal_lab.steering import Steering
 from faal_lab.training import TrainingDiverged, TrainingState, train
 
 # the authors' rates are for long runs
@@ -325,7 +326,8 @@ def test_a_recipe_can_be_trained_by_twice(few: Splits) -> None:
     assert found[0] == found[1]
 
 
-def test_a_dial_turned_while_validating_does_not_lose_the_epoch(few: Splits) -> None:
+def test_a_dial_turned_while_validating_does_not_lose_the_epoch(few: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Steering, "_INTERVAL", 0.0)
     state, sent = fresh(SHORT), []
 
     def poll() -> list[Command]:

@@ -4,12 +4,68 @@ Knows: models, images, attacks, statistics. Must not know: how the model was tra
 """
 
 from faal_lab.evaluation.attacks import PGD_ATTACKS, Attack, count_by_class, survivors
-from faal_lab.evaluation.statistics import Estimate, average_accuracy, class_accuracy, worst_accuracy
+from faal_lab.evaluation.comparison import (
+    ClassDifference,
+    Comparison,
+    Difference,
+    McNemar,
+    Seeds,
+    combine_seeds,
+    compare,
+    mcnemar,
+)
+from faal_lab.evaluation.statistics import (
+    Estimate,
+    Lowest,
+    Spread,
+    average_accuracy,
+    boundary_error,
+    class_accuracy,
+    confusion,
+    minimum_bias,
+    rho,
+    spectral_norm,
+    spread,
+    worst_accuracy,
+    worst_share,
+)
 from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, Manner, Progress, evaluate, model_digest
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 
 __all__ = [
-    "ATTACKS", "DEFAULT_ATTACKS", "MODES", "PGD_ATTACKS", "Attack", "Estimate", "Manner", "Progress", "Verdicts", "VerdictsError",
-    "average_accuracy", "class_accuracy", "count_by_class", "evaluate", "model_digest", "survivors", "worst_accuracy",
+    "ATTACKS",
+    "DEFAULT_ATTACKS",
+    "MODES",
+    "PGD_ATTACKS",
+    "Attack",
+    "ClassDifference",
+    "Comparison",
+    "Difference",
+    "Estimate",
+    "Lowest",
+    "Manner",
+    "McNemar",
+    "Progress",
+    "Seeds",
+    "Spread",
+    "Verdicts",
+    "VerdictsError",
+    "average_accuracy",
+    "boundary_error",
+    "class_accuracy",
+    "combine_seeds",
+    "compare",
+    "confusion",
+    "count_by_class",
+    "evaluate",
+    "mcnemar",
+    "minimum_bias",
+    "model_digest",
+    "rho",
+    "spectral_norm",
+    "spread",
+    "survivors",
+    "worst_accuracy",
+    "worst_share",
 ]  # fmt: skip

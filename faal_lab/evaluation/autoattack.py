@@ -103,6 +103,7 @@ def _finish(
         if (name, number) not in journal.done():
             if number % parts != part:
                 continue
+            meter.size = size
             make(number)
         meter.finished(size)
     while missing := [n for n in range(len(sizes)) if (name, n) not in journal.done()]:
@@ -121,19 +122,19 @@ class _Meter:
     def __init__(self, names: list[str], progress: Progress | None) -> None:
         self.total = sum(FORWARDS[n] for n in names)
         self.names, self.progress = names, progress
-        self.before, self.name, self.left, self.done, self.passed = 0, "", 0, 0, 0
+        self.before, self.name, self.left, self.done, self.passed, self.size = 0, "", 0, 0, 0.0, 0
 
     def begin(self, name: str, left: int) -> None:
         self.before = sum(FORWARDS[n] for n in self.names[: self.names.index(name)])
-        self.name, self.left, self.done, self.passed = name, left, 0, 0
+        self.name, self.left, self.done, self.passed = name, left, 0, 0.0
         self._tell(name)
 
     def seen(self, images: int) -> None:
-        self.passed += images
+        self.passed += images / FORWARDS.get(self.name, 1)
         self._tell(self.name)
 
     def finished(self, images: int) -> None:
-        self.done, self.passed = self.done + images, 0
+        self.done, self.passed = self.done + images, 0.0
         self._tell(self.name)
 
     def waiting(self, parts: list[int]) -> None:
@@ -142,5 +143,5 @@ class _Meter:
 
     def _tell(self, what: str) -> None:
         if self.progress is not None and self.name:
-            share = min(1.0, (self.done + self.passed / FORWARDS[self.name]) / max(1, self.left))
+            share = (self.done + min(self.passed, self.size)) / max(1, self.left)  # a batch may look more often than estimated
             self.progress(what, (self.before + share * FORWARDS[self.name]) / self.total, self.left)

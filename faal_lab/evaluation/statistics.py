@@ -1,6 +1,7 @@
-"""Intervals for class-wise accuracy.
+"""Intervals for class-wise accuracy, and the numbers by which papers tell how unequal classes are.
 
-Knows: counts. Must not know: where they come from. Every interval is at 95 % unless told otherwise.
+Knows: counts and verdicts of one model. Must not know: where they come from, other models' verdicts. Every interval is at
+95 % unless told otherwise. `correct` and `total` are whole numbers [C]; a class without images takes no part.
 """
 
 from __future__ import annotations
@@ -19,6 +20,27 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The lowest class accuracies: as counted, and with the selection taken into account."""
+
+    observed: float  # what tables print: the mean of the lowest shares, in [0, 1]
+    bias: float  # estimate of observed minus truth; at most 0 but for noise
+    corrected: Estimate  # observed minus bias, with an interval for the truth
+    classes: tuple[int, ...]  # whose shares these are, lowest first
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How unequal the accuracies of classes are; all 0 (ratio 1) where they are equal, nan where a mean of 0 divides."""
+
+    gap: float  # highest minus lowest
+    deviation: float  # standard deviation over the classes
+    normalised: float  # deviation over mean (ABSLD's NSD)
+    gini: float  # mean absolute difference of two classes over twice the mean
+    ratio: float  # lowest over mean (WCR)
 
 
 def class_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> list[Estimate | None]:
@@ -61,11 +83,133 @@ def worst_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL
     intervals at the level that holds for all classes at once (Sidak) do: the true minimum lies between the lowest of
     their lower ends and the lowest of their upper ends.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import beta
 
+    held = _held(correct, total)
+    k, n = correct[held], total[held]
+    tail = (1 - level ** (1 / len(held))) / 2
+    # nan where k is 0 or n: the interval reaches the end there
+    low = np.nan_to_num(beta.ppf(tail, k, n - k + 1), nan=0.0)
+    high = np.nan_to_num(beta.ppf(1 - tail, k + 1, n - k), nan=1.0)
+    worst = int(np.argmin(k / n))
+    return Estimate(float(k[worst] / n[worst]), float(low.min()), float(high.min())), int(held[worst])
+
+
+def minimum_bias(correct: np.ndarray, total: np.ndarray, *, samples: int = 4000, seed: int = 0, level: float = _LEVEL) -> Lowest:
+    """How far the lowest of C noisy shares lies below the lowest true accuracy, by a parametric bootstrap.
+
+    It can say about how much of a low minimum is selection. It cannot replace `worst_accuracy`, whose interval is
+    guaranteed: the correction goes too far where one class is truly worse by less than two standard errors (no method
+    can tell that from a tie), and the interval is too short where a class has fewer than about five survivors.
+    """
+    return _lowest(correct, total, 1, samples, seed, level)
+
+
+def worst_share(
+    correct: np.ndarray, total: np.ndarray, share: float = 0.1, *, samples: int = 4000, seed: int = 0, level: float = _LEVEL
+) -> Lowest:
+    """Mean accuracy of the worst `share` of the classes (at least one), by the same bootstrap as `minimum_bias`.
+
+    For many classes, where the minimum of 1 to 3 % says little. Raises ValueError unless 0 < share <= 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}; expected a share of the classes in (0, 1], such as 0.1.")
+    return _lowest(correct, total, max(1, round(share * int((total > 0).sum()))), samples, seed, level)
+
+
+def _lowest(correct: np.ndarray, total: np.ndarray, count: int, samples: int, seed: int, level: float) -> Lowest:
+    """The mean of the `count` lowest accuracies.
+
+    Bias: simulated from shares drawn together until their spread is what noise leaves over (empirical Bayes); the
+    observed shares themselves are spread too far, which halves the bias. Interval: downwards the noise of one fixed set
+    of classes, since the truly lowest were not chosen by noise; upwards the noise of whichever classes have the lowest,
+    as if all that may be lowest were tied, which is the worst case.
+    """
+    held = _held(correct, total)
+    k, n = correct[held], total[held]
+    shares, smooth = k / n, (k + 0.5) / (n + 1)
+    noise = smooth * (1 - smooth) / (n + 1)  # variance of each share
+    seen = smooth.var(ddof=1) if len(held) > 1 else 0.0
+    real = max(0.0, 1 - noise.mean() / seen) if seen > 0 else 0.0
+    likely = smooth.mean() + real * (smooth - smooth.mean())
+    drawn = np.random.default_rng(seed).binomial(n, likely, (samples, len(held))) / n
+    observed = _mean_of_lowest(shares, count)
+    bias = float(_mean_of_lowest(drawn, count).mean() - _mean_of_lowest(likely, count))
+    order = np.argsort(shares, kind="stable")[:count]
+    reach = 3.5 * np.sqrt(noise)  # nobody is lowest who is out of reach by this
+    tied = smooth - reach <= np.sort(smooth + reach)[count - 1]
+    errors = drawn - likely
+    low = observed - np.quantile(errors[:, order].mean(1), 0.5 + level / 2)
+    high = observed - np.quantile(_mean_of_lowest(np.where(tied, errors, np.inf), count), 0.5 - level / 2)
+    low, high = max(0.0, float(low)), min(1.0, float(high))
+    corrected = Estimate(float(np.clip(observed - bias, low, high)), low, high)
+    return Lowest(float(observed), bias, corrected, tuple(int(c) for c in held[order]))
+
+
+def _mean_of_lowest(shares: np.ndarray, count: int) -> np.ndarray:
+    return np.partition(shares, count - 1, axis=-1)[..., :count].mean(-1)
+
+
+def _held(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
+    if correct.shape != total.shape:
+        raise ValueError(f"correct has shape {correct.shape}, total {total.shape}; expected one number a class in both.")
     held = np.flatnonzero(total)
-    each = level ** (1 / len(held))
-    intervals = [binomtest(int(correct[c]), int(total[c])).proportion_ci(each, method="exact") for c in held]
-    worst = int(held[np.argmin(correct[held] / total[held])])
-    low, high = min(i.low for i in intervals), min(i.high for i in intervals)
-    return Estimate(float(correct[worst] / total[worst]), float(low), float(high)), worst
+    if not len(held):
+        raise ValueError("No class has images; expected at least one with total > 0.")
+    return held
+
+
+def spread(correct: np.ndarray, total: np.ndarray) -> Spread:
+    """How unequal the class accuracies are, by the measures that papers use; classes without images left out.
+
+    These are of the observed shares, whose noise adds to every one of them: equal classes have a spread above 0.
+    """
+    held = _held(correct, total)
+    shares = correct[held] / total[held]
+    mean = float(shares.mean())
+    deviation = float(shares.std())
+    apart = float(np.abs(shares[:, None] - shares).mean())
+    over_mean = [x / mean if mean > 0 else float("nan") for x in (deviation, apart / 2, float(shares.min()))]
+    return Spread(float(np.ptp(shares)), deviation, *over_mean)
+
+
+def rho(average: float, worst: float, base_average: float, base_worst: float) -> float:
+    """WAT's rho: the relative gain of the worst class minus the relative loss of the average, against a base.
+
+    Any one unit; above 0 is a good trade. Raises ValueError where a base is not above 0.
+    """
+    if base_average <= 0 or base_worst <= 0:
+        raise ValueError(f"Base average {base_average} and base worst class {base_worst}: expected both above 0, they divide.")
+    return (worst - base_worst) / base_worst - (base_average - average) / base_average
+
+
+def boundary_error(
+    clean_right: np.ndarray, robust_right: np.ndarray, labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(clean error [C], boundary error [C]): what the attack adds to the clean error; nan for a class without images.
+
+    FRL's decomposition of the robust error. Arguments bool [N], bool [N], int [N].
+    """
+    total = np.bincount(labels, minlength=num_classes)
+    none = np.full(num_classes, np.nan)
+    clean, robust = (
+        np.divide(np.bincount(labels[~right], minlength=num_classes), total, out=none.copy(), where=total > 0)
+        for right in (clean_right, robust_right)
+    )
+    return clean, robust - clean
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of the images of class `column` taken for class `row`: [C predicted, C true]; columns sum to 1.
+
+    The column of a class without images is 0. Raises ValueError where labels and predictions differ in number.
+    """
+    if len(labels) != len(predicted):
+        raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions; expected one prediction an image.")
+    counts = np.bincount(predicted * num_classes + labels, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return counts / np.maximum(counts.sum(0), 1)
+
+
+def spectral_norm(confusion: np.ndarray) -> float:
+    """Largest singular value of `confusion` [C, C] without its diagonal (CSR): large where errors share a direction."""
+    return float(np.linalg.norm(confusion - np.diag(np.diag(confusion)), 2))

@@ -1,0 +1,234 @@
+"""Two models on the same images: is one better on average, in its worst class, in any class?
+
+Knows: labels, both models' verdicts on each image. Must not know: models, attacks, files. Every difference is the
+second model minus the first, as a share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from faal_lab.evaluation.statistics import minimum_bias
+from faal_lab.evaluation.worst_class import worst_difference
+
+_LEVEL = 0.95
+_LEAST_P = 1e-6  # below this the normal approximation of a tail says nothing
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A, in [-1, 1], with a 95 % interval and a two-sided p value above 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Images that only one of two models has right, and the exact p value."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """B minus A in one class: `p` is McNemar's, `holm` the same corrected for all classes."""
+
+    value: float
+    only_a: int
+    only_b: int
+    p: float
+    holm: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models' verdicts on the same images say about their difference."""
+
+    names: tuple[str, str]
+    average: Difference  # of the means over classes, every class counting the same
+    worst: Difference  # of the lowest class accuracies as observed; the interval is of the true ones
+    worst_classes: tuple[int, int]  # A's and B's observed worst, which may be two
+    worst_bias: float  # estimate of how far `worst.value` lies above the truth because minima are biased
+    classes: tuple[ClassDifference | None, ...]  # None without images
+    identical: bool  # the same verdict on every image
+
+    def sentence(self) -> str:
+        """The outcome in one plain sentence, in points of 100; "do not differ" means: no difference was shown."""
+        if self.identical:
+            return f"{self.names[0]} and {self.names[1]} do not differ: they have the same verdict on every image."
+        worst = _clause(self.names[1], "worst class", "worst classes", self.worst, first=True)
+        average = _clause(self.names[1], "average", "averages", self.average, first=False)
+        return f"{worst}; {average}."
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:.1f}"  # + 0.0: never "-0.0"
+
+
+def _clause(name: str, one: str, both: str, found: Difference, *, first: bool) -> str:
+    if not found.clear:
+        level = "95 % interval " if first else ""
+        ends = f"{level}{_points(found.low)} to {_points(found.high)}"
+        return f"{'The' if first else 'the'} {both} do not differ ({_points(found.value)} points, {ends})"
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    word = "higher" if found.value > 0 else "lower"
+    least, most = sorted((abs(found.low), abs(found.high)))
+    ends = f"95 % interval {_points(least)} to {_points(most)}, {p}"
+    return f"{name}'s {one} is {_points(abs(found.value))} points {word} ({ends})"
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
+    """McNemar's exact test on bool [N] each: are the images that only one model has right split evenly?
+
+    p is 1 where there is none. Raises ValueError where the lengths differ.
+    """
+    from scipy.stats import binomtest
+
+    _check_lengths(right_a, right_b)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    apart = only_a + only_b
+    return McNemar(only_a, only_b, float(binomtest(only_a, apart, 0.5).pvalue) if apart else 1.0)
+
+
+def compare(
+    labels: np.ndarray,
+    right_a: np.ndarray,
+    right_b: np.ndarray,
+    num_classes: int,
+    names: tuple[str, str] = ("A", "B"),
+    samples: int = 4000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare verdicts bool [N] of two models on the same images with `labels` int [N].
+
+    The average has a paired bootstrap within classes (`samples` draws keyed by `seed`); the worst class the interval of
+    `worst_difference`, whose p value is the smallest error rate that leaves 0 out; the classes McNemar's exact test with
+    Holm's correction. Classes without images take no part. Raises ValueError where lengths differ or there is no image.
+    """
+    _check_lengths(labels, right_a, right_b)
+    if not len(labels):
+        raise ValueError("0 images; expected at least one. Were the verdicts filtered?")
+    right_a, right_b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    tables = _tables(labels, right_a, right_b, num_classes)
+    held = np.flatnonzero(tables.sum(1))
+    kept = tables[held]
+    n, a, b = kept.sum(1), kept[:, :2].sum(1), kept[:, [0, 2]].sum(1)
+    bias = [minimum_bias(k, n, samples=samples, seed=seed).bias for k in (a, b)]
+    return Comparison(
+        names=names,
+        average=_average(kept, samples, seed),
+        worst=_worst(kept),
+        worst_classes=(int(held[np.argmin(a / n)]), int(held[np.argmin(b / n)])),
+        worst_bias=bias[1] - bias[0],
+        classes=_by_class(labels, right_a, right_b, num_classes),
+        identical=bool((right_a == right_b).all()),
+    )
+
+
+def _check_lengths(*arrays: np.ndarray) -> None:
+    lengths = [len(a) for a in arrays]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"Lengths {' and '.join(map(str, lengths))}; expected the same images in the same order. "
+            "Evaluate both models on the same split."
+        )
+
+
+def _tables(labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, num_classes: int) -> np.ndarray:
+    """Images of each class that both, only A, only B and neither have right: [C, 4]."""
+    cell = 2 * ~right_a + ~right_b
+    return np.bincount(4 * labels + cell, minlength=4 * num_classes).reshape(num_classes, 4)
+
+
+def _by_class(
+    labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, num_classes: int
+) -> tuple[ClassDifference | None, ...]:
+    total = np.bincount(labels, minlength=num_classes)
+    held = np.flatnonzero(total)
+    tests = [mcnemar(right_a[labels == c], right_b[labels == c]) for c in held]
+    order = np.argsort([t.p for t in tests], kind="stable")
+    holm = np.empty(len(held))
+    holm[order] = np.minimum(1, np.maximum.accumulate([(len(held) - r) * tests[i].p for r, i in enumerate(order)]))
+    found: list[ClassDifference | None] = [None] * num_classes
+    for c, test, p in zip(held, tests, holm, strict=True):
+        found[c] = ClassDifference((test.only_b - test.only_a) / int(total[c]), test.only_a, test.only_b, test.p, float(p))
+    return tuple(found)
+
+
+def _average(tables: np.ndarray, samples: int, seed: int) -> Difference:
+    """Difference of the class-balanced means: images are drawn again within each class, both verdicts together.
+
+    One image more that only A, and one that only B has right, spread over the classes, keep two alike models from an
+    interval of no width; deviations are put up by sqrt(n / (n - 1)), which a bootstrap of n images falls short by.
+    """
+    n = tables.sum(1)  # [C]
+    value = float(((tables[:, 2] - tables[:, 1]) / n).mean())
+    cells = tables + np.array([0, 1, 1, 0]) / len(n)
+    shares = cells / cells.sum(1, keepdims=True)
+    drawn = np.random.default_rng(seed).multinomial(n, shares, (samples, len(n)))  # [S, C, 4]
+    errors = (drawn[..., 2] - drawn[..., 1]) / n - (shares[:, 2] - shares[:, 1])
+    found = value + (errors * np.sqrt(n / np.maximum(n - 1, 1))).mean(1)
+    low, high = np.quantile(found, [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2])
+    tail = 1 + min((found <= 0).sum(), (found >= 0).sum())  # never 0: the data are one of the draws
+    return Difference(value, max(-1.0, float(low)), min(1.0, float(high)), float(min(1.0, 2 * tail / (samples + 1))))
+
+
+def _worst(tables: np.ndarray) -> Difference:
+    n = tables.sum(1)
+    value = float((tables[:, [0, 2]].sum(1) / n).min() - (tables[:, :2].sum(1) / n).min())
+    low, high = worst_difference(tables, 1 - _LEVEL)
+    least, most = np.log(_LEAST_P), 0.0
+    for _ in range(40):  # the intervals are nested, so the error rate at which one end meets 0 can be halved in on
+        middle = (least + most) / 2
+        ends = worst_difference(tables, math.exp(middle))
+        least, most = (middle, most) if ends[0] <= 0 <= ends[1] else (least, middle)
+    return Difference(value, float(low), float(high), math.exp(most))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The mean over seeds of a difference, with a 95 % t interval; None for its ends with a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def sentence(self) -> str:
+        """In points of 100; says so where one seed allows no interval."""
+        if self.low is None or self.high is None:
+            return f"{_points(self.mean)} points with one seed: how much seeds differ is not known, so there is no interval."
+        ends = f"{_points(self.low)} to {_points(self.high)}"
+        return f"{_points(self.mean)} points over {self.count} seeds (95 % t interval {ends})."
+
+
+def combine_seeds(differences: Sequence[float]) -> Seeds:
+    """Differences of several training seeds (shares, as `Difference.value`) together: their mean and Student's interval.
+
+    This is the variation of training; that of the test images, which all seeds share, is not in it. Raises ValueError
+    without any difference.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    if not len(values):
+        raise ValueError("No differences; expected one a seed, at least one.")
+    mean, count = float(values.mean()), len(values)
+    if count == 1:
+        return Seeds(mean, None, None, 1)
+    half = float(t.ppf(0.5 + _LEVEL / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    return Seeds(mean, mean - half, mean + half, count)
