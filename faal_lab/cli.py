@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
         "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
     )
 
+    sub = add("compare", _compare, "Compare evaluated runs with the first one, paired on the same images.")
+    sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated; the first one is compared with")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+
     sub = add("tell", _tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
     sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
@@ -159,7 +164,7 @@ def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) ->
 
 def _evaluate(options: argparse.Namespace) -> None:
     from faal_lab.experiment import evaluate_run
-    from faal_lab.report import text_table
+    from faal_lab.report import comparisons, text_table
 
     attacks = tuple(listed(options.attacks))
     for name in attacks:
@@ -182,6 +187,19 @@ def _evaluate(options: argparse.Namespace) -> None:
                 progress=progress,
             )
     print(text_table(verdicts))
+    try:
+        for comparison in comparisons(verdicts).values():
+            print(comparison.sentence())
+    except VerdictsError as error:
+        print(f"Not compared: {error}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from faal_lab.report import comparisons, read_runs
+
+    runs = read_runs([str(run) for run in options.runs], options.checkpoint)
+    for comparison in comparisons({run.name: run.verdicts for run in runs}, options.attack).values():
+        print(comparison.sentence())
 
 
 def _part(text: str) -> tuple[int, int]:

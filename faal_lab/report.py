@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.evaluation import Verdicts, VerdictsError
+from faal_lab.evaluation import Comparison, Verdicts, VerdictsError, compare
 from faal_lab.figures import ATTACK_TITLES, class_bars, result_rows, validation_curves, weights_over_batches
 from faal_lab.history import History, load_history
+from faal_lab.names import check_name
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 
@@ -37,17 +38,16 @@ class Reported:
         return Reported(name, folder, verdicts, load_history(path)[0])
 
 
-def read_runs(paths: list[str]) -> list[Reported]:
+def read_runs(paths: list[str], checkpoint: str = "last") -> list[Reported]:
     """Read run folders, named by their last part (or `name=path`)."""
     runs = []
     for path in paths:
         name, _, rest = path.partition("=") if "=" in path and not Path(path).exists() else (Path(path).name, "", path)
-        runs.append(Reported.read(name, rest))
+        runs.append(Reported.read(name, rest, checkpoint))
     if len({r.name for r in runs}) < len(runs):
         raise VerdictsError("Two runs have the same name: tell them apart by name=path.")
-    measured = {(r.verdicts.header["epsilon"], r.verdicts.header["data"], r.verdicts.labels.tobytes()) for r in runs}
-    if len(measured) > 1:
-        raise VerdictsError("The runs were evaluated at different epsilon or on different test images. Evaluate them alike.")
+    for other in runs[1:]:
+        runs[0].verdicts.check_same(other.verdicts, f"{runs[0].name} and {other.name}")
     attacks = {tuple(r.verdicts.survived) for r in runs}
     if len(attacks) > 1:
         raise VerdictsError(f"The runs were evaluated with different attacks: {sorted(attacks)}. Evaluate them alike.")
@@ -66,7 +66,47 @@ def text_table(verdicts: dict[str, Verdicts]) -> str:
 
 def _notes(verdicts: dict[str, Verdicts]) -> list[str]:
     """What the evaluations say about their attacks, each remark once."""
-    return list(dict.fromkeys(v.header["note"] for v in verdicts.values() if "note" in v.header))
+    notes = [v.header["note"] for v in verdicts.values() if "note" in v.header]
+    shaky = [name for name, v in verdicts.items() if v.header.get("deterministic") is False]
+    if shaky:
+        notes.append(
+            f"Not deterministic: {', '.join(shaky)}. Two passes over the same images gave other logits, so these attacks "
+            "do not measure its robustness."
+        )
+    return list(dict.fromkeys(notes))
+
+
+def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:
+    """Each run against the first one, paired on the same images, under `attack` (empty: the last one of the evaluation)."""
+    (first, base), *others = verdicts.items()
+    attack = attack or list(base.survived)[-1]
+    check_name("attack", attack, base.survived)
+    found = {}
+    for name, other in others:
+        base.check_same(other, f"{first} and {name}")
+        right = base.survived[attack], other.survived[attack]
+        found[name] = compare(base.labels, *right, len(base.class_names), names=(first, name))
+    return found
+
+
+def _comparisons_html(runs: list[Reported]) -> str:
+    """The paired sentences, and for each class what changed and how sure that is."""
+    found = comparisons({run.name: run.verdicts for run in runs})
+    if not found:
+        return ""
+    names = runs[0].verdicts.class_names
+    parts = [f"<h2>Paired on the same images, under {ATTACK_TITLES[list(runs[0].verdicts.survived)[-1]]}</h2>"]
+    parts += [f"<p>{html.escape(comparison.sentence())}</p>" for comparison in found.values()]
+    rows = []
+    for run, comparison in found.items():
+        for name, difference in zip(names, comparison.classes, strict=True):
+            if difference is not None:
+                words = [f"{100 * difference.value:+.1f}", f"{difference.only_a} / {difference.only_b}"]
+                rows.append([run, name, *words, f"{difference.p:.2g}", f"{difference.holm:.2g}"])
+    first = runs[0].name
+    head = ["run", "class", f"points above {first}", f"right only in {first} / in this one", "p (McNemar)", "p (Holm)"]
+    summary = "<details><summary>Class by class</summary>"
+    return "".join(parts) + summary + _html_table(head, rows) + "</details>"
 
 
 def headline(runs: list[Reported]) -> str:
@@ -163,12 +203,16 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         options: dict[str, Any] = {"full_html": False, "include_plotlyjs": number == 0, "config": {"responsive": True}}
         pictures.append(pio.to_html(figure, **options))
     about = runs[0].verdicts.header
-    setting = f"Data: {about['data']} (test split). Attacks in the L-infinity ball of {about['epsilon']:g}, pixels in [0, 1]."
+    ball = {"linf": "L-infinity", "l2": "L2"}[about["norm"]]
+    setting = (
+        f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the {ball} ball of "
+        f"{about['epsilon']:g}, pixels in [0, 1], seed {about['seed']}, {about['precision']}."
+    )
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"<p class='lead'>{html.escape(headline(runs))}</p><p class='note'>{html.escape(setting)}</p>"
-        f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>"
+        f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
         f"<h2>Class by class</h2>{''.join(pictures)}<h2>How it was made</h2>{_settings_html(runs)}</body></html>"
     )
     path = Path(out)

@@ -166,7 +166,20 @@ def test_settings_prints_what_run_can_read(capsys: pytest.CaptureFixture, tmp_pa
     settings = json.loads(printed)
     assert (settings["objective"], settings["awp_gamma"], settings["tau_changes"]) == ("trades", 0.005, "150:0.5")
     (tmp_path / "mine.json").write_text(printed)
-    options = ["--data", "digits", "--model", "small-cnn", "--epochs", "1", "--fairness-start", "0", "--average-start", "0"]
+    options = [
+        "--data",
+        "digits",
+        "--model",
+        "small-cnn",
+        "--epochs",
+        "1",
+        "--fairness-start",
+        "0",
+        "--average-start",
+        "0",
+        "--tau-changes",
+        "",
+    ]
     quick = ["--attack-steps", "1", "--validation-steps", "1", "--batch-size", "500", "--quiet", "--lr-schedule", "constant"]
     assert main(["run", "--config", str(tmp_path / "mine.json"), *options, *quick, "--out", str(tmp_path / "run")]) == 0
     assert RunFolder.open(tmp_path / "run").config().fairness == "faal"

@@ -1,6 +1,7 @@
 """Attacks, verdicts and intervals."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from faal_lab.data import Images, load
 from faal_lab.evaluation import (
     DEFAULT_ATTACKS,
     PGD_ATTACKS,
+    Manner,
     Verdicts,
     VerdictsError,
     average_accuracy,
@@ -27,7 +29,7 @@ from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_n
 from faal_lab.events import Evaluated
 from faal_lab.experiment import evaluate_run, load_model
 from faal_lab.names import UnknownName
-from faal_lab.report import read_runs, write_report
+from faal_lab.report import read_runs, text_table, write_report
 from faal_lab.runs import CheckpointError, RunFolder
 
 
@@ -179,3 +181,113 @@ def test_intervals_cover_the_truth(truth: list[float]) -> None:
     least = binom.ppf(0.001, trials, 0.95)
     assert worst >= least
     assert average >= least
+
+
+class Head(torch.nn.Module):
+    """A linear model whose logits are changed on the way out."""
+
+    def __init__(self, change=lambda logits: logits) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.linear = torch.nn.Linear(16, 3)
+        self.change = change
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.change(self.linear(images.flatten(1)))
+
+
+def few_images(labels: list[int] | None = None) -> Images:
+    pixels = torch.randint(0, 256, (12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.int64)
+    return Images(pixels.to(torch.uint8), torch.tensor(labels or [0, 1, 2] * 4), 255)
+
+
+@pytest.mark.parametrize(
+    "change, images, options, text",
+    [
+        (
+            None,
+            None,
+            {"epsilon": 0.0},
+            "epsilon must be above 0 to attack, got 0.0. For clean accuracy alone name the attack clean",
+        ),
+        ("train", None, {}, "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval"),
+        (lambda z: z[:, :2], None, {}, r"The model must return logits \[12, 3\] here, got \[12, 2\]"),
+        (lambda z: z / 0 * 0, None, {}, "The model returns logits that are not finite"),
+        (None, few_images([0, 1, 3] * 4), {}, "Labels must be between 0 and 2, got 0 to 3"),
+        (None, replace(few_images(), pixel_max=16), {}, r"Pixels must be in \[0, 1\] after division by 16, got up to"),
+        (None, None, {"norm": "l1"}, "Unknown norm 'l1'.* Known: linf, l2"),
+        (None, None, {"attacks": ("apgd-t",)}, "apgd-t compares four logits, and there are 3 classes"),
+    ],
+)
+def test_what_cannot_be_evaluated(change, images: Images | None, options: dict, text: str) -> None:
+    model = Head(change if callable(change) else lambda logits: logits)
+    model.train(change == "train")
+    with pytest.raises(ValueError, match=text):
+        evaluate(model, images or few_images(), ("a", "b", "c"), **({"epsilon": 0.1, "attacks": ("pgd-20",)} | options))
+
+
+def test_a_model_that_is_not_deterministic_is_flagged_in_every_table() -> None:
+    settings = {"epsilon": 0.05, "attacks": ("clean", "fgsm")}
+    shaky = evaluate(Head(lambda z: z + 0.01 * torch.randn_like(z)).eval(), few_images(), ("a", "b", "c"), **settings)
+    calm = evaluate(Head().eval(), few_images(), ("a", "b", "c"), **settings)
+    assert (shaky.header["deterministic"], calm.header["deterministic"]) == (False, True)
+    assert "Not deterministic: shaky. Two passes" in text_table({"calm": calm, "shaky": shaky})
+    assert "Not deterministic" not in text_table({"calm": calm})
+
+
+def test_single_attacks_noise_and_fgsm() -> None:
+    model, images = Head().eval(), few_images()
+    pixels, _ = images.all()
+    labels = torch.where(torch.arange(12) < 9, model(pixels).argmax(1), images.labels)
+    images = replace(images, labels=labels)
+    attacks = ("clean", "noise", "fgsm", "pgd-20", "pgd-100", "apgd-ce", "square")
+    found = evaluate(model, images, ("a", "b", "c"), epsilon=0.1, attacks=attacks, manner=Manner(queries=200))
+    stand = {name: int(flags.sum()) for name, flags in found.survived.items()}
+    assert stand["clean"] >= stand["noise"] >= stand["pgd-20"] >= stand["pgd-100"]
+    assert stand["clean"] > stand["apgd-ce"]
+    pixels.requires_grad_()
+    (slope,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(pixels), labels), pixels)
+    up = (pixels + 0.1 * slope.sign()).clamp(0, 1)
+    by_hand = torch.where(model(pixels).argmax(1) == labels, model(up).argmax(1), model(pixels).argmax(1))
+    assert found.predicted["fgsm"].tolist() == by_hand.tolist()
+
+
+def test_verdicts_of_another_model_data_set_or_radius_are_told_apart() -> None:
+    model, images = Head().eval(), few_images()
+
+    def measured(these: Images = images, epsilon: float = 0.05) -> Verdicts:
+        return evaluate(model, these, ("a", "b", "c"), epsilon=epsilon, attacks=("clean",))
+
+    first = measured()
+    with pytest.raises(VerdictsError, match="A and B differ in epsilon: 0.05 against 0.1. Evaluate them alike"):
+        first.check_same(measured(epsilon=0.1), "A and B")
+    with pytest.raises(VerdictsError, match="A and B differ in data_sha256"):
+        first.check_same(measured(replace(images, pixels=images.pixels // 2)), "A and B")
+    with pytest.raises(VerdictsError, match="A and B were evaluated on different images"):
+        first.check_same(measured(few_images([0] * 12)), "A and B")
+    with torch.no_grad():
+        model.linear.weight += 1
+    assert measured().header["model_sha256"] != first.header["model_sha256"]
+
+
+def test_compare_says_it_in_a_sentence(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = [Path(shutil.copytree(base, tmp_path / name)) for name in ("a", "b")]
+    assert main(["evaluate", *map(str, runs), "--attacks", "clean,noise"]) == 0
+    assert "a and b do not differ: they have the same verdict on every image." in capsys.readouterr().out
+    assert main(["compare", *map(str, runs), "--attack", "clean"]) == 0
+    assert capsys.readouterr().out == "a and b do not differ: they have the same verdict on every image.\n"
+    page = write_report(read_runs([str(r) for r in runs]), tmp_path / "report.html").read_text()
+    assert "Paired on the same images, under Noise" in page
+    assert "597 images" in page
+    assert main(["compare", *map(str, runs), "--attack", "pgd20"]) == 1
+    assert "Unknown attack 'pgd20'." in capsys.readouterr().err
+    evaluate_run(runs[1], attacks=("clean", "noise"), epsilon=0.2)
+    assert main(["compare", *map(str, runs)]) == 1
+    assert "a and b differ in epsilon: 0.1 against 0.2. Evaluate them alike." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["2", "0/2", "3/2", "a/b", "1/0"])
+def test_a_part_that_is_none(base: Path, text: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(base), "--part", text]) == 1
+    assert f"part must be like 2/3, the second of three, got '{text}'." in capsys.readouterr().err

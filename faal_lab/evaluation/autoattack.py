@@ -30,17 +30,16 @@ def attacks_for(num_classes: int) -> list[str]:
 
 
 def autoattack_note(num_classes: int) -> str | None:
-    """What AutoAttack is on so few classes, in words; None where nothing was left out or cut down but targets beyond C - 1."""
+    """In one line what is left of the targeted attacks with fewer than four classes; None where nothing is missing.
+
+    The other attacks and FAAL's class score need no more than two classes.
+    """
     if num_classes >= 4:
         return None
-    classes = "two" if num_classes == 2 else "three"
-    targets = "the other class" if num_classes == 2 else "both other classes"
-    note = f"With {classes} classes AutoAttack ran without APGD-T, whose DLR loss compares four logits; FAB-T aims at {targets}."
-    if num_classes == 2:
-        note += (
-            " The margin is then the difference of the two probabilities (of the two logits in CW-20), which is as it should be."
-        )
-    return note
+    others = "the one other class" if num_classes == 2 else f"{num_classes - 1} other classes"
+    left = f"APGD-CE, FAB-T (at {others}) and Square; not APGD-T, whose loss compares four logits"
+    margin = " With two classes a margin is the difference of two probabilities." if num_classes == 2 else ""
+    return f"AutoAttack on {num_classes} classes is {left}.{margin}"
 
 
 def autoattack(
