@@ -19,8 +19,7 @@ from typing import Any
 from side_by_side import machine
 
 from faal_lab.config import RunConfig
-from faal_lab.evaluation import Verdicts
-from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
+from faal_lab.evaluation import Verdicts, average_accuracy, compare, worst_accuracy
 from faal_lab.experiment import evaluate_run, run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.parameters import based_on
@@ -72,9 +71,15 @@ def made(out: Path, name: str, config: RunConfig, attacks: tuple[str, ...]) -> V
     return Verdicts.read(verdicts) if verdicts.exists() else evaluate_run(folder, attacks=attacks)
 
 
-def row(name: str, verdicts: Verdicts) -> dict[str, Any]:
-    """Average and worst class with their 95 % intervals for each attack."""
+def row(name: str, verdicts: Verdicts, control: Verdicts | None) -> dict[str, Any]:
+    """Average and worst class with 95 % intervals for each attack; under the last one, paired with the control arm."""
     found: dict[str, Any] = {"name": name}
+    last = list(verdicts.survived)[-1]
+    if control is not None:
+        right = control.survived[last], verdicts.survived[last]
+        paired = compare(verdicts.labels, *right, len(verdicts.class_names), names=("control", name))
+        for what, difference in (("average", paired.average), ("worst", paired.worst)):
+            found[f"{what} above control"] = [difference.value, difference.low, difference.high, difference.p]
     for attack in verdicts.survived:
         correct, total = verdicts.counts(attack)
         average, (worst, which) = average_accuracy(correct, total), worst_accuracy(correct, total)
@@ -88,13 +93,16 @@ def row(name: str, verdicts: Verdicts) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, the strongest worst class first, base and controls where they fall."""
-    attacks = [name for name in rows[0] if name != "name"]
-    lines = ["| | " + " | ".join(attacks) + " |", "|---" * (len(attacks) + 1) + "|"]
+    attacks = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    titles = [f"{a}: average / worst" for a in attacks]
+    lines = ["| | " + " | ".join([*titles, "worst class above its control"]) + " |", "|---" * (len(attacks) + 2) + "|"]
     for entry in sorted(rows, key=lambda r: -r[attacks[-1]]["worst"][0]):
         cells = [
             "{:.1f} / **{:.1f}** [{:.1f}, {:.1f}]".format(*(100 * v for v in (e["average"][0], *e["worst"])))
             for e in (entry[a] for a in attacks)
         ]
+        value, low, high, _ = (100 * v for v in entry.get("worst above control", [0] * 4))
+        cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if "worst above control" in entry else "")
         lines.append(f"| {entry['name']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -111,12 +119,15 @@ def main() -> None:
     attacks = ("clean", "pgd-20") if options.quick else ("clean", "pgd-20", "autoattack")
     out = options.out.with_name(options.out.name + "-quick") if options.quick else options.out
     common = {"seed": options.seed, "split_seed": options.seed}
-    rows = [row("base", made(out, "base", RunConfig.from_mapping({**common, **small}), attacks))]
+    rows = [row("base", made(out, "base", RunConfig.from_mapping({**common, **small}), attacks), None)]
+    controls: dict[str, Verdicts] = {}  # objective -> the arm without a method, which comes first
     chosen = arms()
     for number, (name, settings) in enumerate(chosen.items(), start=1):
         print(f"{name} ({number} of {len(chosen)}): {settings}", flush=True)
         base = str(out / "base")
-        rows.append(row(name, made(out, name, based_on(base, {"base": base, **common, **settings, **small}), attacks)))
+        verdicts = made(out, name, based_on(base, {"base": base, **common, **settings, **small}), attacks)
+        rows.append(row(name, verdicts, controls.get(settings["objective"])))
+        controls.setdefault(settings["objective"], verdicts)
     print(table(rows))
     path = options.json or (None if options.quick else Path(__file__).with_suffix(".json"))
     if path:

@@ -164,7 +164,7 @@ def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) ->
 
 def _evaluate(options: argparse.Namespace) -> None:
     from faal_lab.experiment import evaluate_run
-    from faal_lab.report import comparisons, text_table
+    from faal_lab.report import comparisons, paired_sentences, text_table
 
     attacks = tuple(listed(options.attacks))
     for name in attacks:
@@ -188,18 +188,18 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
     print(text_table(verdicts))
     try:
-        for comparison in comparisons(verdicts).values():
-            print(comparison.sentence())
+        for line in paired_sentences(comparisons(verdicts)):
+            print(line)
     except VerdictsError as error:
         print(f"Not compared: {error}")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from faal_lab.report import comparisons, read_runs
+    from faal_lab.report import comparisons, paired_sentences, read_runs
 
     runs = read_runs([str(run) for run in options.runs], options.checkpoint)
-    for comparison in comparisons({run.name: run.verdicts for run in runs}, options.attack).values():
-        print(comparison.sentence())
+    for line in paired_sentences(comparisons({run.name: run.verdicts for run in runs}, options.attack)):
+        print(line)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -89,6 +89,11 @@ def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Co
     return found
 
 
+def paired_sentences(found: dict[str, Comparison]) -> list[str]:
+    """Each comparison in a plain sentence that names both runs."""
+    return [c.sentence() if c.identical else f"{c.names[1]} against {c.names[0]}: {c.sentence()}" for c in found.values()]
+
+
 def _comparisons_html(runs: list[Reported]) -> str:
     """The paired sentences, and for each class what changed and how sure that is."""
     found = comparisons({run.name: run.verdicts for run in runs})
@@ -96,7 +101,7 @@ def _comparisons_html(runs: list[Reported]) -> str:
         return ""
     names = runs[0].verdicts.class_names
     parts = [f"<h2>Paired on the same images, under {ATTACK_TITLES[list(runs[0].verdicts.survived)[-1]]}</h2>"]
-    parts += [f"<p>{html.escape(comparison.sentence())}</p>" for comparison in found.values()]
+    parts += [f"<p>{html.escape(line)}</p>" for line in paired_sentences(found)]
     rows = []
     for run, comparison in found.items():
         for name, difference in zip(names, comparison.classes, strict=True):

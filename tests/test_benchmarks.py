@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from faal_lab.fairness import FAIRNESS
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -37,3 +39,33 @@ def test_the_readme_states_what_was_measured() -> None:
             assert "{median:,.0f} ({low:,.0f} to {high:,.0f})".format(**ratio) in readme
     (errors,) = [entry["errors"] for entry in measured["digits"] if entry["classes"] == 10]
     assert f"| {errors['ours']['weights']:.0e} | {errors['ours']['divergence, relative']:.0e} |" in readme
+
+
+def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import methods
+
+    measured = json.loads((BENCHMARKS / "methods.json").read_text())
+    assert methods.table(measured["rows"]) in (BENCHMARKS.parent / "docs" / "methods.md").read_text()
+    assert {row["name"] for row in measured["rows"]} == {"base", *methods.arms()}
+    assert {settings["fairness"] for settings in methods.arms().values()} == set(FAIRNESS)
+
+
+def test_the_methods_benchmark_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import methods
+
+    chosen = {name: methods.arms()[name] for name in ("none-at", "faal-at")}
+    monkeypatch.setattr(methods, "arms", lambda: chosen)
+    words = ["methods.py", "--quick", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "found.json")]
+    monkeypatch.setattr(sys, "argv", words)
+    methods.main()
+    first = (tmp_path / "found.json").read_text()
+    rows = {row["name"]: row for row in json.loads(first)["rows"]}
+    assert set(rows) == {"base", "none-at", "faal-at"}
+    low, high = rows["faal-at"]["worst above control"][1:3]
+    assert low <= rows["faal-at"]["worst above control"][0] <= high
+    changed = (tmp_path / "runs-quick" / "faal-at" / "last.safetensors").stat().st_mtime_ns
+    methods.main()
+    assert (tmp_path / "found.json").read_text() == first
+    assert (tmp_path / "runs-quick" / "faal-at" / "last.safetensors").stat().st_mtime_ns == changed, "not trained again"
