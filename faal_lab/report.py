@@ -73,6 +73,9 @@ def _notes(verdicts: dict[str, Verdicts]) -> list[str]:
             f"Not deterministic: {', '.join(shaky)}. Two passes over the same images gave other logits, so these attacks "
             "do not measure its robustness."
         )
+    notes += [f"{name}: {text}" for name, v in verdicts.items() for text in v.header.get("findings", ())]
+    if all(v.header.get("findings") == [] for v in verdicts.values()):
+        notes.append("No sign of masked gradients was found in any class.")
     return list(dict.fromkeys(notes))
 
 

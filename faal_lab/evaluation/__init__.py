@@ -30,6 +30,7 @@ from faal_lab.evaluation.statistics import (
     worst_share,
 )
 from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, Manner, Progress, evaluate, model_digest
+from faal_lab.evaluation.trust import Finding, examine
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 
@@ -43,6 +44,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Estimate",
+    "Finding",
     "Lowest",
     "Manner",
     "McNemar",
@@ -59,6 +61,7 @@ __all__ = [
     "confusion",
     "count_by_class",
     "evaluate",
+    "examine",
     "mcnemar",
     "minimum_bias",
     "model_digest",

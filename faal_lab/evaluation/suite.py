@@ -20,6 +20,7 @@ from faal_lab.data import Images
 from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
 from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
 from faal_lab.evaluation.journal import Journal
+from faal_lab.evaluation.trust import examine
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.names import check_name
@@ -62,6 +63,7 @@ def evaluate(
     """Attack every image with every attack of `attacks` (names in ATTACKS) in the `norm` ball of radius `epsilon`.
 
     The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation mode, and is evaluated in float32.
+    Signs of masked gradients are looked for at the end (`trust`), and stand in the verdicts' header as `findings`.
     Raises UnknownName, or ValueError where model, images or radius cannot be evaluated.
     """
     if not attacks:
@@ -77,18 +79,24 @@ def evaluate(
     }  # fmt: skip
     about = {**identity, "deterministic": check_model(model, images, len(class_names), epsilon, attacks), **(header or {})}
     total, before = sum(_COST[name] for name in attacks), 0
-    found: dict[str, torch.Tensor] = {}
+    after: dict[str, torch.Tensor] = {}
     for name in attacks:
         tell = _part(progress, before / total, _COST[name] / total)
         if name in (*FORWARDS, "autoattack"):
-            found[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, name, manner, identity, tell)
+            after[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, name, manner, identity, tell)
         else:
-            found[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
+            after[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
         before += _COST[name]
     if "autoattack" in attacks and (note := autoattack_note(len(class_names))):
         about["note"] = note
-    predicted = {name: classes.cpu().numpy().astype(np.int64) for name, classes in found.items()}
-    return Verdicts(images.labels.cpu().numpy().astype(np.int64), predicted, class_names, about)
+    predicted = {name: classes.cpu().numpy().astype(np.int64) for name, classes in after.items()}
+    verdicts = Verdicts(images.labels.cpu().numpy().astype(np.int64), predicted, class_names, about)
+    if set(attacks) != {"clean"} and manner.part == 0:
+        if progress is not None:
+            progress("looking for masked gradients", 1.0)
+        found = examine(model, images, class_names, verdicts, epsilon=epsilon, norm=norm, seed=seed)
+        about["findings"] = [finding.sentence() for finding in found]
+    return verdicts
 
 
 def model_digest(model: nn.Module) -> str:

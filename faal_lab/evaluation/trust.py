@@ -1,0 +1,154 @@
+"""Is the robustness real? Signs that attacks failed for a reason other than a robust model.
+
+Knows: a model, some of its images, what the attacks have found. Must not know: how the model was made, where findings are shown.
+Each check is made class by class, since masking can hide in one class and then looks like fairness. The signs are those of
+Athalye et al. (ICML 2018) and Carlini et al. (arXiv 1902.06705).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from faal_lab.adversary import frozen
+from faal_lab.data import Images
+from faal_lab.evaluation.attacks import Attack, predictions
+from faal_lab.evaluation.upstream import Upstream
+from faal_lab.evaluation.verdicts import Verdicts
+
+_MOST = 20  # images a class; the checks cost about as much as PGD-100 on them
+_BLIND, _STUCK = 0.25, 0.25  # share of images without any gradient, and of pixels without, that no plain network has
+_STANDING = 0.1  # share that may still stand at the largest radius
+_STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
+_QUERIES = 300
+_PASSES = 8  # a model that draws among few transformations may repeat itself once
+_WHOLE = {"linf": 1.0, "l2": 1e3}  # a radius in which every image can become every other
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sign of masked gradients: what was seen, in which classes (empty: in all), and what that usually means."""
+
+    sign: str
+    classes: tuple[str, ...]
+    text: str
+
+    def sentence(self) -> str:
+        """The finding with its classes."""
+        where = f" (class {', '.join(self.classes)})" if self.classes else ""
+        return f"{self.text}{where}."
+
+
+def examine(
+    model: nn.Module, images: Images, class_names: tuple[str, ...], verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
+) -> list[Finding]:
+    """Look for signs of masked gradients on up to 20 images a class, and between the attacks of `verdicts`.
+
+    An empty list is no proof of robustness. The model must be in evaluation mode.
+    """
+    some = _some(images, len(class_names))
+    found = [*_outputs(model, some), *_gradients(model, some, class_names)]
+    labels = some.labels.cpu().numpy()
+
+    def standing(attack: Attack, radius: float) -> np.ndarray:
+        return (predictions(model, some, attack, radius, seed=seed, norm=norm) == some.labels).cpu().numpy()
+
+    whole = standing(Attack("cross-entropy", 20), _WHOLE[norm])
+    if names := _where(whole, labels, class_names, _STANDING):
+        text = "Images still stand under PGD-20 at a radius in which every image can become every other: its gradients mislead"
+        found.append(Finding("radius", names, text))
+    weak = standing(Attack("cross-entropy", 20), epsilon)
+    strong = weak & standing(Attack("margin", 100, step_ratio=0.1), epsilon)
+    if names := _where(weak & ~strong, labels, class_names, _STRONGER):
+        found.append(Finding("steps", names, "PGD of 100 steps breaks many images that PGD-20 leaves: PGD-20 had not converged"))
+    square = _square(model, some, strong, epsilon, norm, seed, len(class_names))
+    if names := _where(strong & ~square, labels, class_names, _STRONGER):
+        text = "Square, which sees no gradient, breaks many images that PGD leaves: gradients are masked"
+        found.append(Finding("black box", names, text))
+    return [*found, *_between(verdicts)]
+
+
+def _some(images: Images, num_classes: int) -> Images:
+    """The first images of each class."""
+    kept = [(images.labels == c).nonzero().flatten()[:_MOST] for c in range(num_classes)]
+    return images.part(torch.cat(kept))
+
+
+def _where(flags: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """Classes in which more than `share` of the images, and at least two, are flagged."""
+    counts, totals = np.bincount(labels[flags], minlength=len(class_names)), np.bincount(labels, minlength=len(class_names))
+    return tuple(n for n, k, t in zip(class_names, counts, totals, strict=True) if k >= 2 and k > share * t)
+
+
+def _outputs(model: nn.Module, images: Images) -> list[Finding]:
+    """What the outputs themselves say."""
+    pixels, _ = images.all()
+    with torch.no_grad():
+        first, *again = (model(pixels) for _ in range(_PASSES))
+    found = []
+    if bool((first >= 0).all()) and torch.allclose(first.sum(1), torch.ones_like(first[:, 0]), atol=1e-4):
+        text = "The model returns probabilities instead of logits: cross-entropy takes its softmax twice and hardly has a slope"
+        found.append(Finding("probabilities", (), text))
+    if not all(torch.equal(first, other) for other in again):
+        text = "Passes over the same images differ: attacks must average over the model's randomness, and these do not"
+        found.append(Finding("randomness", (), text))
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None) for m in model.modules()):
+        found.append(Finding("batchnorm", (), "BatchNorm uses the statistics of the batch: verdicts depend on the other images"))
+    return found
+
+
+def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:
+    """Images, and pixels, at which cross-entropy has no slope at all."""
+    pixels, labels = images.all()
+    with frozen(model):
+        pixels.requires_grad_(True)
+        loss = F.cross_entropy(model(pixels), labels, reduction="sum")
+        gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
+    none = (gradient == 0).flatten(1)
+    blind, stuck = none.all(1), none.float().mean(1) > _STUCK
+    found, truth = [], labels.cpu().numpy()
+    if names := _where(blind.cpu().numpy(), truth, class_names, _BLIND):
+        found.append(Finding("no gradient", names, "Cross-entropy has no slope at many images: attacks by gradient stand still"))
+    if names := _where((stuck & ~blind).cpu().numpy(), truth, class_names, _BLIND):
+        text = "Cross-entropy has no slope in many pixels: they are cut off inside the model, and attacks cannot move them"
+        found.append(Finding("stuck pixels", names, text))
+    return found
+
+
+def _square(
+    model: nn.Module, images: Images, left: np.ndarray, epsilon: float, norm: str, seed: int, num_classes: int
+) -> np.ndarray:
+    """Which of the images that are `left` survive a few hundred queries of Square, too: bool [N]."""
+    index = torch.from_numpy(np.flatnonzero(left)).to(images.labels.device)
+    stands = left.copy()
+    if len(index):
+        pixels, labels = images.batch(index)
+        with frozen(model):
+            attack = Upstream(
+                model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=pixels.device, mode="per-image",
+                queries=_QUERIES, seen=lambda _: None,
+            )  # fmt: skip
+            adv = attack.perturb("square", pixels, labels)
+            with torch.no_grad():
+                stands[np.flatnonzero(left)] = (model(adv).argmax(1) == labels).cpu().numpy()
+    return stands
+
+
+def _between(verdicts: Verdicts) -> list[Finding]:
+    """What the attacks of the evaluation say of each other, on all its images."""
+    found, survived = [], verdicts.survived
+    pairs = (
+        ("pgd-20", "noise", "Random noise breaks images that PGD-20 leaves"),
+        ("pgd-20", "autoattack", "AutoAttack breaks many more images than PGD-20"),
+        ("apgd-ce", "square", "Square, which sees no gradient, breaks many images that APGD leaves: gradients are masked"),
+    )
+    for weak, strong, text in pairs:
+        if weak in survived and strong in survived:
+            only = survived[weak] & ~survived[strong]
+            if names := _where(only, verdicts.labels, verdicts.class_names, _STRONGER):
+                found.append(Finding(f"{strong} against {weak}", names, text))
+    return found
