@@ -18,7 +18,7 @@ from faal_lab.config import DIALS, ConfigError, RunConfig, check_dial, field_doc
 from faal_lab.data import DataProblem
 from faal_lab.demo import DemoError, demo
 from faal_lab.doctor import examine
-from faal_lab.evaluation import ATTACKS, DEFAULT_ATTACKS, MODES, VerdictsError
+from faal_lab.evaluation import ATTACKS, DEFAULT_ATTACKS, MODES, EvaluationError, VerdictsError
 from faal_lab.events import COMMANDS, Command
 from faal_lab.fairness import FAIRNESS
 from faal_lab.models import ModelProblem
@@ -33,8 +33,8 @@ from faal_lab.training import TrainingDiverged
 
 # Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
 _EXPECTED = (
-    UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError, DemoError,
-    TrainingDiverged, ImportError, OSError,
+    UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError,
+    EvaluationError, DemoError, TrainingDiverged, ImportError, OSError,
 )  # fmt: skip
 
 
@@ -148,17 +148,18 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> RunConfig:
-    """Settings from the command line, a file, a recipe and protocol, and a base run where one is named; the first one wins."""
+    """Settings from the command line, a recipe and protocol, a file, and a base run where one is named; the first one wins."""
     loaded: Any = {}
     if file:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell's > writes
         try:
-            loaded = json.loads(text)
+            loaded = json.loads(content.decode("utf-16" if utf_16 else "utf-8-sig"))
         except ValueError as error:
-            raise ConfigError(f"{file} is not JSON: {error}") from error
+            raise ConfigError(f"{file} is not JSON: {error}. Make one with faal-lab settings.") from error
         if not isinstance(loaded, dict):
             raise ConfigError(f"{file} must hold a JSON object of settings, got {type(loaded).__name__}.")
-    stated = {**preset, **loaded, **stated}
+    stated = {**loaded, **preset, **stated}
     return based_on(stated.get("base", ""), stated)
 
 
@@ -170,6 +171,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name in attacks:
         check_name("attack", name, ATTACKS)
     part, parts = _part(options.part)
+    options.runs = list(dict.fromkeys(options.runs))
     for run in options.runs:
         RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
     names, verdicts = [run.name for run in options.runs], {}
@@ -187,6 +189,8 @@ def _evaluate(options: argparse.Namespace) -> None:
                 progress=progress,
             )
     print(text_table(verdicts))
+    if part:
+        print("Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches.")
     try:
         for line in paired_sentences(comparisons(verdicts)):
             print(line)
@@ -197,6 +201,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from faal_lab.report import comparisons, paired_sentences, read_runs
 
+    if len(options.runs) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
     runs = read_runs([str(run) for run in options.runs], options.checkpoint)
     for line in paired_sentences(comparisons({run.name: run.verdicts for run in runs}, options.attack)):
         print(line)
@@ -218,9 +224,12 @@ def _tell(options: argparse.Namespace) -> None:
             number = float(value)
         except ValueError:
             raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
-        sent = folder.send(Command("turn", dial, check_dial(dial, number, folder.config())))
+        command = Command("turn", dial, check_dial(dial, number, folder.config()))
     else:
-        sent = folder.send(Command(check_name("command", options.what, COMMANDS[:-1])))
+        command = Command(check_name("command", options.what, COMMANDS[:-1]))
+    if folder.status() in ("done", "failed"):
+        raise RunFolderError(f"{options.run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
+    sent = folder.send(command)
     print(f"Sent as command {sent.number}; the run is {folder.status()}.")
 
 

@@ -158,6 +158,8 @@ class RunConfig:
             if not low <= tau <= high:
                 raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
         self.drops()
+        if self.multiplier and self.tau_changes:
+            raise ConfigError("multiplier and tau_changes both set the radius. Give one of them.")
         if 0 < self.multiplier <= 1:
             raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
         try:
@@ -189,7 +191,12 @@ class RunConfig:
         """tau_changes as epoch -> tau; raises ConfigError."""
         try:
             pairs = [entry.split(":") for entry in self.tau_changes.split(",") if entry.strip()]
-            return {int(epoch): float(tau) for epoch, tau in pairs}
+            found = {int(epoch): float(tau) for epoch, tau in pairs}
+            if len(found) < len(pairs):
+                raise ConfigError(f"tau_changes names an epoch twice: {self.tau_changes!r}.")
+            return found
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"tau_changes must be like 100:0.25,150:0.5 (epoch:tau), got {self.tau_changes!r}.") from error
 

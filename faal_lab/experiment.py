@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import inspect
 import math
-import platform
-import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import radius_for_multiplier
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.data import Splits, load
-from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, evaluate
+from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
 from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.models import ModelSpec, build, statistics
+from faal_lab.machine import device_of, placed, versions
+from faal_lab.models import ModelSpec, build, statistics, try_model
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, from_checkpoint, load_model, load_weights, to_checkpoint
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
@@ -34,8 +31,6 @@ from faal_lab.runs.files import replace_file
 from faal_lab.signals import caught_signals
 from faal_lab.state import TrainingState
 from faal_lab.training import Stopped, TrainingDiverged, steps_per_epoch, train
-
-_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 
 
 @dataclass
@@ -47,41 +42,6 @@ class Experiment:
     spec: ModelSpec
     state: TrainingState
     best: float = -1.0  # best validation score so far: average + worst class, under attack
-
-
-def device_of(name: str) -> torch.device:
-    """The device a configuration names; raises ConfigError where this machine does not have it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}. Use auto or cpu.") from error
-    return device
-
-
-def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device, in the memory layout that small convolutions on a CPU want (up to twice as fast)."""
-    return model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
-
-
-def versions() -> dict[str, str]:
-    """What made a run: Python, faal-lab, the git commit (where there is one) and the libraries."""
-    found = {"python": platform.python_version()}
-    for name in ("faal-lab", *_LIBRARIES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
-        )
-        found["commit"] = commit.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
-    return found
 
 
 def _load(config: RunConfig) -> Splits:
@@ -110,6 +70,7 @@ def prepare(
     if model is None:
         model = build(spec, config.seed)
     placed(model, device)
+    try_model(model, name, splits.num_classes, (channels, height, width))
     if config.base and from_base:
         load_weights(model, spec, config, base_file(config), splits)
     tau = config.tau
@@ -243,6 +204,7 @@ def evaluate_run(
     checkpoint: str = "last",
     attacks: tuple[str, ...] = DEFAULT_ATTACKS,
     epsilon: float | None = None,
+    model: nn.Module | None = None,
     device: str = "auto",
     mode: str = "per-image",
     part: int = 0,
@@ -251,15 +213,17 @@ def evaluate_run(
 ) -> Verdicts:
     """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
 
-    `epsilon` is the run's own by default; `progress` hears what is done and the share of it. AutoAttack's finished batches are
-    kept in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
-    verdicts. Raises RunLocked while the run is still written to.
+    `epsilon` is the run's own by default; `model` is for a run of a network of one's own, whose weights it then gets.
+    Verdicts of other attacks on the same weights, images and radius are kept beside the new ones. `progress` hears what is
+    done and the share of it. AutoAttack's finished batches are kept in the folder: started again it goes on. Several
+    processes may each make a `part` of `parts`; the first one writes the verdicts. Raises RunLocked while the run is still
+    written to.
     """
     folder = RunFolder.open(run_folder)
-    model, config, stored = load_model(folder.path, checkpoint)
+    model, config, stored = load_model(folder.path, checkpoint, model)
     where = device_of(device)
     splits = _load(config)
-    radius = config.epsilon if epsilon is None else epsilon
+    radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
     }  # fmt: skip
@@ -285,7 +249,12 @@ def evaluate_run(
 
 def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts) -> None:
     """Write the verdicts, and that the test images were opened for them."""
-    replace_file(folder.verdicts_file(checkpoint), verdicts.to_bytes())
+    file = folder.verdicts_file(checkpoint)
+    kept = verdicts
+    if file.exists():
+        with suppress(VerdictsError):  # damaged, or of an older format: nothing to keep
+            kept = verdicts.joined(Verdicts.read(file))
+    replace_file(file, kept.to_bytes())
     counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
     total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
     with folder.recording() as recorder:

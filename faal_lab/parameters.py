@@ -72,7 +72,10 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
     out = values.pop("out", "")
     if not isinstance(out, str):
         raise ConfigError(f"out must be text, got {out!r}.")
-    named = [values.pop(kind, None) or "" for kind in ("recipe", "protocol")]
+    named = ["" if (value := values.pop(kind, None)) is None else value for kind in ("recipe", "protocol")]
+    for value in named:
+        if not isinstance(value, str):
+            raise ConfigError(f"recipe and protocol must be text, got {value!r}.")
     stated = preset_settings(*named) | {name: value for name, value in values.items() if value is not None}
     config = based_on(stated.get("base", ""), stated)
     stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")

@@ -127,13 +127,24 @@ def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
     return header["best"]
 
 
-def load_model(run_folder: str | Path, which: str = "last") -> tuple[nn.Module, RunConfig, Checkpoint]:
-    """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError."""
+def load_model(
+    run_folder: str | Path, which: str = "last", model: nn.Module | None = None
+) -> tuple[nn.Module, RunConfig, Checkpoint]:
+    """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError.
+
+    `model` is needed where the run had a network of its own: an object of the same kind, which gets the run's weights.
+    """
     folder = RunFolder.open(run_folder)
     config, checkpoint = folder.config(), read_checkpoint(_checkpoint_file(folder, which))
     spec = spec_of(checkpoint)
-    if spec.name != config.model:
-        raise RunFolderError(f"{run_folder} was trained with a network of its own ({spec.name}): build it and load_weights.")
-    model = build(spec, config.seed)
-    model.load_state_dict(delivered(checkpoint))
+    if model is None and spec.name != config.model:
+        raise RunFolderError(
+            f"{run_folder} was trained with a network of its own ({spec.name}). In Python hand one over (model=...); to use it "
+            "from the command line, train it by its path: --model my_module:make_net."
+        )
+    model = build(spec, config.seed) if model is None else model
+    try:
+        model.load_state_dict(delivered(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights of {run_folder} do not fit the network {spec.name}: {error}") from error
     return model.eval(), config, checkpoint

@@ -32,9 +32,23 @@ def test_run_evaluate_tell_and_resume(tmp_path: Path, capsys) -> None:
     assert main(["evaluate", str(out), "--attacks", "clean,pgd-20"]) == 0
     table = capsys.readouterr().out
     assert re.search(r"run +pgd-20 +\d+\.\d \[ *\d+\.\d, *\d+\.\d\]", table)
-    assert main(["tell", str(out), "tau=0.7"]) == 0
-    assert "Sent as command 1; the run is done." in capsys.readouterr().out
+    assert main(["tell", str(out), "tau=0.7"]) == 1
+    assert "is done: nobody listens" in capsys.readouterr().err
     assert main(["run", "--resume", str(out), "--quiet"]) == 0
+
+
+def test_a_file_as_powershell_writes_it_and_a_recipe_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "settings.json"
+    quick = {"epochs": 1, "attack_steps": 1, "validation_steps": 1, "batch_size": 500, "objective": "at", "awp_gamma": 0.5}
+    file.write_bytes(json.dumps(quick).encode("utf-16"))
+    assert main(["run", "--config", str(file), "--recipe", "faal-trades-awp", "--out", str(tmp_path / "a"), "--quiet"]) == 0
+    config = RunFolder(tmp_path / "a").config()
+    assert (config.objective, config.awp_gamma, config.attack_steps) == ("trades", 0.005, 1), "the recipe wins over the file"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert main(["run", "--config", str(file)]) == 1
+    assert "is not JSON" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a")]) == 1
+    assert "compare needs at least two runs" in capsys.readouterr().err
 
 
 def test_settings_from_a_file_and_from_a_base(tmp_path: Path, base: Path) -> None:

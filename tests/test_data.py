@@ -180,3 +180,10 @@ def test_a_crop_is_a_window_of_the_padded_image_or_its_mirror() -> None:
         padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
         windows = [padded[:, r : r + 6, c : c + 6] for r in range(9) for c in range(9)]
         assert any(torch.equal(found, w) or torch.equal(found, w.flip(2)) for w in windows)
+
+
+def test_a_folder_one_level_too_high_is_told(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        draw_images(tmp_path / "sets" / name, {"ant": 12, "bee": 12})
+    with pytest.raises(DataProblem, match=r"holds images itself, only folders of images. Did you mean data_dir=.*first"):
+        load("folder", seed=0, data_dir=str(tmp_path / "sets"))

@@ -12,6 +12,7 @@ from conftest import draw_images
 from scipy.stats import binom
 
 from faal_lab.cli import main
+from faal_lab.config import RunConfig
 from faal_lab.data import Images, load
 from faal_lab.evaluation import (
     DEFAULT_ATTACKS,
@@ -27,10 +28,11 @@ from faal_lab.evaluation import (
 )
 from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
 from faal_lab.events import Evaluated
-from faal_lab.experiment import evaluate_run, load_model
+from faal_lab.experiment import evaluate_run, load_model, run
+from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
 from faal_lab.report import read_runs, text_table, write_report
-from faal_lab.runs import CheckpointError, RunFolder
+from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 
 
 def test_counts_agree_with_a_loop(base: Path) -> None:
@@ -291,3 +293,57 @@ def test_compare_says_it_in_a_sentence(base: Path, tmp_path: Path, capsys: pytes
 def test_a_part_that_is_none(base: Path, text: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(base), "--part", text]) == 1
     assert f"part must be like 2/3, the second of three, got '{text}'." in capsys.readouterr().err
+
+
+def test_verdicts_of_other_attacks_measured_alike_are_kept(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    evaluate_run(copy, attacks=("clean", "fgsm"))
+    evaluate_run(copy, attacks=("noise",))
+    kept = Verdicts.read(RunFolder(copy).verdicts_file())
+    assert set(kept.predicted) == {"clean", "fgsm", "noise"}
+    evaluate_run(copy, attacks=("clean",), epsilon=0.2)
+    assert set(Verdicts.read(RunFolder(copy).verdicts_file()).predicted) == {"clean"}, "another radius is another measurement"
+
+
+def test_verdicts_of_an_older_format_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "verdicts-best.npz"
+    header = np.array('{"class_names": ["a", "b"]}')
+    np.savez(file, header=header, labels=np.array([0, 1]), **{"survived/clean": np.array([True, False])})
+    with pytest.raises(
+        VerdictsError, match=r"holds no predictions; an older faal-lab made it. Evaluate again: .* --checkpoint best"
+    ):
+        Verdicts.read(file)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["--epsilon", "nan"], "epsilon must be a number, got nan"),
+        (["--epsilon", "2", "--attacks", "square"], "epsilon must be between 0 and 1 for norm=linf, got 2.0"),
+        (["--epsilon", "0", "--attacks", "clean,pgd-20"], "epsilon must be above 0 to attack, got 0.0"),
+    ],
+)
+def test_a_radius_that_is_none(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], text: str) -> None:
+    copy = shutil.copytree(base, tmp_path / "run")
+    assert main(["evaluate", str(copy), *words]) == 1
+    assert text in capsys.readouterr().err
+    assert not RunFolder(Path(copy)).verdicts_file().exists()
+
+
+def test_a_run_of_ones_own_network_is_evaluated_with_it(quick: RunConfig, tmp_path: Path) -> None:
+    def network() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    trained = network()
+    list(run(quick, tmp_path / "own", model=trained))
+    found = evaluate_run(tmp_path / "own", attacks=("clean", "fgsm"), model=network())
+    pixels, _ = load("digits", seed=0).test.all()
+    assert found.predicted["clean"].tolist() == trained(pixels).argmax(1).tolist()
+    with pytest.raises(RunFolderError, match=r"a network of its own \(Sequential\). In Python hand one over .model=...."):
+        evaluate_run(tmp_path / "own", attacks=("clean",))
+    with pytest.raises(CheckpointError, match="do not fit the network Sequential"):
+        evaluate_run(tmp_path / "own", attacks=("clean",), model=torch.nn.Sequential(torch.nn.Linear(64, 10)))
+    for bad in (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7)), torch.nn.Linear(3, 2)):
+        with pytest.raises(ModelProblem, match=r"must give logits \[2, 10\]|does not take images of 1x8x8"):
+            list(run(quick, tmp_path / "bad", model=bad))
+    assert not (tmp_path / "bad").exists()

@@ -104,6 +104,7 @@ def test_a_report_of_what_cannot_be_compared(evaluated: list[str], base: Path, t
     with pytest.raises(VerdictsError, match="No verdicts at .* Make them first"):
         read_runs([str(base)])
     other = shutil.copytree(evaluated[0], tmp_path / "other")
+    RunFolder(other).verdicts_file().unlink()
     evaluate_run(other, attacks=("clean",))
     with pytest.raises(VerdictsError, match="evaluated with different attacks"):
         read_runs([evaluated[0], str(other)])

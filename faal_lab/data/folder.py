@@ -30,6 +30,10 @@ def _read(root: Path, classes: list[str], image_size: int) -> tuple[torch.Tensor
     files = [(f, c) for c, name in enumerate(classes) for f in sorted((root / name).rglob("*")) if f.suffix.lower() in _SUFFIXES]
     if not files:
         raise DataProblem(f"No image found under {root} (looked for {', '.join(sorted(_SUFFIXES))}).")
+    if all(file.parent.parent != root for file, _ in files):
+        raise DataProblem(
+            f"No class folder of {root} holds images itself, only folders of images. Did you mean data_dir={root / classes[0]}?"
+        )
     arrays, first = [], None
     for file, _ in tqdm(files, desc=f"reading {root.name}", unit="image", disable=len(files) < 2000):
         try:

@@ -29,7 +29,7 @@ from faal_lab.evaluation.statistics import (
     worst_accuracy,
     worst_share,
 )
-from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, Manner, Progress, evaluate, model_digest
+from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, EvaluationError, Manner, Progress, evaluate, model_digest
 from faal_lab.evaluation.trust import Finding, examine
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
@@ -44,6 +44,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Estimate",
+    "EvaluationError",
     "Finding",
     "Lowest",
     "Manner",

@@ -32,6 +32,11 @@ _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATT
 _COST["autoattack"] = 4451
 _PROBED = 64
 
+
+class EvaluationError(ValueError):
+    """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
+
+
 Progress = Callable[[str, float], None]  # what is being done, share of all work done in [0, 1]
 
 
@@ -64,12 +69,14 @@ def evaluate(
 
     The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation mode, and is evaluated in float32.
     Signs of masked gradients are looked for at the end (`trust`), and stand in the verdicts' header as `findings`.
-    Raises UnknownName, or ValueError where model, images or radius cannot be evaluated.
+    Raises UnknownName, or EvaluationError where model, images or radius cannot be evaluated.
     """
     if not attacks:
         raise ValueError(f"No attack named; known: {', '.join(ATTACKS)}.")
     for name in attacks:
         check_name("attack", name, ATTACKS)
+        if name in FORWARDS and name not in attacks_for(len(class_names)):
+            raise EvaluationError(f"{name} compares four logits, and there are {len(class_names)} classes. Leave it out.")
     check_name("norm", norm, NORMS)
     manner = manner or Manner()
     check_name("mode", manner.mode, MODES)
@@ -117,28 +124,30 @@ def data_digest(images: Images) -> str:
 
 
 def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, attacks: tuple[str, ...]) -> bool:
-    """Raise ValueError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
+    """Raise EvaluationError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
     if epsilon <= 0 and set(attacks) != {"clean"}:
-        raise ValueError(f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean.")
+        raise EvaluationError(
+            f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean."
+        )
     if model.training:
-        raise ValueError(
+        raise EvaluationError(
             "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval() first."
         )
     if not len(images):
-        raise ValueError("There is no image to evaluate on.")
+        raise EvaluationError("There is no image to evaluate on.")
     labels = images.labels
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise ValueError(f"Labels must be between 0 and {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}.")
+        raise EvaluationError(f"Labels must be between 0 and {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}.")
     pixels, _ = images.batch(torch.arange(min(_PROBED, len(images)), device=labels.device))
     whole = images.pixels
     if int(whole.max()) > images.pixel_max or int(whole.min()) < 0:
-        raise ValueError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
+        raise EvaluationError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
     with torch.no_grad():
         first, second = model(pixels), model(pixels)
     if first.shape != (len(pixels), num_classes):
-        raise ValueError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {list(first.shape)}.")
+        raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {list(first.shape)}.")
     if not bool(torch.isfinite(first).all()):
-        raise ValueError("The model returns logits that are not finite (NaN or infinite). Choose another checkpoint.")
+        raise EvaluationError("The model returns logits that are not finite (NaN or infinite). Choose another checkpoint.")
     return bool(torch.equal(first, second))
 
 
@@ -177,8 +186,6 @@ def _autoattack(
 ) -> torch.Tensor:
     """All four attacks in turn, or one of them on all images."""
     attacks = tuple(attacks_for(num_classes)) if name == "autoattack" else (name,)
-    if not set(attacks) <= set(attacks_for(num_classes)):
-        raise ValueError(f"{name} compares four logits, and there are {num_classes} classes. Leave it out.")
     pixels, labels = images.all()
 
     def finished(what: str, share: float, left: int) -> None:

@@ -52,17 +52,30 @@ class Verdicts:
     @staticmethod
     def read(path: Path) -> Verdicts:
         """Read a verdict file; nothing in it is executed. Raises VerdictsError."""
-        again = f"faal-lab evaluate {path.parent}"
+        which = path.stem.removeprefix("verdicts-")
+        again = f"faal-lab evaluate {path.parent}" + ("" if which == "last" else f" --checkpoint {which}")
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 header = json.loads(str(stored["header"]))
                 names = [n for n in stored.files if n.startswith("predicted/")]
+                if not names:
+                    raise VerdictsError(f"{path} holds no predictions; an older faal-lab made it. Evaluate again: {again}")
                 predicted = {n.removeprefix("predicted/"): stored[n].astype(np.int64) for n in names}
                 return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header)
         except FileNotFoundError as error:
             raise VerdictsError(f"No verdicts at {path}. Make them first: {again}") from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
             raise VerdictsError(f"{path} is damaged: {error}. Evaluate again: {again}") from error
+
+    def joined(self, older: Verdicts) -> Verdicts:
+        """These verdicts and those of other attacks that were measured alike before; these alone where they were not."""
+        alike = ("model_sha256", "data_sha256", "epsilon", "norm", "seed", "mode", "checkpoint", "precision")
+        if any(self.header.get(key) != older.header.get(key) for key in alike):
+            return self
+        # in the order of the older file, so that AutoAttack stays last where it was
+        predicted = {name: self.predicted.get(name, old) for name, old in older.predicted.items()}
+        new = {name: found for name, found in self.predicted.items() if name not in predicted}
+        return Verdicts(self.labels, new | predicted, self.class_names, {**older.header, **self.header})
 
     def check_same(self, other: Verdicts, what: str) -> None:
         """Raise VerdictsError unless both were measured on the same images, classes and radius; `what` names the pair."""

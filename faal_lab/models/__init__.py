@@ -4,12 +4,12 @@ Knows: layers and shapes. Must not know: data sets, attacks, files.
 A new network is one file and one row in `MODELS`.
 """
 
-from faal_lab.models.factory import PATH_FORM, ZOO, ModelProblem
+from faal_lab.models.factory import PATH_FORM, ZOO, ModelProblem, try_model
 from faal_lab.models.normalize import NORMALIZATIONS, Normalize, Normalized, Statistics, statistics
 from faal_lab.models.small import SmallConvNet
 from faal_lab.models.spec import FILTERS, MODELS, ModelSpec, build
 
 __all__ = [
     "FILTERS", "MODELS", "NORMALIZATIONS", "PATH_FORM", "ZOO", "ModelProblem", "ModelSpec", "Normalize", "Normalized",
-    "SmallConvNet", "Statistics", "build", "statistics",
+    "SmallConvNet", "Statistics", "build", "statistics", "try_model",
 ]  # fmt: skip

@@ -44,7 +44,7 @@ def from_path(
         model = _from_zoo(path.removeprefix(ZOO), num_classes)
     else:
         model = Normalized(Normalize(mean, std), _called(path, num_classes))
-    _try(model, path, num_classes, (channels, *size))
+    try_model(model, path, num_classes, (channels, *size))
     return model
 
 
@@ -90,14 +90,15 @@ def _found(path: str) -> Callable[..., Any]:
     return found
 
 
-def _try(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
+def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
     """Raise ModelProblem unless two images in evaluation mode give logits [2, num_classes]."""
     shown = "x".join(map(str, image))
     training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, *image))
-    except (RuntimeError, ValueError) as error:
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            logits = model.eval()(torch.zeros(2, *image, device=device))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ModelProblem(
             f"{path} does not take images of {shown}: {str(error).splitlines()[0]} Choose another network, or write a function "
             "that fits it to them."

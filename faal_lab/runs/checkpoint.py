@@ -69,7 +69,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CheckpointError(f"No checkpoint at {path}.")
+        raise CheckpointError(
+            f"No checkpoint at {path}. Its run has not ended an epoch yet: go on with it by faal-lab run --resume {path.parent}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
