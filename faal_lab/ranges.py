@@ -71,7 +71,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "step_ratio": (0, 10),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
-    "learning_rate": (0, 1e6),
+    "learning_rate": (0, 1e30),
     "momentum": (0, 1),
     "weight_decay": (0, 1e6),
     "validation_steps": (0, 10_000),
