@@ -14,7 +14,7 @@ PACKAGE = ROOT / "faal_lab"
 
 # Top to bottom; a module may import modules above it, and its own room.
 ORDER = [
-    "names", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
+    "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
     "runs", "foreign", "restore", "experiment", "live", "parameters", "history", "progress",

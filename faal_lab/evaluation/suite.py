@@ -5,7 +5,6 @@ Knows: models and images of any kind, attacks by name. Must not know: run folder
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from faal_lab.evaluation.journal import Journal
 from faal_lab.evaluation.trust import examine
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.hashing import tensors_sha256
 from faal_lab.names import check_name
 
 DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
@@ -107,20 +107,13 @@ def evaluate(
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 over name, type, shape and bytes of all tensors of a model."""
-    total = hashlib.sha256(type(model).__name__.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    """SHA-256 over the kind of a model and all its tensors."""
+    return tensors_sha256(model.state_dict(), type(model).__name__)
 
 
 def data_digest(images: Images) -> str:
-    """SHA-256 over pixels and labels, in their order."""
-    total = hashlib.sha256(f"{tuple(images.pixels.shape)} {images.pixels.dtype} {images.pixel_max}".encode())
-    for tensor in (images.pixels, images.labels):
-        total.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    """SHA-256 over pixels and labels, in their order, and what a pixel of 1.0 is."""
+    return tensors_sha256({"pixels": images.pixels, "labels": images.labels}, str(images.pixel_max))
 
 
 def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, attacks: tuple[str, ...]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from faal_lab.hashing import tensors_sha256
 from faal_lab.runs.files import replace_file
 
 _KEY = "faal_lab"
@@ -33,12 +33,7 @@ class Checkpoint:
 
 def digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
     """SHA-256 over the header, and over name, type, shape and bytes of every tensor."""
-    total = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    return tensors_sha256(tensors, json.dumps(header, sort_keys=True))
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
