@@ -22,6 +22,27 @@ class VerdictsError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class RadiusCurve:
+    """What some images of each class are taken for as the radius of PGD-20 grows; a share may be drawn at each radius."""
+
+    indices: np.ndarray  # int64 [M]: which images of the evaluation
+    radii: np.ndarray  # float64 [R], rising from 0, which is clean
+    predicted: np.ndarray  # int64 [R, M]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few images before and after an attack, and what the model believes of both."""
+
+    attack: str
+    indices: np.ndarray  # int64 [K]: which images of the evaluation
+    clean: np.ndarray  # float32 [K, channels, H, W] in [0, 1]
+    adversarial: np.ndarray  # the same
+    clean_belief: np.ndarray  # float32 [K, C]: softmax of the logits
+    adversarial_belief: np.ndarray  # the same
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """Labels [N], what each attack made of each image [N], and what they were measured with."""
 
@@ -29,6 +50,8 @@ class Verdicts:
     predicted: dict[str, np.ndarray]  # attack -> int64 [N]: the label where no attempt succeeded
     class_names: tuple[str, ...]
     header: dict[str, Any]  # epsilon, norm, seed, checkpoint, data set, hashes, versions, ...
+    curve: RadiusCurve | None = None  # None: only clean was asked for
+    examples: Examples | None = None
 
     @cached_property
     def survived(self) -> dict[str, np.ndarray]:

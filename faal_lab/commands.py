@@ -1,0 +1,183 @@
+"""What each command of `faal-lab` does with its options.
+
+Knows: the options of one command, what it prints. Must not know: how options are spelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from faal_lab.config import ConfigError, RunConfig, check_dial
+from faal_lab.demo import demo as make_demo
+from faal_lab.doctor import examine
+from faal_lab.evaluation import ATTACKS, VerdictsError
+from faal_lab.events import COMMANDS, Command
+from faal_lab.fairness import FAIRNESS
+from faal_lab.names import check_name
+from faal_lab.parameters import based_on, listed
+from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.progress import share_bar, shown
+from faal_lab.recipe import parts
+from faal_lab.runs import RunFolder, RunFolderError, free_name
+from faal_lab.seeds import over_seeds
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run the demo, over one seed or several."""
+    if options.seeds == [0] or len(options.seeds) == 1:
+        make_demo(options.out or free_name("runs", "demo"), options.seeds[0], options.quick)
+    else:
+        print(f"Written: {over_seeds(options.out or Path('runs/demo-seeds'), options.seeds, options.quick)}")
+
+
+def lab(options: argparse.Namespace) -> int:
+    """Open JupyterLab; returns its exit code."""
+    from faal_lab.lab import open_lab
+
+    return open_lab(port=options.port, browser=not options.no_browser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or go on with a run."""
+    from faal_lab.experiment import run as train
+
+    stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
+    if options.resume:
+        if stated or options.config or options.out or options.recipe or options.protocol:
+            raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
+        config, out = RunFolder.open(options.resume).config(), options.resume
+    else:
+        config = _config(options.config, stated, preset_settings(options.recipe, options.protocol))
+        stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
+        out = options.out or free_name("runs", stem)
+    for _ in shown(train(config, out, resume=bool(options.resume)), options.quiet):
+        pass
+    if not options.quiet:
+        print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
+
+
+def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> RunConfig:
+    """Settings from the command line, a recipe and protocol, a file, and a base run where one is named; the first one wins."""
+    loaded: Any = {}
+    if file:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell's > writes
+        try:
+            loaded = json.loads(content.decode("utf-16" if utf_16 else "utf-8-sig"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON: {error}. Make one with faal-lab settings.") from error
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{file} must hold a JSON object of settings, got {type(loaded).__name__}.")
+    stated = {**loaded, **preset, **stated}
+    return based_on(stated.get("base", ""), stated)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluate runs one after the other, and compare them with the first."""
+    from faal_lab.experiment import evaluate_run
+    from faal_lab.report import comparisons, paired_sentences, text_table
+
+    attacks = tuple(listed(options.attacks))
+    for name in attacks:
+        check_name("attack", name, ATTACKS)
+    part, parts = _part(options.part)
+    options.runs = list(dict.fromkeys(options.runs))
+    for run in options.runs:
+        RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
+    names, verdicts = [run.name for run in options.runs], {}
+    for run in options.runs:
+        with share_bar(f"evaluate {run.name}") as progress:
+            verdicts[str(run) if names.count(run.name) > 1 else run.name] = evaluate_run(
+                run,
+                checkpoint=options.checkpoint,
+                attacks=attacks,
+                epsilon=options.epsilon,
+                device=options.device,
+                mode=options.mode,
+                part=part,
+                parts=parts,
+                progress=progress,
+            )
+    print(text_table(verdicts))
+    if part:
+        print("Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches.")
+    try:
+        for line in paired_sentences(comparisons(verdicts)):
+            print(line)
+    except VerdictsError as error:
+        print(f"Not compared: {error}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the paired sentences."""
+    from faal_lab.report import comparisons, paired_sentences, read_runs
+
+    if len(options.runs) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
+    runs = read_runs([str(run) for run in options.runs], options.checkpoint)
+    for line in paired_sentences(comparisons({run.name: run.verdicts for run in runs}, options.attack)):
+        print(line)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/3" as (1, 3); raises ConfigError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
+    return int(number) - 1, int(count)
+
+
+def tell(options: argparse.Namespace) -> None:
+    """Send a run a command."""
+    folder = RunFolder.open(options.run)
+    dial, equals, value = options.what.partition("=")
+    if equals:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+        command = Command("turn", dial, check_dial(dial, number, folder.config()))
+    else:
+        command = Command(check_name("command", options.what, COMMANDS[:-1]))
+    if folder.status() in ("done", "failed"):
+        raise RunFolderError(f"{options.run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
+    sent = folder.send(command)
+    print(f"Sent as command {sent.number}; the run is {folder.status()}.")
+
+
+def methods(options: argparse.Namespace) -> None:
+    """Print what there is to choose from."""
+    for setting, rows in parts().items():
+        print(f"\n--{setting}")
+        for name, what in rows.items():
+            print(f"  {name:<18} {what}")
+            if setting == "fairness":
+                print(f"  {'':<18} [{FAIRNESS[name].properties()}]")
+    print("\n--recipe (settings that have a name)")
+    for name, settings in PRESETS.items():
+        print(f"  {name:<18} {_as_text(settings)}")
+    print("\n--protocol (how long, at which rates)")
+    for name, settings in PROTOCOLS.items():
+        print(f"  {name:<18} {_as_text(settings)}")
+
+
+def _as_text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items())
+
+
+def settings(options: argparse.Namespace) -> None:
+    """Print a preset as JSON."""
+    config = RunConfig.from_mapping(preset_settings(options.recipe, options.protocol))
+    print(json.dumps(config.to_mapping(), indent=2))
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print what is installed; returns 1 where something is missing."""
+    text, missing = examine()
+    print(text)
+    return 1 if missing else 0
