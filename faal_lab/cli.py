@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(act=act)
         return sub
 
+    _making(add)
+    _judging(add)
+    _telling(add)
+    return parser
+
+
+def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """Commands that train."""
     sub = add("demo", commands.demo, "Train a robust model, make it fair, and write the report: about three minutes on a laptop.")
     sub.add_argument("--out", type=Path, help="folder for everything the demo makes (default: a free name in runs/)")
     sub.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="several seeds give a table of means")
@@ -78,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
             form = {"action": argparse.BooleanOptionalAction}
         settings.add_argument(flag, dest=field, default=argparse.SUPPRESS, help=about, **form)
 
+
+def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """Commands that evaluate, and read evaluations."""
     sub = add("evaluate", commands.evaluate, "Attack a run's test images and keep the verdicts in its folder.")
     sub.add_argument("runs", nargs="+", type=Path, help="run folders")
     sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
@@ -90,10 +101,20 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = add("compare", commands.compare, "Compare evaluated runs with the first one, paired on the same images.")
-    sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated; the first one is compared with")
+    about = "evaluated run folders, or groups of seeds (runs/a-0,runs/a-1); the first is compared with; name=... names one"
+    sub.add_argument("runs", nargs="+", help=about)
     sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
 
+    sub = add("report", commands.report, "Write one HTML page on evaluated runs; it opens without a network.")
+    sub.add_argument("runs", nargs="+", help="run folders, or name=folder; the first is what the others are held against")
+    sub.add_argument("--out", type=Path, default=Path("report.html"))
+    sub.add_argument("--title", default="Class-wise robustness")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+
+
+def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """Commands that steer, and that say what there is."""
     sub = add("tell", commands.tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
     sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
@@ -109,4 +130,3 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--protocol", default="", metavar="NAME", help="one of " + ", ".join(PROTOCOLS))
 
     add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
-    return parser

@@ -80,7 +80,7 @@ def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) ->
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate runs one after the other, and compare them with the first."""
     from faal_lab.experiment import evaluate_run
-    from faal_lab.report import comparisons, paired_sentences, text_table
+    from faal_lab.tables import comparisons, paired_sentences, text_table
 
     attacks = tuple(listed(options.attacks))
     for name in attacks:
@@ -114,14 +114,26 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print the paired sentences."""
-    from faal_lab.report import comparisons, paired_sentences, read_runs
+    """Print paired sentences and how unequal the classes are; for groups of seeds, the means of the differences."""
+    from faal_lab.report import read_runs, read_seeds
+    from faal_lab.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
 
     if len(options.runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
-    runs = read_runs([str(run) for run in options.runs], options.checkpoint)
-    for line in paired_sentences(comparisons({run.name: run.verdicts for run in runs}, options.attack)):
-        print(line)
+    if any("," in text for text in options.runs):
+        print("\n".join(seed_sentences(read_seeds(options.runs, options.checkpoint), options.attack)))
+        return
+    verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
+    lines = [*paired_sentences(comparisons(verdicts, options.attack)), "", spread_table(verdicts, options.attack), ""]
+    print("\n".join([*lines, *notes(verdicts)]))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page."""
+    from faal_lab.report import headline, read_runs, write_report
+
+    runs = read_runs(options.runs, options.checkpoint)
+    print(f"{headline(runs)}\nWritten: {write_report(runs, options.out, options.title)}")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -35,7 +35,8 @@ class RunConfig:
     image_size: int = 0
     """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
     validation: str = "split"
-    """Validation images: split (cut from the training images), or none (all are trained on; no checkpoint is the best)."""
+    """Validation images: split (cut from the training images), none (all are trained on; no checkpoint is the best), or test
+    (the test images, as some released codes do; every table says so of the run)."""
     imbalance: float = 1.0
     """Above 1, training images thin out exponentially from the first class to the last, which keeps 1/imbalance of its own."""
     augment: str = "auto"

@@ -21,10 +21,11 @@ from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.data import Splits, load
 from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
 from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
+from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.models import ModelSpec, build, statistics, try_model
 from faal_lab.recipe import Recipe
-from faal_lab.restore import base_file, from_checkpoint, load_model, load_weights, to_checkpoint
+from faal_lab.restore import base_file, delivered, from_checkpoint, load_model, load_weights, to_checkpoint
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.control import last_number
 from faal_lab.runs.files import replace_file
@@ -42,6 +43,7 @@ class Experiment:
     spec: ModelSpec
     state: TrainingState
     best: float = -1.0  # best validation score so far: average + worst class, under attack
+    selected_on_test: bool = False  # this run or one that it started from validates on the test images
 
 
 def _load(config: RunConfig) -> Splits:
@@ -71,8 +73,9 @@ def prepare(
         model = build(spec, config.seed)
     placed(model, device)
     try_model(model, name, splits.num_classes, (channels, height, width))
+    selected_on_test = config.validation == "test"
     if config.base and from_base:
-        load_weights(model, spec, config, base_file(config), splits)
+        selected_on_test |= load_weights(model, spec, config, base_file(config), splits)
     tau = config.tau
     if config.multiplier:
         try:
@@ -82,7 +85,7 @@ def prepare(
     recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
     state = TrainingState.fresh(model, recipe, config)
     state.dials["tau"] = tau
-    return Experiment(config, splits.to(device), spec, state)
+    return Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
 
 
 def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:
@@ -113,6 +116,7 @@ def run(
         experiment = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
         if checkpoint is not None:
             experiment.best = from_checkpoint(experiment.state, checkpoint)
+            experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
     else:
         experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
         folder = RunFolder.create(out, config, versions())
@@ -193,9 +197,8 @@ def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
 
 
 def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
-    write_checkpoint(
-        folder.checkpoint(which), to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best)
-    )
+    checkpoint = to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best, experiment.selected_on_test)
+    write_checkpoint(folder.checkpoint(which), checkpoint)
 
 
 def evaluate_run(
@@ -226,6 +229,7 @@ def evaluate_run(
     radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
+        "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
     }  # fmt: skip
     now = ("evaluating", 0.0)
 

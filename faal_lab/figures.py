@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faal_lab.evaluation import Verdicts, average_accuracy, class_accuracy, worst_accuracy
+from faal_lab.evaluation import Verdicts, class_accuracy
 from faal_lab.history import History, running_mean, thinned
+from faal_lab.tables import ATTACK_TITLES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,10 +22,6 @@ RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey for t
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SMALL = {"height": 360, "margin": {"l": 56, "r": 12, "t": 44, "b": 90}}
 INK = "#7A7A7A"  # text that can be read on white and on black
-ATTACK_TITLES = {
-    "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
-    "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "autoattack": "AutoAttack",
-}  # fmt: skip
 
 
 def class_style(index: int) -> dict[str, Any]:
@@ -103,19 +100,3 @@ def validation_curves(history: History) -> go.Figure:
     figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, len(epochs) // 10))
     figure.update_yaxes(title="validation accuracy, %", range=[0, 100])
     return styled(figure, title="Validation after each epoch")
-
-
-def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
-    """The result table: one row a run and attack, shares in percent with their 95 % intervals."""
-    rows = []
-    for run, verdict in verdicts.items():
-        for attack in verdict.survived:
-            counts = verdict.counts(attack)
-            average, (worst, which) = average_accuracy(*counts), worst_accuracy(*counts)
-            rows.append({
-                "run": run, "attack": attack, "images": int(counts[1].sum()),
-                "average": 100 * average.value, "average_low": 100 * average.low, "average_high": 100 * average.high,
-                "worst": 100 * worst.value, "worst_low": 100 * worst.low, "worst_high": 100 * worst.high,
-                "worst_class": verdict.class_names[which],
-            })  # fmt: skip
-    return rows

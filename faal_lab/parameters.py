@@ -7,7 +7,9 @@ was meant. Here an unknown name is an error that offers the nearest valid one, a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.names import check_name
 from faal_lab.presets import preset_settings
-from faal_lab.runs import RunFolder, free_name
+from faal_lab.runs import RunFolder, RunFolderError, free_name
 
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}  # put there by IPython
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
@@ -90,3 +92,21 @@ def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
             inherited = RunFolder.open(root.parent).config().to_mapping()
         inherited |= FINE_TUNING
     return RunConfig.from_mapping({**inherited, **stated})
+
+
+def run_command(config: RunConfig, out: str | Path) -> str:
+    """The `faal-lab run` that makes a run with these settings: those that it would not take by itself are stated.
+
+    Where the base run cannot be read any more, all are.
+    """
+    implied: dict[str, Any] = {}
+    with suppress(RunFolderError, ConfigError):
+        implied = based_on(config.base, {"base": config.base} if config.base else {}).to_mapping()
+    words = ["faal-lab", "run"]
+    for name, value in config.to_mapping().items():
+        flag = name.replace("_", "-")
+        if name == "base" and not value:
+            continue
+        if name == "base" or value != implied.get(name):
+            words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
+    return shlex.join([*words, f"--out={out}"])

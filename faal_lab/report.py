@@ -6,16 +6,31 @@ Knows: figures, verdicts, settings. Must not know: training, widgets.
 from __future__ import annotations
 
 import html
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.evaluation import Comparison, Verdicts, VerdictsError, compare
-from faal_lab.figures import ATTACK_TITLES, class_bars, result_rows, validation_curves, weights_over_batches
+from faal_lab.evaluation import Verdicts, VerdictsError, describe
+from faal_lab.figures import class_bars, validation_curves, weights_over_batches
+from faal_lab.hashing import tensors_sha256
 from faal_lab.history import History, load_history
-from faal_lab.names import check_name
-from faal_lab.runs import RunFolder
+from faal_lab.parameters import run_command
+from faal_lab.restore import delivered
+from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
+from faal_lab.tables import (
+    ATTACK_TITLES,
+    SPREAD_TITLES,
+    comparisons,
+    labels_of,
+    last_attack,
+    notes,
+    paired_sentences,
+    result_rows,
+    spread_cells,
+    spread_rows,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,9 +47,16 @@ class Reported:
 
     @staticmethod
     def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
-        """Read a run folder; raises RunFolderError or VerdictsError where something is missing."""
+        """Read a run folder; raises RunFolderError or VerdictsError where something is missing, or verdicts are not its own."""
         folder = RunFolder.open(path)
         verdicts = Verdicts.read(folder.verdicts_file(checkpoint))
+        weights = folder.checkpoint(checkpoint)
+        measured = verdicts.header.get("weights_sha256")
+        if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
+            raise VerdictsError(
+                f"{folder.verdicts_file(checkpoint)} was measured on other weights than {weights.name} holds: the run went on "
+                f"since, or the file is another run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
+            )
         return Reported(name, folder, verdicts, load_history(path)[0])
 
 
@@ -54,57 +76,25 @@ def read_runs(paths: list[str], checkpoint: str = "last") -> list[Reported]:
     return runs
 
 
-def text_table(verdicts: dict[str, Verdicts]) -> str:
-    """The result table for a terminal, with what has to be said about its attacks."""
-    lines = [f"{'run':<12} {'attack':<11} {'average, %':>22} {'worst class, %':>24}"]
-    for row in result_rows(verdicts):
-        average = f"{row['average']:5.1f} [{row['average_low']:5.1f}, {row['average_high']:5.1f}]"
-        worst = f"{row['worst']:5.1f} [{row['worst_low']:5.1f}, {row['worst_high']:5.1f}]"
-        lines.append(f"{row['run']:<12} {row['attack']:<11} {average:>22} {worst:>24}  class {row['worst_class']}")
-    return "\n".join([*lines, *_notes(verdicts)])
-
-
-def _notes(verdicts: dict[str, Verdicts]) -> list[str]:
-    """What the evaluations say about their attacks, each remark once."""
-    notes = [v.header["note"] for v in verdicts.values() if "note" in v.header]
-    shaky = [name for name, v in verdicts.items() if v.header.get("deterministic") is False]
-    if shaky:
-        notes.append(
-            f"Not deterministic: {', '.join(shaky)}. Two passes over the same images gave other logits, so these attacks "
-            "do not measure its robustness."
-        )
-    notes += [f"{name}: {text}" for name, v in verdicts.items() for text in v.header.get("findings", ())]
-    if all(v.header.get("findings") == [] for v in verdicts.values()):
-        notes.append("No sign of masked gradients was found in any class.")
-    return list(dict.fromkeys(notes))
-
-
-def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:
-    """Each run against the first one, paired on the same images, under `attack` (empty: the last one of the evaluation)."""
-    (first, base), *others = verdicts.items()
-    attack = attack or list(base.survived)[-1]
-    check_name("attack", attack, base.survived)
-    found = {}
-    for name, other in others:
-        base.check_same(other, f"{first} and {name}")
-        right = base.survived[attack], other.survived[attack]
-        found[name] = compare(base.labels, *right, len(base.class_names), names=(first, name))
-    return found
-
-
-def paired_sentences(found: dict[str, Comparison]) -> list[str]:
-    """Each comparison in a plain sentence that names both runs."""
-    return [c.sentence() if c.identical else f"{c.names[1]} against {c.names[0]}: {c.sentence()}" for c in found.values()]
+def read_seeds(texts: list[str], checkpoint: str = "last") -> dict[str, list[Verdicts]]:
+    """Groups of runs, each a comma-separated list of run folders, one a seed; named by `name=` or by their first folder."""
+    groups: dict[str, list[Verdicts]] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        paths = [part for part in (rest if equals else text).split(",") if part]
+        name = name if equals else Path(paths[0]).name
+        if name in groups:
+            raise VerdictsError(f"Two groups are named {name}: tell them apart by name=path,path.")
+        groups[name] = [Reported.read(name, path, checkpoint).verdicts for path in paths]
+    return groups
 
 
 def _comparisons_html(runs: list[Reported]) -> str:
-    """The paired sentences, and for each class what changed and how sure that is."""
+    """For each class what changed against the first run, and how sure that is."""
     found = comparisons({run.name: run.verdicts for run in runs})
     if not found:
         return ""
     names = runs[0].verdicts.class_names
-    parts = [f"<h2>Paired on the same images, under {ATTACK_TITLES[list(runs[0].verdicts.survived)[-1]]}</h2>"]
-    parts += [f"<p>{html.escape(line)}</p>" for line in paired_sentences(found)]
     rows = []
     for run, comparison in found.items():
         for name, difference in zip(names, comparison.classes, strict=True):
@@ -113,25 +103,22 @@ def _comparisons_html(runs: list[Reported]) -> str:
                 rows.append([run, name, *words, f"{difference.p:.2g}", f"{difference.holm:.2g}"])
     first = runs[0].name
     head = ["run", "class", f"points above {first}", f"right only in {first} / in this one", "p (McNemar)", "p (Holm)"]
-    summary = "<details><summary>Class by class</summary>"
-    return "".join(parts) + summary + _html_table(head, rows) + "</details>"
+    title = f"Paired on the same images, class by class, under {ATTACK_TITLES[last_attack(runs[0].verdicts)]}"
+    return f"<details><summary>{title}</summary>{_html_table(head, rows)}</details>"
 
 
 def headline(runs: list[Reported]) -> str:
-    """One sentence on what changed between the first run and the others, under the strongest attack."""
-    attack = list(runs[0].verdicts.survived)[-1]
-    rows = {r["run"]: r for r in result_rows({r.name: r.verdicts for r in runs}) if r["attack"] == attack}
-    first = rows.pop(runs[0].name)
-    parts = [
-        f"{name} changes the worst class by {row['worst'] - first['worst']:+.1f} points and the average by "
-        f"{row['average'] - first['average']:+.1f}"
-        for name, row in rows.items()
-    ]
+    """What the first run reaches under the strongest attack, and what the others change, each with its interval."""
+    verdicts = {run.name: run.verdicts for run in runs}
+    attack = last_attack(runs[0].verdicts)
+    row = next(r for r in result_rows(verdicts) if r["attack"] == attack)
+    marks = "".join(f" [{label}]" for label in row["labels"])
     start = (
-        f"Under {ATTACK_TITLES[attack]}, {runs[0].name} classifies {first['average']:.1f} % on average and "
-        f"{first['worst']:.1f} % of its worst class"
+        f"Under {ATTACK_TITLES[attack]}, {row['run']}{marks} classifies {row['average']:.1f} % on average "
+        f"({row['average_low']:.1f} to {row['average_high']:.1f}) and {row['worst']:.1f} % of its worst class, "
+        f"{row['worst_class']} ({row['worst_low']:.1f} to {row['worst_high']:.1f})."
     )
-    return "; ".join([start, *parts]) + "."
+    return " ".join([start, *paired_sentences(comparisons(verdicts))])
 
 
 def _html_table(head: list[str], rows: list[list[str]]) -> str:
@@ -146,12 +133,54 @@ def _results_html(runs: list[Reported]) -> str:
     for r in result_rows({run.name: run.verdicts for run in runs}):
         average = f"{r['average']:.1f}  ({r['average_low']:.1f} to {r['average_high']:.1f})"
         worst = f"{r['worst']:.1f}  ({r['worst_low']:.1f} to {r['worst_high']:.1f})"
-        rows.append([ATTACK_TITLES[r["attack"]], r["run"], average, worst, r["worst_class"], str(r["images"])])
+        name = r["run"] + "".join(f" [{label}]" for label in r["labels"])
+        rows.append([ATTACK_TITLES[r["attack"]], name, average, worst, r["worst_class"], str(r["images"])])
     order = {title: n for n, title in enumerate(ATTACK_TITLES.values())}
     rows.sort(key=lambda row: order[row[0]])
     head = ["attack", "run", "average, % (95 % interval)", "worst class, % (95 % interval)", "which class", "test images"]
-    notes = [f"<p class='note'>{html.escape(note)}</p>" for note in _notes({run.name: run.verdicts for run in runs})]
-    return _html_table(head, rows) + "".join(notes)
+    remarks = [f"<p class='note'>{html.escape(note)}</p>" for note in notes({run.name: run.verdicts for run in runs})]
+    return _html_table(head, rows) + "".join(remarks)
+
+
+def _spread_html(runs: list[Reported]) -> str:
+    """How unequal the classes are: a line a measure, a column a run."""
+    cells = [spread_cells(row) for row in spread_rows({run.name: run.verdicts for run in runs})]
+    head = [f"under {ATTACK_TITLES[last_attack(runs[0].verdicts)]}", *(run.name for run in runs)]
+    rows = [[title, *(c[key] for c in cells)] for key, title in SPREAD_TITLES.items()]
+    note = (
+        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
+        "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
+        f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
+        f"{runs[0].name} minus relative loss of the average."
+    )
+    return f"{_html_table(head, rows)}<p class='note'>{html.escape(note)}</p>"
+
+
+def _attacks_html(runs: list[Reported]) -> str:
+    """What each attack did, and the commands that made the numbers."""
+    verdicts, about = runs[0].verdicts, runs[0].verdicts.header
+    counts = str(len(verdicts.labels))
+    rows = [[ATTACK_TITLES[a], describe(a, verdicts), _ball(about) if a != "clean" else "", counts] for a in verdicts.survived]
+    parts = [_html_table(["attack", "what it does", "radius", "test images"], rows), "<h3>Commands</h3>"]
+    for run in runs:
+        lines = [run_command(run.folder.config(), run.folder.path), evaluate_command(run)]
+        labels = "".join(f" [{label}]" for label in labels_of(run.verdicts))
+        parts.append(f"<p class='note'>{html.escape(run.name + labels)}</p><pre>{html.escape(chr(10).join(lines))}</pre>")
+    return "".join(parts)
+
+
+def _ball(about: dict[str, Any]) -> str:
+    return f"{ {'linf': 'L-infinity', 'l2': 'L2'}[about['norm']] } {about['epsilon']:g}"
+
+
+def evaluate_command(run: Reported) -> str:
+    """The command by which a run's verdicts were made."""
+    about = run.verdicts.header
+    words = ["faal-lab", "evaluate", str(run.folder.path), "--attacks", ",".join(run.verdicts.survived)]
+    words += ["--epsilon", repr(about["epsilon"])]
+    words += [part for key, usual in (("mode", "per-image"), ("checkpoint", "last")) if about[key] != usual
+              for part in (f"--{key}", about[key])]  # fmt: skip
+    return shlex.join(words)
 
 
 def _settings_html(runs: list[Reported]) -> str:
@@ -192,6 +221,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { background: var(--soft); } .lead { font-size: 1.05rem; } .note { font-size: .9rem; opacity: .85; }
+pre { overflow-x: auto; background: var(--soft); padding: .6rem .8rem; font-size: .8rem; }
 summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0; }
 """
 
@@ -211,17 +241,17 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         options: dict[str, Any] = {"full_html": False, "include_plotlyjs": number == 0, "config": {"responsive": True}}
         pictures.append(pio.to_html(figure, **options))
     about = runs[0].verdicts.header
-    ball = {"linf": "L-infinity", "l2": "L2"}[about["norm"]]
     setting = (
-        f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the {ball} ball of "
-        f"{about['epsilon']:g}, pixels in [0, 1], seed {about['seed']}, {about['precision']}."
+        f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
+        f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
     )
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"<p class='lead'>{html.escape(headline(runs))}</p><p class='note'>{html.escape(setting)}</p>"
         f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
-        f"<h2>Class by class</h2>{''.join(pictures)}<h2>How it was made</h2>{_settings_html(runs)}</body></html>"
+        f"<h2>Class by class</h2>{''.join(pictures)}<h2>How unequal the classes are</h2>{_spread_html(runs)}"
+        f"<h2>How it was made</h2>{_attacks_html(runs)}{_settings_html(runs)}</body></html>"
     )
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,10 @@ def _checkpoint_file(folder: RunFolder, which: str) -> Path:
     return folder.checkpoint(which)
 
 
-def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path, splits: Splits | None = None) -> None:
+def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Path, splits: Splits | None = None) -> bool:
     """Put a checkpoint's weights in `model`; raises CheckpointError where network, number of classes or split differ.
+
+    Returns whether they are known to have been selected on test images.
 
     Another split of the same images would test the model on what its base was trained on. A foreign file says nothing of
     its split; whether its normalisation is right is tried on the validation images of `splits`.
@@ -47,7 +49,7 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Pat
         brought = load_foreign(model, spec.channels, spec.num_classes, file)
         if splits is not None:
             check_normalization(model, splits, "" if brought else config.normalization, file)
-        return
+        return False
     checkpoint = read_checkpoint(file)
     differences = spec_of(checkpoint).differences(spec)
     source = checkpoint.header["source"]
@@ -62,6 +64,7 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Pat
         model.load_state_dict(delivered(checkpoint))
     except RuntimeError as error:
         raise CheckpointError(f"The weights in {file} do not fit the network {spec.name}: {error}") from error
+    return bool(checkpoint.header.get("selected_on_test", False))
 
 
 def delivered(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -81,7 +84,9 @@ def _source(config: RunConfig) -> dict[str, str | int]:
     return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
 
 
-def to_checkpoint(state: TrainingState, spec: ModelSpec, config: RunConfig, best: float) -> Checkpoint:
+def to_checkpoint(
+    state: TrainingState, spec: ModelSpec, config: RunConfig, best: float, selected_on_test: bool = False
+) -> Checkpoint:
     """All that is needed to go on: weights and their average, momentum, the fairness method's state, counters and dials."""
     tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
     tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state.items()}
@@ -95,7 +100,7 @@ def to_checkpoint(state: TrainingState, spec: ModelSpec, config: RunConfig, best
     header = {
         "spec": asdict(spec), "source": _source(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
         "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
-        "best": best,
+        "best": best, "selected_on_test": selected_on_test,
     }  # fmt: skip
     return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
 

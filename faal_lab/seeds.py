@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faal_lab.demo import demo
-from faal_lab.evaluation import Verdicts
-from faal_lab.figures import ATTACK_TITLES, INK, RUN_COLOURS, styled
+from faal_lab.evaluation import Verdicts, combine_seeds
+from faal_lab.figures import INK, RUN_COLOURS, styled
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
+from faal_lab.tables import ATTACK_TITLES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -73,16 +74,13 @@ def mean_rows(tables: list[Rows]) -> Rows:
 
 def differences(tables: list[Rows], against: str) -> Rows:
     """FAAL minus `against`, seed by seed: mean and 95 % t-interval over the seeds (NaN for one seed)."""
-    from scipy.stats import t
-
     made = []
     for attack in dict.fromkeys(row["attack"] for row in tables[0]):
         entry: dict[str, Any] = {"of": "faal", "against": against, "attack": attack}
         for key in ("average", "worst"):
             faal, other = (_column(tables, run, attack, key) for run in ("faal", against))
-            gain = np.subtract(faal, other)
-            half = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.nan
-            entry[key] = [float(gain.mean()), float(gain.mean() - half), float(gain.mean() + half)]
+            found = combine_seeds(np.subtract(faal, other).tolist())
+            entry[key] = [found.mean, *(np.nan if end is None else end for end in (found.low, found.high))]
         made.append(entry)
     return made
 

@@ -39,7 +39,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts. `test` is for evaluation alone: nothing in training reads it; `validation` may be empty."""
+    """A data set in three parts. `test` is for evaluation alone, and `validation` may be empty, or `test` by request."""
 
     name: str
     class_names: tuple[str, ...]

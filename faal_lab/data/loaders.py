@@ -42,7 +42,7 @@ LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
     **{name: partial(load_torchvision, name) for name in SOURCES},
 }
 
-VALIDATIONS = ("split", "none")
+VALIDATIONS = ("split", "none", "test")
 
 
 def _without_validation(splits: Splits) -> Splits:
@@ -68,7 +68,8 @@ def load(
     `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
     `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
     fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`);
-    `validation="none"` trains on the validation images too, and leaves that part empty.
+    `validation="none"` trains on the validation images too, and leaves that part empty; `"test"` puts the test images there, as
+    released codes do that select on them.
     Raises UnknownName, or DataProblem where the images cannot be learned from.
     """
     check_name("data set", name, LOADERS)
@@ -76,8 +77,10 @@ def load(
     if name == "folder" and not data_dir:
         raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
     splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
-    if validation == "none":
+    if validation != "split":
         splits = _without_validation(splits)
+    if validation == "test":
+        splits = replace(splits, validation=splits.test)
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     missing = [splits.class_names[c] for c in (counts == 0).nonzero().flatten().tolist()]
     if missing:

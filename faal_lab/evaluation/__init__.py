@@ -29,10 +29,19 @@ from faal_lab.evaluation.statistics import (
     worst_accuracy,
     worst_share,
 )
-from faal_lab.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, EvaluationError, Manner, Progress, evaluate, model_digest
+from faal_lab.evaluation.suite import (
+    ATTACKS,
+    DEFAULT_ATTACKS,
+    EvaluationError,
+    Manner,
+    Progress,
+    describe,
+    evaluate,
+    model_digest,
+)
 from faal_lab.evaluation.trust import Finding, examine
 from faal_lab.evaluation.upstream import MODES
-from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts, VerdictsError
 
 __all__ = [
     "ATTACKS",
@@ -45,11 +54,13 @@ __all__ = [
     "Difference",
     "Estimate",
     "EvaluationError",
+    "Examples",
     "Finding",
     "Lowest",
     "Manner",
     "McNemar",
     "Progress",
+    "RadiusCurve",
     "Seeds",
     "Spread",
     "Verdicts",
@@ -61,6 +72,7 @@ __all__ = [
     "compare",
     "confusion",
     "count_by_class",
+    "describe",
     "evaluate",
     "examine",
     "mcnemar",

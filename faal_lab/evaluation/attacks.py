@@ -29,6 +29,16 @@ class Attack:
     start: str = "uniform"  # in the ball, or "zero"
     draws: int = 1
 
+    def sentence(self) -> str:
+        """What it does, for a reader of tables."""
+        if not self.steps:
+            return f"{self.draws} uniform draws from the ball; an image stands if none fools the model"
+        start = "from the image" if self.start == "zero" else "from a uniform point of the ball"
+        steps = "one step" if self.steps == 1 else f"{self.steps} steps"
+        return (
+            f"{steps} of {self.step_ratio:g} epsilon up the {self.loss}, {start}; an image stands if no iterate fools the model"
+        )
+
 
 # Steps of epsilon / 4 are the field's 2/255 for 8/255. An image counts as robust if no iterate fooled the model.
 PGD_ATTACKS = {
@@ -82,16 +92,33 @@ def _attacked_chunk(
     for draw in range(attack.draws if attack is not None else 1):
         adv = pixels
         if attack is not None:
-            noise = None
-            if attack.start == "uniform":
-                noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
-            adv = pgd(
-                model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
-                start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
-            )  # fmt: skip
+            adv = adversarial(model, images, indices, attack, epsilon, seed=seed, norm=norm, draw=draw, tick=tick)
         with torch.no_grad():
             found = torch.where(found == labels, model(adv).argmax(1), found)
     return found
+
+
+def adversarial(
+    model: nn.Module,
+    images: Images,
+    indices: torch.Tensor,
+    attack: Attack,
+    epsilon: float,
+    *,
+    seed: int,
+    norm: str = "linf",
+    draw: int = 0,
+    tick: AttackTick | None = None,
+) -> torch.Tensor:
+    """The images `indices` [B] under one draw of `attack`, an image standing still once it fooled the model: [B, C, H, W]."""
+    pixels, labels = images.batch(indices)
+    noise = None
+    if attack.start == "uniform":
+        noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
+    return pgd(
+        model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
+        start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
+    )  # fmt: skip
 
 
 def survivors(model: nn.Module, images: Images, attack: Attack | None, epsilon: float, **options: Any) -> torch.Tensor:

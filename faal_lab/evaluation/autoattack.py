@@ -30,12 +30,14 @@ def attacks_for(num_classes: int) -> list[str]:
 
 
 def autoattack_note(num_classes: int) -> str | None:
-    """In one line what is left of the targeted attacks with fewer than four classes; None where nothing is missing.
+    """In one line what is left of the targeted attacks with fewer than ten classes, or four; None where nothing is missing.
 
     The other attacks and FAAL's class score need no more than two classes.
     """
-    if num_classes >= 4:
+    if num_classes >= 10:
         return None
+    if num_classes >= 4:
+        return f"AutoAttack on {num_classes} classes: APGD-T and FAB-T aim at the {num_classes - 1} others, not at nine."
     others = "the one other class" if num_classes == 2 else f"{num_classes - 1} other classes"
     left = f"APGD-CE, FAB-T (at {others}) and Square; not APGD-T, whose loss compares four logits"
     margin = " With two classes a margin is the difference of two probabilities." if num_classes == 2 else ""

@@ -6,7 +6,7 @@ Knows: models and images of any kind, attacks by name. Must not know: run folder
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from faal_lab.data import Images
 from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
 from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
 from faal_lab.evaluation.journal import Journal
+from faal_lab.evaluation.probes import adversarial_examples, radius_curve
 from faal_lab.evaluation.trust import examine
-from faal_lab.evaluation.upstream import MODES
+from faal_lab.evaluation.upstream import MODES, too_small_for_square
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.hashing import tensors_sha256
 from faal_lab.names import check_name
@@ -68,7 +69,8 @@ def evaluate(
     """Attack every image with every attack of `attacks` (names in ATTACKS) in the `norm` ball of radius `epsilon`.
 
     The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation mode, and is evaluated in float32.
-    Signs of masked gradients are looked for at the end (`trust`), and stand in the verdicts' header as `findings`.
+    At the end a curve over radii and a few adversarial images are kept (`probes`), and signs of masked gradients are looked for
+    (`trust`), which stand in the verdicts' header as `findings`.
     Raises UnknownName, or EvaluationError where model, images or radius cannot be evaluated.
     """
     if not attacks:
@@ -84,7 +86,7 @@ def evaluate(
         "model_sha256": model_digest(model), "data_sha256": data_digest(images), "epsilon": epsilon, "norm": norm, "seed": seed,
         "mode": manner.mode, "batch_size": manner.batch_size, "queries": manner.queries, "precision": "float32",
     }  # fmt: skip
-    about = {**identity, "deterministic": check_model(model, images, len(class_names), epsilon, attacks), **(header or {})}
+    about = {**identity, "deterministic": check_model(model, images, len(class_names), epsilon, norm, attacks), **(header or {})}
     total, before = sum(_COST[name] for name in attacks), 0
     after: dict[str, torch.Tensor] = {}
     for name in attacks:
@@ -101,9 +103,31 @@ def evaluate(
     if set(attacks) != {"clean"} and manner.part == 0:
         if progress is not None:
             progress("looking for masked gradients", 1.0)
-        found = examine(model, images, class_names, verdicts, epsilon=epsilon, norm=norm, seed=seed)
+        ball: dict[str, Any] = {"epsilon": epsilon, "norm": norm, "seed": seed}
+        curve = radius_curve(model, images, len(class_names), **ball)
+        verdicts = replace(verdicts, curve=curve, examples=adversarial_examples(model, images, verdicts, **ball))
+        found = examine(model, images, class_names, verdicts, **ball)
         about["findings"] = [finding.sentence() for finding in found]
     return verdicts
+
+
+def describe(attack: str, verdicts: Verdicts) -> str:
+    """What an attack of an evaluation did, in one line: steps, losses, starts, targets, queries."""
+    about, targets = verdicts.header, min(9, len(verdicts.class_names) - 1)
+    single = {
+        "apgd-ce": "APGD on cross-entropy, 100 iterations",
+        "apgd-t": f"APGD on the targeted DLR loss, 100 iterations at each of {targets} other classes",
+        "fab-t": f"FAB, 100 iterations at each of {targets} other classes",
+        "square": f"Square, {about.get('queries', 5000):,} queries, no gradient",
+    }
+    if attack == "clean":
+        return "no attack"
+    if attack in PGD_ATTACKS:
+        return PGD_ATTACKS[attack].sentence()
+    if attack in single:
+        return f"{single[attack]} (pyautoattack, {about['mode']})"
+    left = [single[name] for name in attacks_for(len(verdicts.class_names))]
+    return f"in turn on those left: {'; '.join(left)} (pyautoattack, {about['mode']})"
 
 
 def model_digest(model: nn.Module) -> str:
@@ -116,7 +140,7 @@ def data_digest(images: Images) -> str:
     return tensors_sha256({"pixels": images.pixels, "labels": images.labels}, str(images.pixel_max))
 
 
-def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, attacks: tuple[str, ...]) -> bool:
+def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, norm: str, attacks: tuple[str, ...]) -> bool:
     """Raise EvaluationError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
     if epsilon <= 0 and set(attacks) != {"clean"}:
         raise EvaluationError(
@@ -128,6 +152,9 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
         )
     if not len(images):
         raise EvaluationError("There is no image to evaluate on.")
+    if {"square", "autoattack"} & set(attacks) and too_small_for_square(images.pixels, norm):
+        size = list(images.pixels.shape[2:])
+        raise EvaluationError(f"Square in L2 needs images of 5 pixels or more, got {size}. Leave it out.")
     labels = images.labels
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise EvaluationError(f"Labels must be between 0 and {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}.")

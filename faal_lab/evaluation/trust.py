@@ -17,16 +17,14 @@ from torch.nn import functional as F
 from faal_lab.adversary import frozen
 from faal_lab.data import Images
 from faal_lab.evaluation.attacks import Attack, predictions
-from faal_lab.evaluation.upstream import Upstream
-from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.evaluation.upstream import Upstream, too_small_for_square
+from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 
-_MOST = 20  # images a class; the checks cost about as much as PGD-100 on them
 _BLIND, _STUCK = 0.25, 0.25  # share of images without any gradient, and of pixels without, that no plain network has
 _STANDING = 0.1  # share that may still stand at the largest radius
 _STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
 _QUERIES = 300
 _PASSES = 8  # a model that draws among few transformations may repeat itself once
-_WHOLE = {"linf": 1.0, "l2": 1e3}  # a radius in which every image can become every other
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,19 @@ class Finding:
 def examine(
     model: nn.Module, images: Images, class_names: tuple[str, ...], verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
 ) -> list[Finding]:
-    """Look for signs of masked gradients on up to 20 images a class, and between the attacks of `verdicts`.
+    """Look for signs of masked gradients on the images of `verdicts.curve`, in the curve, and between the attacks of `verdicts`.
 
-    An empty list is no proof of robustness. The model must be in evaluation mode.
+    An empty list is no proof of robustness. The model must be in evaluation mode. Raises ValueError without a curve.
     """
-    some = _some(images, len(class_names))
+    if verdicts.curve is None:
+        raise ValueError("The verdicts have no curve over radii, on whose images the checks are made. Evaluate with an attack.")
+    some = images.part(torch.from_numpy(verdicts.curve.indices).to(images.labels.device))
     found = [*_outputs(model, some), *_gradients(model, some, class_names)]
     labels = some.labels.cpu().numpy()
 
     def standing(attack: Attack, radius: float) -> np.ndarray:
         return (predictions(model, some, attack, radius, seed=seed, norm=norm) == some.labels).cpu().numpy()
 
-    whole = standing(Attack("cross-entropy", 20), _WHOLE[norm])
-    if names := _where(whole, labels, class_names, _STANDING):
-        text = "Images still stand under PGD-20 at a radius in which every image can become every other: its gradients mislead"
-        found.append(Finding("radius", names, text))
     weak = standing(Attack("cross-entropy", 20), epsilon)
     strong = weak & standing(Attack("margin", 100, step_ratio=0.1), epsilon)
     if names := _where(weak & ~strong, labels, class_names, _STRONGER):
@@ -69,13 +65,20 @@ def examine(
     if names := _where(strong & ~square, labels, class_names, _STRONGER):
         text = "Square, which sees no gradient, breaks many images that PGD leaves: gradients are masked"
         found.append(Finding("black box", names, text))
-    return [*found, *_between(verdicts)]
+    return [*found, *_growing(verdicts.curve, labels, class_names), *_between(verdicts)]
 
 
-def _some(images: Images, num_classes: int) -> Images:
-    """The first images of each class."""
-    kept = [(images.labels == c).nonzero().flatten()[:_MOST] for c in range(num_classes)]
-    return images.part(torch.cat(kept))
+def _growing(curve: RadiusCurve, labels: np.ndarray, class_names: tuple[str, ...]) -> list[Finding]:
+    """What the accuracies at growing radii say: they must not rise, and end at 0."""
+    found, stands = [], curve.predicted == labels
+    if names := _where(stands[-1], labels, class_names, _STANDING):
+        text = "Images still stand under PGD-20 at a radius in which every image can become every other: its gradients mislead"
+        found.append(Finding("radius", names, text))
+    fell = np.logical_or.accumulate(~stands, axis=0)
+    if names := _where((fell[:-1] & stands[1:]).any(0), labels, class_names, _STRONGER):
+        text = "Many images that fall at a radius stand again at a larger one, which holds the smaller: PGD-20 loses its way"
+        found.append(Finding("rising", names, text))
+    return found
 
 
 def _where(flags: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], share: float) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ def _square(
     """Which of the images that are `left` survive a few hundred queries of Square, too: bool [N]."""
     index = torch.from_numpy(np.flatnonzero(left)).to(images.labels.device)
     stands = left.copy()
-    if len(index):
+    if len(index) and not too_small_for_square(images.pixels, norm):
         pixels, labels = images.batch(index)
         with frozen(model):
             attack = Upstream(

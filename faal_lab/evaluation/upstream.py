@@ -116,6 +116,11 @@ class Upstream:
         square.attack_single_run, square.random_choice = run, choice
 
 
+def too_small_for_square(pixels: torch.Tensor, norm: str) -> bool:
+    """Whether upstream's Square cannot begin: in L2 it tiles images [N, C, H, W] by fifths of their height."""
+    return norm == "l2" and pixels.shape[2] < 5
+
+
 def content_keys(images: torch.Tensor) -> torch.Tensor:
     """A 64-bit hash of each image's pixels (to 1/65535): int64 [B], on any device the same."""
     levels = (images.flatten(1).double() * 65535).round().long()

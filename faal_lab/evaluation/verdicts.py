@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Verdicts:
         """The npz file."""
         header = {"class_names": list(self.class_names), **self.header}
         arrays: dict[str, Any] = {f"predicted/{name}": np.asarray(p, dtype=np.int32) for name, p in self.predicted.items()}
+        for kind, extra in (("curve", self.curve), ("examples", self.examples)):
+            arrays |= {f"{kind}/{f.name}": np.asarray(getattr(extra, f.name)) for f in fields(extra)} if extra else {}
         file = io.BytesIO()
         np.savez_compressed(file, header=np.array(json.dumps(header)), labels=self.labels, **arrays)
         return file.getvalue()
@@ -84,7 +86,10 @@ class Verdicts:
                 if not names:
                     raise VerdictsError(f"{path} holds no predictions; an older faal-lab made it. Evaluate again: {again}")
                 predicted = {n.removeprefix("predicted/"): stored[n].astype(np.int64) for n in names}
-                return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header)
+                curve = RadiusCurve(**_extra(stored, "curve")) if "curve/radii" in stored else None
+                taken = _extra(stored, "examples")
+                examples = Examples(str(taken.pop("attack")), **taken) if taken else None
+                return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header, curve, examples)
         except FileNotFoundError as error:
             raise VerdictsError(f"No verdicts at {path}. Make them first: {again}") from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
@@ -98,7 +103,8 @@ class Verdicts:
         # in the order of the older file, so that AutoAttack stays last where it was
         predicted = {name: self.predicted.get(name, old) for name, old in older.predicted.items()}
         new = {name: found for name, found in self.predicted.items() if name not in predicted}
-        return Verdicts(self.labels, new | predicted, self.class_names, {**older.header, **self.header})
+        curve, examples = self.curve or older.curve, self.examples or older.examples
+        return Verdicts(self.labels, new | predicted, self.class_names, {**older.header, **self.header}, curve, examples)
 
     def check_same(self, other: Verdicts, what: str) -> None:
         """Raise VerdictsError unless both were measured on the same images, classes and radius; `what` names the pair."""
@@ -108,3 +114,8 @@ class Verdicts:
             mine, theirs = self.header.get(key), other.header.get(key)
             if mine != theirs:
                 raise VerdictsError(f"{what} differ in {key}: {mine} against {theirs}. Evaluate them alike.")
+
+
+def _extra(stored: Any, kind: str) -> dict[str, Any]:
+    """The arrays that lie under `kind/` in an opened npz."""
+    return {name.removeprefix(f"{kind}/"): stored[name] for name in stored.files if name.startswith(f"{kind}/")}

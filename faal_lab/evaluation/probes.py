@@ -1,0 +1,72 @@
+"""What is looked at beyond verdicts, on a few images of each class: growing radii, and the adversarial images themselves.
+
+Knows: models, images, PGD. Must not know: what is concluded or drawn from it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from faal_lab.adversary import frozen
+from faal_lab.data import Images
+from faal_lab.evaluation.attacks import PGD_ATTACKS, adversarial, predictions
+from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts
+
+IMAGES_A_CLASS = 20  # of the checks and curves; all of them cost about as much as PGD-100 twice on these images
+_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)  # of the evaluation's radius
+_SHOWN = 10  # images in the strip
+
+
+def chosen(labels: np.ndarray, num_classes: int, count: int = IMAGES_A_CLASS) -> np.ndarray:
+    """Indices [M] of the first `count` images of each class, class after class."""
+    return np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(num_classes)])
+
+
+def whole_box(pixels: torch.Tensor, norm: str) -> float:
+    """The radius in which every image can become every other one; `pixels` is [N, channels, H, W]."""
+    return 1.0 if norm == "linf" else math.sqrt(pixels[0].numel())
+
+
+def radius_curve(model: nn.Module, images: Images, num_classes: int, *, epsilon: float, norm: str, seed: int) -> RadiusCurve:
+    """What the first images of each class are taken for under PGD-20 from radius 0 to the whole box."""
+    indices = chosen(images.labels.cpu().numpy(), num_classes)
+    some = images.part(torch.from_numpy(indices).to(images.labels.device))
+    whole = whole_box(images.pixels, norm)
+    radii = sorted({0.0, whole, *(f * epsilon for f in _FACTORS if f * epsilon < whole)})
+    found = [
+        predictions(model, some, PGD_ATTACKS["pgd-20"] if radius else None, radius, seed=seed, norm=norm).cpu().numpy()
+        for radius in radii
+    ]
+    return RadiusCurve(indices, np.array(radii), np.stack(found))
+
+
+def adversarial_examples(
+    model: nn.Module, images: Images, verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
+) -> Examples:
+    """One image of each class before and after PGD, with what the model believes of both.
+
+    Of the attacks evaluated the last one by PGD (else PGD-20); of up to ten classes, those with the lowest accuracy; of each
+    the first image that this attack has fooled the model on, else its first one.
+    """
+    attack = next((name for name in reversed(list(verdicts.survived)) if name in PGD_ATTACKS), "pgd-20")
+    last = list(verdicts.survived)[-1]
+    right, total = verdicts.counts(last)
+    held = np.flatnonzero(total)
+    order = held[np.argsort(right[held] / total[held], kind="stable")][:_SHOWN]
+    clean = verdicts.survived.get("clean", np.ones(len(verdicts.labels), dtype=bool))
+    fooled = clean & ~verdicts.survived[attack] if attack in verdicts.survived else clean
+    indices = []
+    for c in sorted(order.tolist()):
+        mine = np.flatnonzero(verdicts.labels == c)
+        indices.append(next((int(i) for i in mine if fooled[i]), int(mine[0])))
+    where = torch.tensor(indices, device=images.labels.device)
+    pixels, _ = images.batch(where)
+    with frozen(model):
+        adv = adversarial(model, images, where, PGD_ATTACKS[attack], epsilon, seed=seed, norm=norm)
+        with torch.no_grad():
+            beliefs = [model(x).softmax(1).float().cpu().numpy() for x in (pixels, adv)]
+    return Examples(attack, np.array(indices), pixels.cpu().numpy(), adv.cpu().numpy(), *beliefs)
