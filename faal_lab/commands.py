@@ -130,10 +130,10 @@ def compare(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the page."""
-    from faal_lab.report import headline, read_runs, write_report
+    from faal_lab.report import headlines, read_runs, write_report
 
     runs = read_runs(options.runs, options.checkpoint)
-    print(f"{headline(runs)}\nWritten: {write_report(runs, options.out, options.title)}")
+    print("\n".join([*headlines(runs), f"Written: {write_report(runs, options.out, options.title)}"]))
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def _comparisons_html(runs: list[Reported]) -> str:
     return f"<details><summary>{title}</summary>{_html_table(head, rows)}</details>"
 
 
-def headline(runs: list[Reported]) -> str:
+def headlines(runs: list[Reported]) -> list[str]:
     """What the first run reaches under the strongest attack, and what the others change, each with its interval."""
     verdicts = {run.name: run.verdicts for run in runs}
     attack = last_attack(runs[0].verdicts)
@@ -118,7 +118,7 @@ def headline(runs: list[Reported]) -> str:
         f"({row['average_low']:.1f} to {row['average_high']:.1f}) and {row['worst']:.1f} % of its worst class, "
         f"{row['worst_class']} ({row['worst_low']:.1f} to {row['worst_high']:.1f})."
     )
-    return " ".join([start, *paired_sentences(comparisons(verdicts))])
+    return [start, *paired_sentences(comparisons(verdicts))]
 
 
 def _html_table(head: list[str], rows: list[list[str]]) -> str:
@@ -160,8 +160,9 @@ def _attacks_html(runs: list[Reported]) -> str:
     """What each attack did, and the commands that made the numbers."""
     verdicts, about = runs[0].verdicts, runs[0].verdicts.header
     counts = str(len(verdicts.labels))
-    rows = [[ATTACK_TITLES[a], describe(a, verdicts), _ball(about) if a != "clean" else "", counts] for a in verdicts.survived]
-    parts = [_html_table(["attack", "what it does", "radius", "test images"], rows), "<h3>Commands</h3>"]
+    rows = [[ATTACK_TITLES[a], _ball(about) if a != "clean" else "", counts, describe(a, verdicts)] for a in verdicts.survived]
+    table = _html_table(["attack", "radius", "test images", "what it does"], rows)
+    parts = [table.replace("class='wide'", "class='wide told'"), "<h3>Commands</h3>"]
     for run in runs:
         lines = [run_command(run.folder.config(), run.folder.path), evaluate_command(run)]
         labels = "".join(f" [{label}]" for label in labels_of(run.verdicts))
@@ -220,7 +221,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; } h3 { font-size: 1rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { background: var(--soft); } .lead { font-size: 1.05rem; } .note { font-size: .9rem; opacity: .85; }
+.told td:last-child { white-space: normal; min-width: 16rem; }
+th { background: var(--soft); } .lead { font-size: 1.05rem; margin: .4rem 0; } .note { font-size: .9rem; opacity: .85; }
 pre { overflow-x: auto; background: var(--soft); padding: .6rem .8rem; font-size: .8rem; }
 summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0; }
 """
@@ -241,6 +243,7 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         options: dict[str, Any] = {"full_html": False, "include_plotlyjs": number == 0, "config": {"responsive": True}}
         pictures.append(pio.to_html(figure, **options))
     about = runs[0].verdicts.header
+    lead = "".join(f"<p class='lead'>{html.escape(line)}</p>" for line in headlines(runs))
     setting = (
         f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
         f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
@@ -248,7 +251,7 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<p class='lead'>{html.escape(headline(runs))}</p><p class='note'>{html.escape(setting)}</p>"
+        f"{lead}<p class='note'>{html.escape(setting)}</p>"
         f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
         f"<h2>Class by class</h2>{''.join(pictures)}<h2>How unequal the classes are</h2>{_spread_html(runs)}"
         f"<h2>How it was made</h2>{_attacks_html(runs)}{_settings_html(runs)}</body></html>"

@@ -17,7 +17,7 @@ from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, validation_curves
 from faal_lab.history import MAX_POINTS, History, load_history, thinned
 from faal_lab.recipe import parts
-from faal_lab.report import headline, read_runs, write_report
+from faal_lab.report import headlines, read_runs, write_report
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.tables import result_rows, text_table
 from faal_lab.widgets import Dashboard, Workbench
@@ -85,7 +85,7 @@ def test_the_report(evaluated: list[str], tmp_path: Path) -> None:
         assert row["worst_low"] <= row["worst"] <= row["worst_high"]
         assert f"{row['worst']:.1f}  ({row['worst_low']:.1f} to {row['worst_high']:.1f})" in page
         assert f"{row['average']:5.1f} [{row['average_low']:5.1f}" in text_table({r.name: r.verdicts for r in runs})
-    assert html.escape(headline(runs)) in page
+    assert all(html.escape(line) in page for line in headlines(runs))
     assert "before and after do not differ: they have the same verdict on every image." in page
     assert "plotly.js" in page
     assert "Validation after each epoch: after" in page
