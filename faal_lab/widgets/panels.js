@@ -1,0 +1,287 @@
+// Live panels on canvas: lines, heatmaps and bars. Drawn at most once a frame, from the newest data alone, so that nothing
+// queues up. It knows what it is sent and nothing of runs. Python sends `spec` (what panels there are) and messages
+// {kind: "data"}; the page answers {kind: "hello"} when it needs everything, and {kind: "drawn", number} after drawing.
+
+const FONT = "11px system-ui, sans-serif";
+const MARGIN = { left: 46, right: 10, top: 8, bottom: 24 };
+const HEIGHT = 190;
+// Viridis at nine places; light stands for much, also to colour-blind eyes.
+const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99],
+  [170, 220, 50], [253, 231, 37]];
+
+const floats = (view) => new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+
+function make(tag, name, parent, text = "") {
+  const node = document.createElement(tag);
+  node.className = name;
+  node.textContent = text;
+  parent.appendChild(node);
+  return node;
+}
+
+function shade(share) {
+  const place = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), low = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  return VIRIDIS[low].map((from, i) => Math.round(from + (VIRIDIS[low + 1][i] - from) * (place - low)));
+}
+
+function ticks(low, high, count) {
+  if (!(high > low)) return [low];
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
+  const found = [];
+  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-6; v += step) found.push(Math.abs(v) < step / 1e6 ? 0 : v);
+  return found;
+}
+
+const short = (v) => (Number.isNaN(v) ? "none" : Math.abs(v) >= 1e4 ? v.toExponential(1) : String(+v.toPrecision(3)));
+
+class Panel {
+  constructor(view, spec, parent) {
+    this.view = view;
+    this.spec = spec;
+    this.box = make("div", "faal-panel", parent);
+    const head = make("div", "faal-panel-head", this.box);
+    make("span", "faal-panel-title", head, spec.title);
+    this.numbers = make("span", "faal-panel-numbers", head);
+    this.canvas = make("canvas", "faal-canvas", this.box);
+    this.canvas.setAttribute("role", "img");
+    this.canvas.addEventListener("mousemove", (e) => this.point(e));
+    this.canvas.addEventListener("mouseleave", () => { this.pointer = null; this.drag = null; view.tell(null); view.redraw(); });
+    this.canvas.addEventListener("mousedown", (e) => { this.drag = spec.x === "batch" ? e.offsetX : null; });
+    this.canvas.addEventListener("mouseup", (e) => this.release(e));
+    this.canvas.addEventListener("dblclick", () => view.zoom(null));
+    this.data = null;
+  }
+
+  take(entry, buffers) {
+    this.data = { x: floats(buffers[entry.x]), y: floats(buffers[entry.y]), rows: entry.rows, top: entry.top };
+    for (const extra of ["faint", "low", "high"]) if (extra in entry) this.data[extra] = floats(buffers[entry[extra]]);
+  }
+
+  // y of line `row` at point `i`; lines lie one after the other
+  at(row, i, from = this.data.y) { return from[row * this.data.x.length + i]; }
+
+  size() {
+    const ratio = window.devicePixelRatio || 1, width = this.canvas.clientWidth || 300;
+    if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
+    if (this.canvas.height !== Math.round(HEIGHT * ratio)) this.canvas.height = Math.round(HEIGHT * ratio);
+    const pen = this.canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, HEIGHT);
+    this.frame = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: HEIGHT - MARGIN.bottom };
+    return pen;
+  }
+
+  draw() {
+    const pen = this.size(), { spec, data, frame } = this;
+    if (!data || !data.x.length) return;
+    this.scale();
+    pen.font = FONT;
+    if (spec.kind !== "heatmap") this.grid(pen);
+    pen.save();
+    pen.beginPath();
+    pen.rect(frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top);
+    pen.clip();
+    ({ lines: this.lines, heatmap: this.heatmap, bars: this.bars })[spec.kind].call(this, pen);
+    if (spec.x === "batch") this.marks(pen);
+    pen.restore();
+    this.axis(pen);
+    this.summary();
+  }
+
+  scale() {
+    const { spec, data, frame, view } = this;
+    let [x0, x1] = [data.x[0], data.x[data.x.length - 1]];
+    if (spec.x === "batch" && view.span) [x0, x1] = view.span;
+    if (spec.kind === "bars") [x0, x1] = [-0.5, data.x.length - 0.5];
+    if (x1 <= x0) x1 = x0 + 1;
+    let [y0, y1] = spec.range || [Infinity, -Infinity];
+    if (!spec.range) {
+      for (let i = 0; i < data.y.length; i++) if (data.y[i] === data.y[i]) { y0 = Math.min(y0, data.y[i]); y1 = Math.max(y1, data.y[i]); }
+      if (!(y1 >= y0)) [y0, y1] = [0, 1];
+      const air = (y1 - y0) * 0.06 || Math.abs(y1) * 0.1 || 1;
+      [y0, y1] = [spec.zero ? Math.min(0, y0) : y0 - air, y1 + air];
+    }
+    this.span = [x0, x1];
+    this.reach = [y0, y1];
+    this.px = (x) => frame.left + ((x - x0) / (x1 - x0)) * (frame.right - frame.left);
+    this.py = (y) => frame.bottom - ((y - y0) / (y1 - y0)) * (frame.bottom - frame.top);
+  }
+
+  grid(pen) {
+    pen.strokeStyle = "rgba(128,128,128,0.22)";
+    pen.lineWidth = 1;
+    pen.beginPath();
+    for (const y of ticks(...this.reach, 4)) { const p = Math.round(this.py(y)) + 0.5; pen.moveTo(this.frame.left, p); pen.lineTo(this.frame.right, p); }
+    pen.stroke();
+    if (this.spec.uniform !== undefined) this.level(pen, this.spec.uniform);
+  }
+
+  level(pen, y) {
+    pen.setLineDash([2, 3]);
+    pen.strokeStyle = "rgba(128,128,128,0.8)";
+    pen.beginPath();
+    pen.moveTo(this.frame.left, this.py(y));
+    pen.lineTo(this.frame.right, this.py(y));
+    pen.stroke();
+    pen.setLineDash([]);
+  }
+
+  axis(pen) {
+    const { frame, spec, data } = this;
+    pen.fillStyle = this.view.ink;
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    if (spec.kind === "heatmap") {
+      const skip = Math.ceil((data.rows * 11) / (frame.bottom - frame.top)), high = (frame.bottom - frame.top) / data.rows;
+      for (let r = 0; r < data.rows; r += skip) pen.fillText(this.view.spec.classes[r].slice(0, 7), frame.left - 4, frame.top + (r + 0.5) * high);
+    } else for (const y of ticks(...this.reach, 4)) pen.fillText(short(y), frame.left - 5, this.py(y));
+    pen.textAlign = "center";
+    pen.textBaseline = "top";
+    if (spec.kind === "bars") {
+      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(34 / wide);
+      for (let i = 0; i < data.x.length; i += skip) pen.fillText(this.view.spec.classes[i].slice(0, Math.max(3, wide * skip / 6 | 0)), this.px(i), frame.bottom + 5);
+    } else {
+      const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
+      for (const x of places) pen.fillText(short(x), this.px(x), frame.bottom + 5);
+      pen.textAlign = "right";
+      pen.fillText(spec.x, frame.right, frame.bottom + 12 > HEIGHT - 11 ? frame.bottom + 5 : frame.bottom + 12);
+    }
+  }
+
+  stroke(pen, row, from, alpha, width) {
+    const { data, spec } = this, line = spec.lines[row];
+    pen.globalAlpha = alpha;
+    pen.strokeStyle = line.colour;
+    pen.lineWidth = width;
+    pen.setLineDash(line.dash || []);
+    pen.beginPath();
+    let open = false;
+    for (let i = 0; i < data.x.length; i++) {
+      const y = this.at(row, i, from);
+      if (y !== y) { open = false; continue; }
+      const [px, py] = [this.px(data.x[i]), this.py(y)];
+      if (open) pen.lineTo(px, py); else { pen.moveTo(px, py); if (data.x.length === 1) pen.arc(px, py, 2, 0, 7); }
+      open = true;
+    }
+    pen.stroke();
+    pen.globalAlpha = 1;
+    pen.setLineDash([]);
+  }
+
+  lines(pen) {
+    const { data, view, spec } = this;
+    for (let r = 0; r < data.rows; r++) {
+      const other = view.followed >= 0 && spec.lines[r].class !== null && spec.lines[r].class !== view.followed;
+      if (data.faint && !other) this.stroke(pen, r, data.faint, 0.28, 0.8);
+    }
+    for (let r = 0; r < data.rows; r++) {
+      const mine = spec.lines[r].class;
+      const other = view.followed >= 0 && mine !== null && mine !== view.followed;
+      this.stroke(pen, r, data.y, other ? 0.18 : 1, mine !== null && mine === view.followed ? 2.8 : 1.6);
+    }
+  }
+
+  heatmap(pen) {
+    const { data, frame, view } = this, columns = data.x.length;
+    const picture = new ImageData(columns, data.rows), top = data.top || Math.max(...this.reach), low = Math.min(0, this.reach[0]);
+    for (let r = 0; r < data.rows; r++) for (let i = 0; i < columns; i++) {
+      const y = this.at(r, i), [red, green, blue] = shade((y - low) / (top - low || 1));
+      picture.data.set([red, green, blue, y === y ? (view.followed >= 0 && r !== view.followed ? 110 : 255) : 0], 4 * (r * columns + i));
+    }
+    const aside = new OffscreenCanvas(columns, data.rows);
+    aside.getContext("2d").putImageData(picture, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    const from = this.px(data.x[0]), to = this.px(data.x[columns - 1]);
+    pen.drawImage(aside, from, frame.top, Math.max(1, to - from), frame.bottom - frame.top);
+  }
+
+  bars(pen) {
+    const { data, view } = this, wide = Math.max(1, this.px(1) - this.px(0)) * 0.7;
+    for (let i = 0; i < data.x.length; i++) {
+      const y = data.y[i];
+      if (y !== y) continue;
+      pen.globalAlpha = view.followed >= 0 && view.followed !== i ? 0.25 : 1;
+      pen.fillStyle = view.spec.colours[i];
+      pen.fillRect(this.px(i) - wide / 2, this.py(y), wide, this.py(0) - this.py(y));
+      if (data.low) {
+        pen.strokeStyle = view.ink;
+        pen.lineWidth = 1;
+        pen.beginPath();
+        pen.moveTo(this.px(i), this.py(data.low[i]));
+        pen.lineTo(this.px(i), this.py(data.high[i]));
+        pen.stroke();
+      }
+    }
+    pen.globalAlpha = 1;
+  }
+
+  marks(pen) {
+    pen.fillStyle = pen.strokeStyle = this.view.ink;
+    pen.textBaseline = "top";
+    for (const mark of this.view.marks) {
+      const p = Math.round(this.px(mark.x)) + 0.5;
+      pen.setLineDash([4, 3]);
+      pen.beginPath();
+      pen.moveTo(p, this.frame.top);
+      pen.lineTo(p, this.frame.bottom);
+      pen.stroke();
+      pen.setLineDash([]);
+      const left = p > this.frame.right - 70;
+      pen.textAlign = left ? "right" : "left";
+      if (this.spec.first) pen.fillText(mark.text, p + (left ? -3 : 3), this.frame.top + 1);
+    }
+    if (this.pointer && this.drag !== null && this.drag !== undefined) {
+      pen.fillStyle = "rgba(128,128,128,0.25)";
+      pen.fillRect(this.drag, this.frame.top, this.pointer.x - this.drag, this.frame.bottom - this.frame.top);
+    }
+  }
+
+  // Lowest, highest and latest value of the followed line, else of the one whose latest value stands out.
+  summary() {
+    const { data, spec, view } = this, last = data.x.length - 1;
+    if (spec.kind === "bars") { this.numbers.textContent = ""; return; }
+    let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed);
+    if (row < 0) {
+      row = 0;
+      const better = spec.worst === "low" ? (a, b) => a < b : (a, b) => a > b;
+      for (let r = 1; r < data.rows; r++) if (better(this.at(r, last), this.at(row, last))) row = r;
+    }
+    let [low, high] = [Infinity, -Infinity];
+    for (let i = 0; i <= last; i++) { const y = this.at(row, i); if (y === y) { low = Math.min(low, y); high = Math.max(high, y); } }
+    if (!(high >= low)) { this.numbers.textContent = ""; return; }
+    const text = `${spec.lines[row].name}: now ${short(this.at(row, last))}, min ${short(low)}, max ${short(high)}`;
+    this.numbers.textContent = text;
+    this.canvas.setAttribute("aria-label", `${spec.title}. ${text}`);
+  }
+
+  point(event) {
+    this.pointer = { x: event.offsetX, y: event.offsetY };
+    const found = this.nearest();
+    if (!found) return;
+    const value = `${found.name}: ${short(found.y)}`, where = this.spec.kind === "bars" ? "" : ` at ${this.spec.x} ${short(found.x)}`;
+    this.view.tell(value + where, event);
+    if (this.drag !== null) this.view.redraw();
+  }
+
+  nearest() {
+    const { data, spec, pointer, frame } = this;
+    if (!data || !data.x.length || !pointer || !this.px) return null;
+    let i = 0;
+    for (let k = 1; k < data.x.length; k++) if (Math.abs(this.px(spec.kind === "bars" ? k : data.x[k]) - pointer.x) < Math.abs(this.px(spec.kind === "bars" ? i : data.x[i]) - pointer.x)) i = k;
+    if (spec.kind === "bars") return { name: this.view.spec.classes[i], class: i, x: i, y: data.y[i] };
+    let row = 0;
+    if (spec.kind === "heatmap") row = Math.max(0, Math.min(data.rows - 1, Math.floor(((pointer.y - frame.top) / (frame.bottom - frame.top)) * data.rows)));
+    else for (let r = 1; r < data.rows; r++) if (Math.abs(this.py(this.at(r, i)) - pointer.y) < Math.abs(this.py(this.at(row, i)) - pointer.y)) row = r;
+    return { name: spec.lines[row].name, class: spec.lines[row].class, x: data.x[i], y: this.at(row, i) };
+  }
+
+  release(event) {
+    const from = this.drag;
+    this.drag = null;
+    const wide = this.frame ? this.frame.right - this.frame.left : 1, value = (p) => this.span[0] + ((p - this.frame.left) / wide) * (this.span[1] - this.span[0]);
+    if (from !== null && this.span && Math.abs(event.offsetX - from) > 8) return this.view.zoom([value(from), value(event.offsetX)].sort((a, b) => a - b));
+    const found = this.nearest();
+    if (found && found.class !== null) this.view.follow(found.class);
+  }
+}
