@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faal_lab.evaluation import Verdicts, class_accuracy
-from faal_lab.history import History, running_mean, thinned
+from faal_lab.history import History, thinned
 from faal_lab.tables import ATTACK_TITLES
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def weights_over_batches(history: History, class_names: list[str], title: str, w
     figure = go.Figure()
     if not len(steps):
         return styled(figure, title=title)
-    shown, smooth = thinned(len(steps)), running_mean(raw, window)
+    shown, smooth = thinned(len(steps)), history.mean_weights(window)
     for c, name in enumerate(class_names):
         for values, front in ((raw, False), (smooth, True)):
             line = {**class_style(c), "width": 2.2 if front else 0.8}

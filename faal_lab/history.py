@@ -5,12 +5,13 @@ Knows: how to append and thin out. Must not know: plots.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from faal_lab.events import EpochDone, StepDone
+from faal_lab.events import EpochDone, Event, RunResumed, StepDone
 from faal_lab.runs import Follower, RunFolderError
 
 MAX_POINTS = 400  # a line on a screen shows no more
@@ -29,10 +30,27 @@ class Column:
         self._room[self._length] = row
         self._length += 1
 
+    def cut(self, length: int) -> None:
+        """Forget all rows from `length` on."""
+        self._length = min(self._length, length)
+
     @property
     def values(self) -> np.ndarray:
         """The rows so far [T, ...], as a view."""
         return self._room[: self._length]
+
+
+class Sums(Column):
+    """Sums of all rows so far, so that a mean over any window costs two reads."""
+
+    def append(self, row: Any) -> None:
+        """Add one row to what was summed."""
+        super().append(row + self.values[-1] if self._length else row)
+
+    def over_last(self, window: int, at: np.ndarray) -> np.ndarray:
+        """Sums of the last `window` rows, fewer at the beginning, at each of the places `at` [K]: [K, ...]."""
+        total, before = self.values[at], at - window
+        return total - np.where((before >= 0)[:, None], self.values[np.maximum(before, 0)], 0)
 
 
 class History:
@@ -42,36 +60,59 @@ class History:
         c = num_classes
         self.num_classes = c
         self.step, self.loss, self.tau, self.divergence = Column(), Column(), Column(), Column()
-        self.weights, self.margin, self.count, self.correct = Column(c), Column(c), Column(c), Column(c)
+        self.weights, self._weights, self._margin, self._count, self._correct = Column(c), Sums(c), Sums(c), Sums(c), Sums(c)
         self.epoch_step, self.valid_count = Column(), Column(c)
         self.valid_clean, self.valid_robust = Column(c), Column(c)
 
-    def add(self, steps: list[StepDone], epochs: list[EpochDone]) -> None:
-        """Append events."""
-        nothing = [0] * self.num_classes
-        for s in steps:
-            correct = s.robust_correct if s.robust_correct is not None else s.clean_correct
-            for column, row in (
-                (self.step, s.step), (self.loss, s.loss), (self.tau, s.tau), (self.divergence, s.divergence),
-                (self.weights, s.weights), (self.count, s.count), (self.correct, correct or nothing),
-                (self.margin, np.array(s.margin, dtype=np.float64)),
-            ):  # fmt: skip
-                column.append(row)
-        for e in epochs:
-            for column, row in (
-                (self.epoch_step, e.step), (self.valid_count, e.count), (self.valid_clean, e.clean_correct),
-                (self.valid_robust, e.robust_correct),
-            ):  # fmt: skip
-                column.append(row)
+    def add(self, events: Iterable[Event]) -> None:
+        """Append the steps and epochs among `events`; a resume takes back what came after the point it went on from."""
+        for event in events:
+            if isinstance(event, StepDone):
+                self._add_step(event)
+            elif isinstance(event, EpochDone):
+                for column, row in (
+                    (self.epoch_step, event.step), (self.valid_count, event.count), (self.valid_clean, event.clean_correct),
+                    (self.valid_robust, event.robust_correct),
+                ):  # fmt: skip
+                    column.append(row)
+            elif isinstance(event, RunResumed):
+                self._cut(event.from_step)
 
-    def accuracy(self, window: int) -> np.ndarray:
-        """Accuracy per class of the attacked training images over the last `window` batches: [T, C]."""
-        return _share(_over_last(self.correct.values, window), _over_last(self.count.values, window))
+    def _add_step(self, s: StepDone) -> None:
+        correct = s.robust_correct if s.robust_correct is not None else s.clean_correct
+        count, weights = np.array(s.count, dtype=np.float64), np.array(s.weights, dtype=np.float64)
+        margin = np.nan_to_num(np.array(s.margin, dtype=np.float64)) * count
+        for column, row in (
+            (self.step, s.step), (self.loss, s.loss), (self.tau, s.tau), (self.divergence, s.divergence),
+            (self.weights, weights), (self._weights, weights), (self._count, count), (self._margin, margin),
+            (self._correct, np.zeros(self.num_classes) if correct is None else np.array(correct, dtype=np.float64)),
+        ):  # fmt: skip
+            column.append(row)
 
-    def mean_margin(self, window: int) -> np.ndarray:
-        """Mean margin per class over the samples of the last `window` batches: [T, C]."""
-        total = np.nan_to_num(self.margin.values) * self.count.values
-        return _share(_over_last(total, window), _over_last(self.count.values, window))
+    def _cut(self, step: int) -> None:
+        steps = int(np.searchsorted(self.step.values, step, side="right"))
+        epochs = int(np.searchsorted(self.epoch_step.values, step, side="right"))
+        for name, column in vars(self).items():
+            if isinstance(column, Column):
+                column.cut(epochs if name.startswith(("epoch", "valid")) else steps)
+
+    def accuracy(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
+        """Accuracy per class of the attacked training images over the last `window` batches: [T, C], or [K, C] at `at` [K]."""
+        at = self._all(at)
+        return _share(self._correct.over_last(window, at), self._count.over_last(window, at))
+
+    def mean_margin(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
+        """Mean margin per class over the samples of the last `window` batches: [T, C], or [K, C] at `at` [K]."""
+        at = self._all(at)
+        return _share(self._margin.over_last(window, at), self._count.over_last(window, at))
+
+    def mean_weights(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
+        """Mean class weights over the last `window` batches (fewer at the beginning): [T, C], or [K, C] at `at` [K]."""
+        at = self._all(at)
+        return self._weights.over_last(window, at) / np.minimum(at + 1, window)[:, None]
+
+    def _all(self, at: np.ndarray | None) -> np.ndarray:
+        return np.arange(len(self.step.values)) if at is None else at
 
     def validation(self, kind: str) -> np.ndarray:
         """Validation accuracy per class after each epoch [E, C]; `kind` is "clean" or "robust"."""
@@ -87,36 +128,23 @@ class History:
         return average, np.where(held.any(1), worst, np.nan)
 
 
-def running_mean(rows: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` rows (fewer at the beginning) of [T, C]."""
-    return _over_last(rows, window) / np.minimum(np.arange(1, len(rows) + 1), window)[:, None]
-
-
-def _over_last(rows: np.ndarray, window: int) -> np.ndarray:
-    """Sums over the last `window` rows at each row."""
-    total = np.cumsum(rows, axis=0)
-    earlier = np.zeros_like(total)
-    earlier[window:] = total[:-window] if window < len(total) else 0
-    return total - earlier
-
-
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def load_history(path: str | Path) -> tuple[History, list[str]]:
     """The history of a run folder and its class names; raises RunFolderError where no run was started in it."""
-    follower = Follower(path)
+    follower = Follower(path, keep_steps=False)
     follower.poll()
     if follower.started is None:
         raise RunFolderError(f"{path} holds no run that was started.")
     history = History(len(follower.started.class_names))
-    history.add(follower.steps, follower.epochs)
+    history.add(follower.new)
     return history, list(follower.started.class_names)
 
 
-def thinned(length: int) -> np.ndarray:
-    """Which of `length` points to draw: at most MAX_POINTS, evenly, the last one always."""
-    if length <= MAX_POINTS:
+def thinned(length: int, most: int = MAX_POINTS) -> np.ndarray:
+    """Which of `length` points to draw: at most `most`, evenly, the last one always."""
+    if length <= most:
         return np.arange(length)
-    return np.unique(np.linspace(0, length - 1, MAX_POINTS).astype(np.int64))
+    return np.unique(np.linspace(0, length - 1, most).astype(np.int64))

@@ -16,8 +16,10 @@ from faal_lab.runs.lock import read_heartbeat
 class Follower:
     """Keeps all events of a run, and its steps and epochs by kind. Costs one read of what is new a poll."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, keep_steps: bool = True) -> None:
         self.folder = RunFolder(path)
+        self._keep_steps = keep_steps  # a long run's steps take 3 kB each; who draws has arrays of them
+        self.new: list[Event] = []
         self.restart()
 
     def restart(self) -> None:
@@ -25,13 +27,14 @@ class Follower:
         self._offset = 0
         self.events: list[Event] = []
         self.started: RunStarted | None = None
+        self.latest: StepDone | None = None
         self.steps: list[StepDone] = []
         self.epochs: list[EpochDone] = []
         self.turns: list[DialTurned] = []
-        self.rewinds = getattr(self, "rewinds", -1) + 1  # how often earlier events were undone
+        self.restarts = getattr(self, "restarts", -1) + 1  # above 0: what was read so far is of a run that is gone
 
     def poll(self) -> int:
-        """Read whole new lines; returns how many events came. A half-written last line waits for its end.
+        """Read whole new lines into `new`; returns how many events came. A half-written last line waits for its end.
 
         Raises RunFolderError where the folder is gone, SchemaError on a record of another version.
         """
@@ -48,30 +51,33 @@ class Follower:
             return 0
         whole = content[: content.rfind(b"\n") + 1]
         lines = [line for line in whole.split(b"\n") if line.strip()]
-        new = []
+        self.new = []
         for line in lines:
             try:
-                new.append(from_record(json.loads(line)))
+                self.new.append(from_record(json.loads(line)))
             except SchemaError:
                 raise
             except ValueError as error:
                 raise RunFolderError(f"{file} holds a line that is not JSON: {line[:80]!r}.") from error
-        for event in new:
+        for event in self.new:
             self._take(event)
         self._offset += len(whole)
         return len(lines)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, RunResumed):
-            self.rewinds += 1
             for name in ("events", "steps", "epochs", "turns"):
                 kept = [e for e in getattr(self, name) if getattr(e, "step", 0) <= event.from_step]
                 setattr(self, name, kept)
+        if isinstance(event, StepDone):
+            self.latest = event
+            if self._keep_steps:
+                self.events.append(event)
+                self.steps.append(event)
+            return
         self.events.append(event)
         if isinstance(event, RunStarted):
             self.started = event
-        elif isinstance(event, StepDone):
-            self.steps.append(event)
         elif isinstance(event, EpochDone):
             self.epochs.append(event)
         elif isinstance(event, DialTurned):

@@ -12,17 +12,17 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as W
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import stated
 from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
+from faal_lab.export import run_files
 from faal_lab.history import History
 from faal_lab.runs import Follower, RunFolderError
-from faal_lab.widgets.live_figure import LiveFigure
-from faal_lab.widgets.panels import empty_panels, panel_lines, turn_marks
+from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
+from faal_lab.widgets.stream import StreamView
 
 ENDED = ("done", "stopped", "failed", "lost")
 _PERIOD = 0.1  # seconds between looks at the folder
@@ -31,7 +31,8 @@ _PERIOD = 0.1  # seconds between looks at the folder
 class Dashboard(W.VBox):
     """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run.
 
-    `on_look` is called after each look at the folder, a few times a second, on the dashboard's thread.
+    A run that does not go on can be replayed: the slider shows it as it stood after any batch. `on_look` is called after
+    each look at the folder, a few times a second, on the dashboard's thread.
     """
 
     def __init__(
@@ -43,23 +44,29 @@ class Dashboard(W.VBox):
         self.state = W.HTML("<b>no run yet</b>").add_class("faal-status")
         self.problem = W.HTML().add_class("faal-error")
         self.window = W.IntSlider(
-            10, 1, 100, description="mean over", tooltip="Batches that training accuracy and margins are averaged over"
+            10, 1, 100, description="mean over", tooltip="Batches that weights, training accuracy and margins are averaged over"
         )
+        self.until = W.IntSlider(0, 0, 0, description="at batch", layout=W.Layout(width="26rem"), disabled=True)
+        self.play = W.Play(0, 0, 0, interval=250, disabled=True, tooltip="Play the run again")
+        self.save = W.Button(description="Save", tooltip="Panels as PNG, metrics as CSV, everything as JSON", disabled=True)
+        self.window.add_class("faal-window"), self.until.add_class("faal-until"), self.save.add_class("faal-save")
         self.status = "none"
         self._on_look = on_look
-        self._changed, self._ended, self._rewinds = False, "", 0
-        self._names: list[str] = []
-        self._ambiguity = ""  # of the run that is shown
-        self._figure: LiveFigure | None = None
+        self._changed, self._ended, self._restarts = False, "", 0
+        self._ambiguity = "kl"
         self._follower: Follower | None = None
-        self._history = History(0)
-        self._seen = (0, 0)
         self._speed: deque[tuple[float, int]] = deque(maxlen=40)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self.window.observe(lambda _: setattr(self, "_changed", True), "value")
-        super().__init__([self.state, self.problem, self.window])
-        self._show_classes(class_names or [str(c) for c in range(10)])
+        self._names = class_names or [str(c) for c in range(10)]
+        self._history = History(len(self._names))
+        self.view = StreamView(panel_spec(self._names))
+        W.jslink((self.play, "value"), (self.until, "value"))
+        for control in (self.window, self.until):
+            control.observe(lambda _: setattr(self, "_changed", True), "value")
+        self.save.on_click(lambda _: self._offer())
+        controls = W.HBox([self.window, self.play, self.until, self.save], layout=W.Layout(flex_flow="row wrap"))
+        super().__init__([self.state, self.problem, controls, self.view])
         if path is not None:
             self.follow(path)
         threading.Thread(target=self._loop, name="faal-dashboard", daemon=True).start()
@@ -67,30 +74,17 @@ class Dashboard(W.VBox):
     def follow(self, path: str | Path) -> None:
         """Show another run from its beginning."""
         with self._lock:
-            self._follower = Follower(path)
-            self._history, self._seen = History(len(self._names)), (0, 0)
+            self._follower = Follower(path, keep_steps=False)
+            self._history = History(len(self._names))
             self._speed.clear()
-            self._ambiguity = ""
-            self.status, self._ended, self._rewinds = "waiting", "", self._follower.rewinds
+            self.status, self._ended, self._restarts = "waiting", "", 0
             self.problem.value = ""
-            if self._figure is not None:
-                self._figure.update({i: (empty, empty) for i, empty in self._blank().items()}, [])
-
-    def _blank(self) -> dict[int, Any]:
-        lines = panel_lines(History(len(self._names)), self._names, 1)
-        return {i: y for i, (_, y) in lines.items()}
+            self.view.zoom, self.view.asked = None, True
 
     def close(self) -> None:
         """End the thread and remove the widgets."""
         self._closed.set()
         super().close()
-
-    def _show_classes(self, names: list[str]) -> None:
-        if names == self._names:
-            return
-        self._names, self._history, self._seen = names, History(len(names)), (0, 0)
-        self._figure = LiveFigure(empty_panels(names))
-        self.children = (self.state, self.problem, self.window, self._figure.widget)
 
     def _loop(self) -> None:
         while not self._closed.wait(_PERIOD):
@@ -110,27 +104,21 @@ class Dashboard(W.VBox):
             self.problem.value = shown
 
     def _look(self) -> None:
-        """Read and draw once. A status in which nothing moves is drawn in any case, and remembered for reloads."""
+        """Read and draw once; the last picture of a run that ended is drawn whatever the throttle says."""
         follower = self._follower
         if follower is None:
             return
-        new = follower.poll()
-        if follower.started is not None:
-            self._show_classes(list(follower.started.class_names))
-            self._ambiguity = self._ambiguity or follower.folder.config().ambiguity
         self._take(follower)
         self.status = status = follower.status()
-        final = status in (*ENDED, "paused") and status != self._ended
-        assert self._figure is not None
-        if (final and new == 0) or (self._figure.ready() and self._changed):
+        still = status in (*ENDED, "paused")
+        final = still and status != self._ended and not follower.new
+        if final or (self.view.ready() and (self._changed or self.view.asked)):
             self._draw(follower)
-            self._changed = False
-            if final:
-                self._figure.remember()
-                self._ended = status
-        elif status not in (*ENDED, "paused"):
-            self._ended = ""
-        self.state.value = self._status_line(follower, status)
+        self._ended = status if final else self._ended if still else ""
+        self._let_replay(still)
+        line = self._status_line(follower, status)
+        if self.state.value != line:
+            self.state.value = line
         for event in reversed(follower.events[-20:]):
             if isinstance(event, RunResumed):
                 break
@@ -139,24 +127,48 @@ class Dashboard(W.VBox):
                 break
 
     def _take(self, follower: Follower) -> None:
-        steps, epochs = self._seen
-        if follower.rewinds != self._rewinds:  # a resume undid some
-            self._rewinds, self._history, steps, epochs = follower.rewinds, History(len(self._names)), 0, 0
-        if steps < len(follower.steps) or epochs < len(follower.epochs):
+        """Take over what is new."""
+        follower.poll()
+        started = follower.started
+        if follower.restarts != self._restarts:
+            self._restarts, self._history = follower.restarts, History(len(self._names))
+        if started is not None and follower.new:
+            names, ambiguity = list(started.class_names), follower.folder.config().ambiguity
+            if (names, ambiguity) != (self._names, self._ambiguity):
+                self._names, self._ambiguity, self._history = names, ambiguity, History(len(names))
+                self.view.spec = panel_spec(names, ambiguity)
+            self._history.add(follower.new)
             self._changed = True
-            self._history.add(follower.steps[steps:], follower.epochs[epochs:])
-        self._seen = (len(follower.steps), len(follower.epochs))
 
     def _draw(self, follower: Follower) -> None:
-        assert self._figure is not None
-        lines = panel_lines(self._history, self._names, self.window.value)
-        self._figure.update(lines, turn_marks(follower.turns))
+        self._changed = False
+        until = None if self.until.disabled else self.until.value
+        shown = pictures(self._history, self.window.value, self.view.zoom, until)
+        self.view.show(shown, turn_marks([t for t in follower.turns if until is None or t.step <= until]))
+
+    def _let_replay(self, still: bool) -> None:
+        """The slider goes as far as the run; it can be moved while the run stands still."""
+        last = int(self._history.step.values[-1]) if len(self._history.step.values) else 0
+        if self.until.disabled != (not still or not last) or (still and self.until.max != last):
+            for control in (self.until, self.play):
+                control.max = last
+                control.value = last
+                control.disabled = not still or not last
+            self.play.step = max(1, last // 80)
+        self.save.disabled = not last
+
+    def _offer(self) -> None:
+        """Offer everything for download."""
+        with self._lock:
+            if self._follower is not None:
+                path = self._follower.folder.path
+                self.view.save(run_files(path), f"{path.name}.png")
 
     def _status_line(self, follower: Follower, status: str) -> str:
-        started, steps = follower.started, follower.steps
+        started, latest = follower.started, follower.latest
         if started is None:
             return f"<b>{status}</b>"
-        total, done = started.epochs * started.steps_per_epoch, steps[-1].step if steps else 0
+        total, done = started.epochs * started.steps_per_epoch, latest.step if latest else 0
         if not self._speed or self._speed[-1][1] != done:
             self._speed.append((time.monotonic(), done))
         words = [
@@ -168,8 +180,8 @@ class Dashboard(W.VBox):
         if status not in ENDED and until > since and last > first:
             rate = (last - first) / (until - since)
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
-        if steps:
-            radius = stated(AMBIGUITY_SETS[self._ambiguity](), steps[-1].tau, len(self._names))
-            words.append(f"{radius}, spent {steps[-1].divergence:.3f}, epsilon {steps[-1].epsilon:g}")
-            words.append(f"heaviest class {self._names[max(range(len(self._names)), key=steps[-1].weights.__getitem__)]}")
+        if latest:
+            radius = stated(AMBIGUITY_SETS[self._ambiguity](), latest.tau, len(self._names))
+            words.append(f"{radius}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
+            words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")
         return " · ".join(words)

@@ -1,6 +1,7 @@
-"""The dashboard's panels as one figure with subplots, and how a run's history fills them.
+"""The dashboard's panels: what there are, and how a run's history fills them.
 
-Must not know: widgets; it makes a plain figure and arrays.
+Must not know: widgets; it makes plain dicts and arrays. Beyond MANY classes lines would be a thicket: those panels are
+heatmaps then, a row a class.
 """
 
 from __future__ import annotations
@@ -8,86 +9,91 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
+from faal_lab.evaluation import class_accuracy
 from faal_lab.events import DialTurned
-from faal_lab.figures import class_style, styled
-from faal_lab.history import History, thinned
+from faal_lab.figures import class_style
+from faal_lab.history import MAX_POINTS, History, thinned
+from faal_lab.widgets.stream import Picture
 
-TITLES = (
-    "Class weights (CDAW), each batch", "Robust accuracy by class, training batches",
-    "Class margins, training (above 0: wrong)", "Training loss",
-    "Validation after each epoch", "Validation by class, PGD, last epoch",
-)  # fmt: skip
-_CLASS_PANELS = 3  # the first three panels have a line for each class
-_CURVES = (("clean, average", 1, "solid"), ("clean, worst", 1, "dot"), ("PGD, average", 0, "solid"), ("PGD, worst", 0, "dot"))
-
-Lines = dict[int, tuple[np.ndarray, np.ndarray]]
+MANY = 12
+_COLUMNS = 200  # of a heatmap
+_DASHES = {"solid": [], "dash": [7, 4], "dot": [2, 3], "dashdot": [7, 3, 2, 3]}
+_GREY = "#7F7F7F"
 
 
-def empty_panels(class_names: list[str]) -> go.Figure:
-    """The figure with every trace it will ever have."""
-    figure = make_subplots(rows=3, cols=2, subplot_titles=TITLES, vertical_spacing=0.12, horizontal_spacing=0.09)
-    for panel in range(_CLASS_PANELS):
-        row, column = divmod(panel, 2)
-        for c, name in enumerate(class_names):
-            figure.add_scatter(
-                x=[], y=[], mode="lines", name=f"class {name}", legendgroup=name, showlegend=panel == 0, line=class_style(c),
-                row=row + 1, col=column + 1,
-            )  # fmt: skip
-    figure.add_scatter(
-        x=[], y=[], mode="lines", name="loss", showlegend=False, line={"color": "#0072B2", "width": 1.5}, row=2, col=2
-    )
-    for name, colour, dash in _CURVES:
-        line = {**class_style(colour), "dash": dash}
-        figure.add_scatter(x=[], y=[], mode="lines+markers", name=name, showlegend=False, line=line, row=3, col=1)
-    colours = [class_style(c)["color"] for c in range(len(class_names))]
-    figure.add_bar(x=class_names, y=[0.0] * len(class_names), marker_color=colours, showlegend=False, name="PGD", row=3, col=2)
-    for row, column, title in ((1, 1, "weight"), (1, 2, "%"), (2, 1, "margin"), (2, 2, "loss"), (3, 1, "%"), (3, 2, "%")):
-        figure.update_yaxes(title_text=title, row=row, col=column)
-    for row, column in ((1, 2), (3, 1), (3, 2)):
-        figure.update_yaxes(range=[0, 101], row=row, col=column)
-    figure.update_xaxes(type="category", row=3, col=2)
-    for row, column, title in ((2, 1, "batch"), (2, 2, "batch"), (3, 1, "epoch"), (3, 2, "class")):
-        figure.update_xaxes(title_text=title, title_standoff=2, row=row, col=column)
-    figure.update_annotations(font_size=13)
-    styled(figure, uirevision="keep", legend={"orientation": "h", "y": -0.08, "yanchor": "top"})
-    return figure.update_layout(height=880, autosize=True, margin={"l": 56, "r": 16, "t": 36, "b": 60})
+def _line(name: str, style: dict[str, Any], of_class: int | None = None) -> dict[str, Any]:
+    return {"name": name, "class": of_class, "colour": style["color"], "dash": _DASHES[style["dash"]]}
 
 
-def panel_lines(history: History, class_names: list[str], window: int) -> Lines:
-    """What every trace shows now, by trace index; class panels are means over the last `window` batches, weights are not."""
-    classes = len(class_names)
-    shown = thinned(len(history.step.values))
-    steps = history.step.values[shown]
-    lines: Lines = {}
-    panels = (history.weights.values, 100 * history.accuracy(window), history.mean_margin(window))
-    for panel, values in enumerate(panels):
-        for c in range(classes):
-            lines[panel * classes + c] = (steps, values[shown, c])
-    after = _CLASS_PANELS * classes
-    lines[after] = (steps, history.loss.values[shown])
-    epochs = np.arange(1, len(history.epoch_step.values) + 1)
-    for number, values in enumerate((*history.validation_summary("clean"), *history.validation_summary("robust"))):
-        lines[after + 1 + number] = (epochs, 100 * values)
-    robust = 100 * history.validation("robust")
-    latest = np.nan_to_num(robust[-1]) if len(robust) else np.zeros(classes)
-    lines[after + 1 + len(_CURVES)] = (np.array(class_names), latest)
-    return lines
+def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
+    """Names, colours and panels, as the page wants them; `ambiguity` names the set whose radius is drawn."""
+    styles = [class_style(c) for c in range(len(class_names))]
+    by_class = [_line(name, style, c) for c, (name, style) in enumerate(zip(class_names, styles, strict=True))]
+    kind = "heatmap" if len(class_names) > MANY else "lines"
+    blue, orange = class_style(0)["color"], class_style(1)["color"]
+    curves = [
+        _line(f"{what}, {which}", {"color": colour, "dash": dash})
+        for what, colour in (("clean", orange), ("PGD", blue))
+        for which, dash in (("average", "solid"), ("worst class", "dot"))
+    ]
+    spent = [_line("spent", {"color": blue, "dash": "solid"}), _line("tau", {"color": _GREY, "dash": "dash"})]
+    panels = [
+        {"id": "weights", "title": "Class weights (CDAW)", "kind": kind, "lines": by_class, "zero": True, "first": True,
+         "uniform": 1 / len(class_names)},
+        {"id": "accuracy", "title": "Robust accuracy, training batches, %", "kind": kind, "lines": by_class, "range": [0, 101],
+         "worst": "low"},
+        {"id": "margin", "title": "Class margins (above 0: wrong)", "kind": kind, "lines": by_class},
+        {"id": "divergence", "title": "KL(U || w) against tau" if ambiguity == "kl" else f"Divergence ({ambiguity}) against tau", "kind": "lines", "lines": spent, "zero": True},
+        {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss", {"color": blue, "dash": "solid"})]},
+        {"id": "epochs", "title": "Validation after each epoch, %", "kind": "lines", "lines": curves, "x": "epoch",
+         "range": [0, 101]},
+        {"id": "classes", "title": "Validation by class under PGD, last epoch, %, 95 % intervals", "kind": "bars",
+         "lines": by_class, "x": "class", "range": [0, 101]},
+    ]  # fmt: skip
+    shared = {"colours": [s["color"] for s in styles], "dashes": [_DASHES[s["dash"]] for s in styles]}
+    return {"classes": class_names, **shared, "panels": [{"x": "batch", **panel} for panel in panels]}
+
+
+def pictures(
+    history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None
+) -> dict[str, Picture]:
+    """What each panel shows, by its id: at most 400 points a line, of the batches in `span`, none after batch `until`.
+
+    Accuracy, margins and weights are means over the last `window` batches; each batch's weights stand faintly behind them.
+    """
+    steps = history.step.values
+    end = len(steps) if until is None else int(np.searchsorted(steps, until, side="right"))
+    first, last = (0, end) if span is None else np.clip(np.searchsorted(steps, span) + np.array([-1, 1]), 0, end)
+    many = history.num_classes > MANY
+    at = first + thinned(last - first, _COLUMNS if many else MAX_POINTS)
+    x, few = steps[at], first + thinned(last - first)
+    shown = {
+        "weights": Picture(x, history.mean_weights(window, at).T, None if many else history.weights.values[at].T),
+        "accuracy": Picture(x, 100 * history.accuracy(window, at).T),
+        "margin": Picture(x, history.mean_margin(window, at).T),
+        "divergence": Picture(steps[few], np.stack([history.divergence.values[few], history.tau.values[few]])),
+        "loss": Picture(steps[few], history.loss.values[few][None]),
+    }
+    epochs = int(np.searchsorted(history.epoch_step.values, steps[end - 1] if end else 0, side="right"))
+    curves = [c[:epochs] for kind in ("clean", "robust") for c in history.validation_summary(kind)]
+    shown["epochs"] = Picture(np.arange(1, epochs + 1), 100 * np.stack(curves))
+    shown["classes"] = _bars(history, epochs)
+    return shown
+
+
+def _bars(history: History, epochs: int) -> Picture:
+    """Validation accuracy of each class under PGD after the last of `epochs`, with Wilson's intervals."""
+    classes = np.arange(history.num_classes)
+    if not epochs:
+        none = np.full(len(classes), np.nan)
+        return Picture(classes, none[None], low=none, high=none)
+    correct, count = (c.values[epochs - 1].astype(int) for c in (history.valid_robust, history.valid_count))
+    found = [(e.value, e.low, e.high) if e else (np.nan,) * 3 for e in class_accuracy(correct, count)]
+    value, low, high = 100 * np.array(found).T
+    return Picture(classes, value[None], low=low, high=high)
 
 
 def turn_marks(turns: list[DialTurned]) -> list[dict[str, Any]]:
-    """A vertical line in the batch panels where a dial was turned, with what was turned written beside the first."""
-    marks = []
-    for turn in turns:
-        for panel, axis in enumerate(("", "2", "3", "4")):
-            mark: dict[str, Any] = {
-                "type": "line", "xref": f"x{axis}", "yref": f"y{axis} domain", "x0": turn.step, "x1": turn.step, "y0": 0, "y1": 1,
-                "line": {"color": "#7A7A7A", "width": 1, "dash": "dash"},
-            }  # fmt: skip
-            if panel == 0:
-                text = {"text": f"{turn.dial} {turn.new:g}", "textposition": "end", "textangle": 0}
-                mark["label"] = {**text, "xanchor": "left", "yanchor": "top", "font": {"size": 10}}
-            marks.append(mark)
-    return marks
+    """Where dials were turned, and to what."""
+    return [{"x": turn.step, "text": f"{turn.dial.replace('_', ' ')} {turn.new:g}"} for turn in turns]

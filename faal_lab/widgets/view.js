@@ -24,7 +24,7 @@ class View {
     // JupyterLab changes its theme by an attribute of the body; other pages follow the system
     this.theme = new MutationObserver(() => this.redraw());
     this.theme.observe(document.body, { attributes: true });
-    el.faal = this; // for tests, and for whoever wants the numbers of a picture
+    this.root.faal = this; // for tests, and for whoever wants the numbers of a picture
     model.send({ kind: "hello" });
   }
 

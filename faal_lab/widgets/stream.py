@@ -1,0 +1,87 @@
+"""Live panels as one anywidget: arrays go to the page as bytes, and the page draws them on canvas.
+
+A FigureWidget sends whole arrays as several messages and queues without limit; drawing it costs a training run on the same
+two cores far more than this (`benchmarks/dashboard.py`). At most HERTZ updates a second are sent, each only after the page
+has drawn the one before, or two seconds have passed: nobody is looking. A page that is opened or reloaded asks for
+everything, and gets it with the next update: so a reload loses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+
+HERTZ = 4.0
+_PATIENCE = 2.0  # seconds to wait for a page that does not answer
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one panel shows: R lines (or rows of a heatmap) of T points, or one bar for each of T classes."""
+
+    x: np.ndarray  # [T]
+    y: np.ndarray  # [R, T]; [1, T] for bars
+    faint: np.ndarray | None = None  # [R, T], behind the lines
+    low: np.ndarray | None = None  # [T], whiskers of bars
+    high: np.ndarray | None = None
+
+
+class StreamView(anywidget.AnyWidget):
+    """A grid of panels as `spec` states them (see `panels.panel_spec`); `show` gives them their data.
+
+    `followed` is the class that stands out in every panel (-1: none), on the page and here alike; `zoom` the batches that
+    the page wants to see, None for all; `asked` is set when it wants to be sent something although nothing has changed.
+    """
+
+    _esm = (_HERE / "panels.js").read_text(encoding="utf-8") + (_HERE / "view.js").read_text(encoding="utf-8")
+    _css = (_HERE / "panels.css").read_text(encoding="utf-8")
+    spec = traitlets.Dict().tag(sync=True)
+    followed = traitlets.Int(-1).tag(sync=True)
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec=spec)
+        self.zoom: tuple[float, float] | None = None
+        self.asked = True
+        self._number, self._drawn, self._sent = 0, 0, -_PATIENCE
+        self.on_msg(self._heard)
+
+    def _heard(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
+        kind = message.get("kind")
+        if kind == "drawn":
+            self._drawn = max(self._drawn, int(message["number"]))
+        elif kind == "zoom":
+            self.zoom = None if message["span"] is None else (float(message["span"][0]), float(message["span"][1]))
+            self.asked = True
+        elif kind == "hello":
+            self._drawn, self.asked = self._number, True
+
+    def ready(self) -> bool:
+        """Whether an update may be sent now."""
+        waited = time.monotonic() - self._sent
+        return waited >= 1 / HERTZ and (self._drawn >= self._number or waited >= _PATIENCE)
+
+    def show(self, pictures: dict[str, Picture], marks: list[dict[str, Any]]) -> None:
+        """Send what panels (by their id) show now, and where dials were turned: {"x": batch, "text": ...}."""
+        self._sent, self.asked = time.monotonic(), False
+        self._number += 1
+        buffers: list[bytes] = []
+        panels: dict[str, dict[str, int]] = {}
+        for name, picture in pictures.items():
+            entry = panels[name] = {"rows": len(picture.y)}
+            for part in fields(picture):
+                values = getattr(picture, part.name)
+                if values is not None:
+                    entry[part.name] = len(buffers)
+                    buffers.append(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+        self.send({"kind": "data", "number": self._number, "panels": panels, "marks": marks}, buffers)
+
+    def save(self, files: dict[str, bytes], picture: str) -> None:
+        """Let the page offer `files` by their names, and the panels as a PNG, for download."""
+        self.send({"kind": "save", "files": list(files), "picture": picture}, list(files.values()))
