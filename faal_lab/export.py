@@ -10,7 +10,7 @@ import io
 import json
 from pathlib import Path
 
-from faal_lab.events import EpochDone, StepDone, to_record
+from faal_lab.events import EpochDone, RunStarted, StepDone, to_record
 from faal_lab.runs import RunFolder, RunFolderError
 
 
@@ -21,7 +21,7 @@ def run_files(path: str | Path) -> dict[str, bytes]:
     """
     folder = RunFolder.open(path)
     events = folder.events()
-    names = next((e.class_names for e in events if type(e).__name__ == "RunStarted"), None)
+    names = next((e.class_names for e in events if isinstance(e, RunStarted)), None)
     if names is None:
         raise RunFolderError(f"{path} holds no run that was started.")
     stem = folder.path.name

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from faal_lab.evaluation import VerdictsError
-from faal_lab.events import DialTurned, EpochDone, StepDone
+from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
 from faal_lab.experiment import evaluate_run, run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, validation_curves
@@ -21,8 +21,9 @@ from faal_lab.report import headlines, read_runs, write_report
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.tables import result_rows, text_table
 from faal_lab.widgets import Dashboard, Workbench
-from faal_lab.widgets.live_figure import LiveFigure
-from faal_lab.widgets.panels import empty_panels, panel_lines, turn_marks
+from faal_lab.widgets.live_figure import live_widget
+from faal_lab.widgets.panels import MANY, panel_spec, pictures, turn_marks
+from faal_lab.widgets.stream import StreamView
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def step(number: int, correct: list[int]) -> StepDone:
 
 def test_running_means_count_samples_not_batches() -> None:
     history = History(2)
-    history.add([step(1, [4, 0]), step(2, [0, 0]), step(3, [2, 2])], [EpochDone(1, 3, [10, 10], [9, 8], [5, 4])])
+    history.add([step(1, [4, 0]), step(2, [0, 0]), step(3, [2, 2]), EpochDone(1, 3, [10, 10], [9, 8], [5, 4])])
     assert history.accuracy(2).tolist() == [[1.0, 0.0], [0.5, 0.0], [0.25, 1.0]]
     assert history.accuracy(100)[-1].tolist() == [0.5, 0.5]
     assert history.mean_margin(1)[:, 0].tolist() == [0.5, 0.5, 0.5]
     assert np.isnan(history.accuracy(1)[1, 1]), "no sample, no accuracy"
     assert history.validation("robust").tolist() == [[0.5, 0.4]]
-    history.add([], [EpochDone(2, 6, [10, 0], [9, 0], [6, 0])])
+    history.add([EpochDone(2, 6, [10, 0], [9, 0], [6, 0])])
     assert [v.tolist() for v in history.validation_summary("robust")] == [[0.45, 0.6], [0.4, 0.6]]
 
 
@@ -56,9 +57,37 @@ def test_lines_are_thinned_and_keep_their_end() -> None:
     assert len(many) <= MAX_POINTS
     assert (many[0], many[-1]) == (0, 99_999)
     history = History(2)
-    history.add([step(n, [1, 1]) for n in range(1, 1001)], [])
+    history.add(step(n, [1, 1]) for n in range(1, 1001))
     assert len(history.weights.values) == 1000
-    assert all(len(x) <= MAX_POINTS for x, _ in panel_lines(history, ["a", "b"], 10).values())
+    shown = pictures(history, 10)
+    assert all(len(p.x) <= MAX_POINTS for p in shown.values())
+    assert shown["loss"].x[[0, -1]].tolist() == [1, 1000]
+    near = pictures(history, 10, span=(500, 510))["loss"].x
+    assert near.tolist() == list(range(499, 512)), "zoomed in, every batch is there"
+    assert pictures(history, 10, until=50)["loss"].x[-1] == 50, "as it stood after batch 50"
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_means_at_some_places_are_those_of_all(window: int) -> None:
+    history, numbers = History(2), np.random.default_rng(0)
+    weights = numbers.dirichlet([1, 1], 30)
+    history.add(replace(step(n + 1, [1, 2]), weights=w.tolist()) for n, w in enumerate(weights))
+    by_hand = [weights[max(0, n - window + 1) : n + 1].mean(0) for n in range(30)]
+    assert np.allclose(history.mean_weights(window), by_hand)
+    some = np.array([0, 7, 29])
+    for mean in (history.mean_weights, history.accuracy, history.mean_margin):
+        assert np.allclose(mean(window, some), mean(window)[some], equal_nan=True)
+
+
+def test_a_resume_takes_back_what_came_after_its_point() -> None:
+    history = History(2)
+    history.add([step(1, [1, 1]), step(2, [1, 1]), EpochDone(1, 2, [1, 1], [1, 1], [1, 1]), step(3, [1, 1]), RunResumed(1)])
+    assert [history.step.values.tolist(), history.epoch_step.values.tolist()] == [[1], []]
+    history.add([step(2, [2, 0])])
+    straight = History(2)
+    straight.add([step(1, [1, 1]), step(2, [2, 0])])
+    for window in (1, 5):
+        assert np.array_equal(history.accuracy(window), straight.accuracy(window), equal_nan=True)
 
 
 def test_no_two_of_twenty_classes_look_alike() -> None:
@@ -66,13 +95,54 @@ def test_no_two_of_twenty_classes_look_alike() -> None:
     assert len(styles) == 20
 
 
-def test_panels_have_every_trace_from_the_beginning() -> None:
-    names = ["a", "b", "c"]
-    figure = empty_panels(names)
-    history = History(3)
-    history.add([], [EpochDone(1, 3, [10, 10, 0], [9, 8, 0], [5, 4, 0])])
-    assert max(panel_lines(history, names, 5)) == len(figure.data) - 1
-    assert len(turn_marks([DialTurned(3, "tau", 0.5, 0.7)])) == 4
+@pytest.mark.parametrize("classes", [3, MANY, MANY + 1, 100])
+def test_every_panel_gets_what_its_lines_ask_for(classes: int) -> None:
+    spec, history = panel_spec([f"c{i}" for i in range(classes)]), History(classes)
+    shares = [1 / classes] * classes
+    history.add(
+        StepDone(n, 0, 1.0, 0.5, 0.1, 0.1, shares, 0.5, [1] * classes, shares, [1] * classes, None) for n in range(1, 901)
+    )
+    history.add([EpochDone(1, 900, [10] * classes, [9] * classes, [5] * classes)])
+    shown = pictures(history, 5)
+    assert [panel["id"] for panel in spec["panels"]] == list(shown)
+    for panel in spec["panels"]:
+        picture = shown[panel["id"]]
+        assert panel["kind"] == "bars" or len(picture.y) == len(panel["lines"])
+        assert all(len(row) == len(picture.x) for row in picture.y)
+        assert (panel["kind"] == "heatmap") == (classes > MANY and panel["id"] in ("weights", "accuracy", "margin"))
+    bars = shown["classes"]
+    assert bars.y[0].tolist() == [50.0] * classes
+    assert bars.low is not None
+    assert bars.low[0] == pytest.approx(23.66, abs=0.01), "Wilson's interval of 5 in 10"
+    assert turn_marks([DialTurned(3, "learning_rate", 0.5, 0.7)]) == [{"x": 3, "text": "learning rate 0.7"}]
+
+
+def test_a_stream_waits_for_the_page_and_answers_its_questions() -> None:
+    view = StreamView(panel_spec(["a", "b"]))
+    sent = []
+    view.send = lambda message, buffers: sent.append((message, buffers))
+    history = History(2)
+    history.add(step(n, [1, 1]) for n in range(1, 4))
+    assert view.ready()
+    assert view.asked, "a page that opens needs its first picture"
+    view.show(pictures(history, 1), [])
+    message, buffers = sent[0]
+    entry = message["panels"]["weights"]
+    assert np.frombuffer(buffers[entry["y"]], np.float32).reshape(2, 3).tolist() == pytest.approx(
+        np.array([[0.2] * 3, [0.8] * 3])
+    )
+    assert not view.ready(), "one update at a time"
+    view._sent -= 1
+    assert not view.ready(), "the page has not drawn it yet"
+    view._heard(view, {"kind": "drawn", "number": 1}, [])
+    assert view.ready()
+    view.show(pictures(history, 1), [])
+    view._sent -= 3
+    assert view.ready(), "nobody looks: go on"
+    view._heard(view, {"kind": "zoom", "span": [2, 9]}, [])
+    assert (view.zoom, view.asked) == ((2, 9), True)
+    view._heard(view, {"kind": "zoom", "span": None}, [])
+    assert view.zoom is None
 
 
 def test_the_report(evaluated: list[str], tmp_path: Path) -> None:
@@ -126,9 +196,10 @@ def test_a_run_without_validation_images_is_shown(tmp_path: Path, quick) -> None
         pass
     history, names = load_history(tmp_path / "run")
     assert all(np.isnan(values).tolist() == [True] for values in history.validation_summary("robust"))
-    lines = panel_lines(history, names, 10)
-    assert np.isnan(lines[31][1]).all(), "a gap"
-    assert lines[35][1].tolist() == [0] * 10
+    shown = pictures(history, 10)
+    assert np.isnan(shown["epochs"].y).all(), "a gap"
+    assert np.isnan(shown["classes"].y).all()
+    assert len(names) == 10
     assert len(validation_curves(history).data) == 4
     evaluate_run(tmp_path / "run", attacks=("clean", "pgd-20"))
     page = write_report(read_runs([str(tmp_path / "run")]), tmp_path / "report.html").read_text()
@@ -142,8 +213,7 @@ def test_a_run_without_validation_images_is_shown(tmp_path: Path, quick) -> None
 
 
 def points(dashboard: Dashboard) -> int:
-    x = dashboard._figure.widget.data[0].x
-    return 0 if x is None else len(x)
+    return len(dashboard._history.step.values)
 
 
 def test_the_dashboard_shows_a_finished_run(base: Path) -> None:
@@ -151,9 +221,11 @@ def test_the_dashboard_shows_a_finished_run(base: Path) -> None:
     try:
         history, _ = load_history(base)
         until(lambda: dashboard.status == "done" and points(dashboard) == len(history.step.values))
-        shown = dashboard._figure.widget.data
-        assert shown[3].y == pytest.approx(history.weights.values[:, 3], abs=1e-6)
-        assert shown[30].y == pytest.approx(history.loss.values, abs=1e-6)
+        shown = pictures(dashboard._history, 1)
+        assert pytest.approx(history.weights.values) == shown["weights"].y.T
+        assert shown["loss"].y[0] == pytest.approx(history.loss.values)
+        until(lambda: not dashboard.until.disabled and not dashboard.save.disabled)
+        assert dashboard.until.max == dashboard.until.value == 4, "it can be replayed"
         assert dashboard.state.value.startswith("<b>done</b> · batch 4 of 4")
         assert dashboard.problem.value == ""
     finally:
@@ -213,18 +285,9 @@ def test_the_workbench_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_private_names_of_plotly_still_exist() -> None:
-    live = LiveFigure(empty_panels(["a"]))
-    assert live.ready()
-    live.update({0: (np.arange(3), np.arange(3.0))}, [])
-    assert not live.ready(), "one update at a time"
-    assert "_js2py_traceDeltas" in live.widget.trait_names()
-    live._sent -= 1
-    assert not live.ready(), "the browser has not drawn it yet"
-    live.widget._js2py_traceDeltas = {"trace_deltas": [], "trace_edit_id": 1}
-    assert live.ready()
-    live.remember()
-    assert list(live.widget._widget_data[0]["x"]) != [], "a reloaded page starts from here"
-    assert live.widget._config["responsive"] is True
+    widget = live_widget(class_bars({}, "clean"))
+    assert "_config" in widget.trait_names()
+    assert widget._config["responsive"] is True
 
 
 def test_a_run_of_other_classes_gets_its_own_panels(image_folder: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ class Dashboard(W.VBox):
         self.until = W.IntSlider(0, 0, 0, description="at batch", layout=W.Layout(width="26rem"), disabled=True)
         self.play = W.Play(0, 0, 0, interval=250, disabled=True, tooltip="Play the run again")
         self.save = W.Button(description="Save", tooltip="Panels as PNG, metrics as CSV, everything as JSON", disabled=True)
-        self.window.add_class("faal-window"), self.until.add_class("faal-until"), self.save.add_class("faal-save")
+        for control, name in ((self.window, "window"), (self.until, "until"), (self.save, "save")):
+            control.add_class(f"faal-{name}")
         self.status = "none"
         self._on_look = on_look
         self._changed, self._ended, self._restarts = False, "", 0

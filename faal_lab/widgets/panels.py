@@ -37,6 +37,7 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
         for what, colour in (("clean", orange), ("PGD", blue))
         for which, dash in (("average", "solid"), ("worst class", "dot"))
     ]
+    measured = "KL(U || w)" if ambiguity == "kl" else f"Divergence ({ambiguity})"
     spent = [_line("spent", {"color": blue, "dash": "solid"}), _line("tau", {"color": _GREY, "dash": "dash"})]
     panels = [
         {"id": "weights", "title": "Class weights (CDAW)", "kind": kind, "lines": by_class, "zero": True, "first": True,
@@ -44,7 +45,7 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
         {"id": "accuracy", "title": "Robust accuracy, training batches, %", "kind": kind, "lines": by_class, "range": [0, 101],
          "worst": "low"},
         {"id": "margin", "title": "Class margins (above 0: wrong)", "kind": kind, "lines": by_class},
-        {"id": "divergence", "title": "KL(U || w) against tau" if ambiguity == "kl" else f"Divergence ({ambiguity}) against tau", "kind": "lines", "lines": spent, "zero": True},
+        {"id": "divergence", "title": f"{measured} against tau", "kind": "lines", "lines": spent, "zero": True},
         {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss", {"color": blue, "dash": "solid"})]},
         {"id": "epochs", "title": "Validation after each epoch, %", "kind": "lines", "lines": curves, "x": "epoch",
          "range": [0, 101]},
@@ -64,7 +65,10 @@ def pictures(
     """
     steps = history.step.values
     end = len(steps) if until is None else int(np.searchsorted(steps, until, side="right"))
-    first, last = (0, end) if span is None else np.clip(np.searchsorted(steps, span) + np.array([-1, 1]), 0, end)
+    first, last = 0, end
+    if span is not None:  # and one batch more on both sides, so that lines go on to the edge
+        first = int(np.clip(np.searchsorted(steps, span[0]) - 1, 0, end))
+        last = int(np.clip(np.searchsorted(steps, span[1], side="right") + 1, first, end))
     many = history.num_classes > MANY
     at = first + thinned(last - first, _COLUMNS if many else MAX_POINTS)
     x, few = steps[at], first + thinned(last - first)
