@@ -30,7 +30,7 @@ class Attacked(NamedTuple):
 
 def attack(state: TrainingState, batch: Batch, num_classes: int, config: RunConfig, tick: AttackTick) -> Attacked:
     """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3)."""
-    recipe = state.recipe.at(state.epoch)
+    recipe = state.acting()
     objective, method = recipe.objective, recipe.fairness
     if objective.attack_loss is None:
         return Attacked(batch.images, None)

@@ -73,6 +73,7 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub = add("run", commands.run, "Train one model into a run folder.")
     sub.add_argument("--out", type=Path, help="the run folder (default: a free name in runs/)")
     sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run; settings are the folder's")
+    sub.add_argument("--replay", type=Path, metavar="FOLDER", help="make a run again, with the dials that were turned in it")
     sub.add_argument("--config", metavar="FILE", help="settings as a JSON file, or - for standard input; options below win")
     sub.add_argument("--recipe", default="", metavar="NAME", help="settings of a method by its name, such as faal-trades-awp")
     sub.add_argument("--protocol", default="", metavar="NAME", help="settings of a paper's experiment, such as finetune-2ep")

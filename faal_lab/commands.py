@@ -45,17 +45,23 @@ def lab(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> None:
     """Train, or go on with a run."""
     from faal_lab.experiment import run as train
+    from faal_lab.experiment import turns_of
 
     stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
     if options.resume:
         if stated or options.config or options.out or options.recipe or options.protocol:
             raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
         config, out = RunFolder.open(options.resume).config(), options.resume
+    elif options.replay:
+        if stated or options.config or options.recipe or options.protocol:
+            raise ConfigError("--replay takes its settings from the folder, and turns its dials at the same steps again.")
+        config, out = RunFolder.open(options.replay).config(), options.out or free_name("runs", f"{options.replay.name}-again")
     else:
         config = _config(options.config, stated, preset_settings(options.recipe, options.protocol))
         stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
         out = options.out or free_name("runs", stem)
-    for _ in shown(train(config, out, resume=bool(options.resume)), options.quiet):
+    script = turns_of(options.replay) if options.replay else ()
+    for _ in shown(train(config, out, resume=bool(options.resume), script=script), options.quiet):
         pass
     if not options.quiet:
         print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")

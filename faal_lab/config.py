@@ -228,12 +228,18 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-DIALS = ("tau", "epsilon", "learning_rate")  # what may be turned while a run goes on
+DIALS = ("tau", "epsilon", "learning_rate", "fairness_on")  # what may be turned while a run goes on
 
 
 def check_dial(name: str, value: object, config: RunConfig) -> float:
     """The value of a dial as a float in the range it has in a run with `config`; raises UnknownName or ConfigError."""
     check_name("dial", name, DIALS)
+    if name == "fairness_on":  # no setting: every run begins with its fairness method on
+        if value not in (0, 1):
+            raise ConfigError(f"fairness_on must be 1 (the fairness method acts) or 0, got {value}.")
+        if config.fairness == "none":
+            raise ConfigError("fairness_on: the run has no fairness method to turn on or off (fairness=none).")
+        return float(value)
     return getattr(replace(config, **{name: value}), name)
 
 

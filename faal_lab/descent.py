@@ -59,7 +59,7 @@ def descend(
     before: Before,
 ) -> StepDone:
     """One optimiser step (FAAL, Algorithm 1, lines 4 to 8); raises TrainingDiverged with the state as it was before the batch."""
-    model, recipe, labels = state.model, state.recipe.at(state.epoch), batch.labels
+    model, recipe, labels = state.model, state.acting(), batch.labels
     model.train()
     adv = attacked.images.detach().requires_grad_(bool(config.replays))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from faal_lab.ambiguity.multiplier import radius_for_multiplier
 from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.data import Splits, load
 from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
-from faal_lab.events import Command, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
+from faal_lab.events import Command, DialTurned, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.models import ModelSpec, build, statistics, try_model
@@ -101,11 +101,13 @@ def run(
     resume: bool = False,
     model: nn.Module | None = None,
     recipe: Recipe | None = None,
+    script: Sequence[DialTurned] = (),
 ) -> Iterator[Event]:
     """Train into the run folder `out`, yielding every event after it was recorded.
 
-    With `resume` the folder's last checkpoint is gone on from. Ctrl-C or SIGTERM ends the run in order: state saved,
-    the folder readable, then KeyboardInterrupt or SystemExit. Any error is recorded before it is raised.
+    With `resume` the folder's last checkpoint is gone on from. `script` are dials to turn again (`turns_of`).
+    Ctrl-C or SIGTERM ends the run in order: state saved, the folder readable, then KeyboardInterrupt or SystemExit. Any error is
+    recorded before it is raised.
     """
     if resume:
         folder = RunFolder.open(out)
@@ -126,7 +128,7 @@ def run(
         return experiment.state.activity, experiment.state.step / total
 
     with Heartbeat(folder.path, report), folder.recording() as recorder:
-        events, event = _events(experiment, folder, resume), None
+        events, event = _events(experiment, folder, resume, script), None
         try:
             for event in events:
                 recorder.write(event)
@@ -139,7 +141,24 @@ def run(
             raise
 
 
-def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generator[Event, None, None]:
+def turns_of(run_folder: str | Path) -> list[DialTurned]:
+    """The dials that were turned by hand in a run, for `run(..., script=...)` to make the same metrics once more.
+
+    A dial that was turned while a fairness method measured between two epochs is turned before that measurement.
+    """
+    folder = RunFolder.open(run_folder)
+    config, events = folder.config(), folder.events()
+    started = next((e for e in events if isinstance(e, RunStarted)), None)
+    if started is None:
+        return []
+    scheduled = {(epoch * started.steps_per_epoch, tau) for epoch, tau in config.tau_schedule().items()}
+    turns = [e for e in events if isinstance(e, DialTurned)]
+    return [t for t in turns if t.dial != "tau" or (t.step, t.new) not in scheduled]
+
+
+def _events(
+    experiment: Experiment, folder: RunFolder, resume: bool, script: Sequence[DialTurned]
+) -> Generator[Event, None, None]:
     state, config, splits = experiment.state, experiment.config, experiment.splits
     if resume:
         yield RunResumed(state.step)
@@ -158,7 +177,7 @@ def _events(experiment: Experiment, folder: RunFolder, resume: bool) -> Generato
     event: Event | None = None
     with caught_signals() as caught:
         try:
-            for event in train(state, splits, config, lambda: [*poll(), *caught.commands()]):
+            for event in train(state, splits, config, lambda: [*poll(), *caught.commands()], script):
                 yield event  # recorded first: a checkpoint must not be ahead of the metrics
                 _save(experiment, folder, event)
             reason = "done"

@@ -40,9 +40,9 @@ class Recipe:
     averaging: Averaging = field(default_factory=Averaging)
     clean_forward: bool = False  # a clean forward pass that only moves BatchNorm, as the FAAL release makes
 
-    def at(self, epoch: int) -> Recipe:
-        """The recipe that an epoch is trained by: this one, or what it is before its fairness method acts."""
-        if epoch >= self.fairness_start:
+    def at(self, epoch: int, on: bool = True) -> Recipe:
+        """What is trained by in an epoch: this one, or what it is before its fairness method acts or while that is off."""
+        if on and epoch >= self.fairness_start:
             return self
         return self.plain if self.plain is not None else replace(self, fairness=NoFairness())
 

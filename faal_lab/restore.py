@@ -128,7 +128,7 @@ def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": entries})
     state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
     state.begun, state.averaged = header.get("begun", state.epoch), header.get("averaged", 0)
-    state.commands_read, state.dials = header["commands_read"], dict(header["dials"])
+    state.commands_read, state.dials = header["commands_read"], state.dials | header["dials"]
     return header["best"]
 
 

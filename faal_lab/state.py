@@ -22,7 +22,7 @@ class TrainingState:
     model: nn.Module
     optimizer: torch.optim.SGD
     recipe: Recipe
-    dials: dict[str, float]  # tau, epsilon, learning_rate as they stand now
+    dials: dict[str, float]  # those of config.DIALS as they stand now
     epoch: int = 0
     batch: int = 0  # steps of this epoch already done
     step: int = 0
@@ -34,6 +34,10 @@ class TrainingState:
     perturbation: torch.Tensor | None = None  # free training's, which climbs from batch to batch
     activity: str = field(default="starting", compare=False)
 
+    def acting(self) -> Recipe:
+        """The recipe that the next step is made by."""
+        return self.recipe.at(self.epoch, on=self.dials["fairness_on"] > 0)
+
     @staticmethod
     def fresh(model: nn.Module, recipe: Recipe, config: RunConfig) -> TrainingState:
         """The state before the first step. A recipe that was trained by before forgets what its fairness method learned."""
@@ -41,5 +45,5 @@ class TrainingState:
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        dials = {"tau": config.tau, "epsilon": config.epsilon, "learning_rate": config.learning_rate}
+        dials = {"tau": config.tau, "epsilon": config.epsilon, "learning_rate": config.learning_rate, "fairness_on": 1.0}
         return TrainingState(model, optimizer, recipe, dials)

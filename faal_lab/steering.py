@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.events import COMMANDS, Command, CommandRefused, DialTurned
@@ -30,8 +30,9 @@ class Steering:
 
     _INTERVAL = 0.2  # seconds between looks between attack steps, and where one look is slow (a network disk)
 
-    def __init__(self, state: TrainingState, config: RunConfig, poll: Poll) -> None:
+    def __init__(self, state: TrainingState, config: RunConfig, poll: Poll, script: Sequence[DialTurned] = ()) -> None:
         self.state, self.config, self.poll = state, config, poll
+        self._script = [turn for turn in script if turn.step >= state.step]
         self.turns: list[DialTurned] = []  # turned, not yet told
         self.refused: list[str] = []
         self.paused, self.stop = False, False
@@ -48,6 +49,12 @@ class Steering:
         if self.stop:
             raise Stopped
         self.state.activity = "training"
+
+    def replay(self) -> None:
+        """Turn what the script turned after the step that was just made."""
+        while self._script and self._script[0].step <= self.state.step:
+            turn = self._script.pop(0)
+            self._take(Command("turn", turn.dial, turn.new))
 
     def during_attack(self) -> None:
         """Look between two attack steps."""

@@ -8,7 +8,7 @@ from outside. All that a run is lives in `TrainingState`: between two events it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -43,13 +43,16 @@ def steps_per_epoch(splits: Splits, config: RunConfig) -> int:
     return -(-len(splits.train) // config.batch_size) * max(1, config.replays)
 
 
-def train(state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = list) -> Iterator[Event]:
+def train(
+    state: TrainingState, splits: Splits, config: RunConfig, poll: Poll = list, script: Sequence[DialTurned] = ()
+) -> Iterator[Event]:
     """Train from `state` to the last epoch, yielding an event after each step, epoch and command.
 
-    `poll` returns commands that came since it was last called; a stop ends the generator in order.
+    `poll` returns commands that came since it was last called; a stop ends the generator in order. `script` are turns of dials,
+    each after a step, that are made again as another run recorded them.
     Raises TrainingDiverged where loss or gradient is not finite. Test images are never read.
     """
-    steering = Steering(state, config, poll)
+    steering = Steering(state, config, poll, script)
     try:
         while state.epoch < config.epochs:
             yield from _begin_epoch(state, splits, config, steering)
@@ -66,6 +69,7 @@ def _begin_epoch(state: TrainingState, splits: Splits, config: RunConfig, steeri
     """Let the fairness method measure, and turn scheduled dials; once an epoch, however often it is resumed."""
     if state.begun >= state.epoch:
         return
+    steering.replay()
     method = state.recipe.at(state.epoch).fairness
     if isinstance(method, BeginsEpochs):
         state.activity = "measuring"
@@ -80,14 +84,16 @@ def _begin_epoch(state: TrainingState, splits: Splits, config: RunConfig, steeri
 
 def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: Steering) -> Iterator[Event]:
     """The steps of one epoch that are still to be made."""
-    steps, method = steps_per_epoch(splits, config), state.recipe.at(state.epoch).fairness
+    steps = steps_per_epoch(splits, config)
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
     sampler = Sampler(splits.train, config.seed, state.epoch, config.batch_size, augmentation)
     while state.batch < steps:
+        steering.replay()
         steering.look(now=True)
         yield from steering.obey()
         progress = state.step / (config.epochs * steps)
         rate = state.dials["learning_rate"] * learning_rate_factor(config, progress, state.epoch)
+        method = state.acting().fairness
         drawn_by = method.class_probabilities(splits.num_classes) if isinstance(method, Samples) else None
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
         before = before_batch(state)

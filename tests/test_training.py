@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SHORT, fresh
 from torch import nn
 
+from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
+from faal_lab.data import Splits
 from faal_lab.events import Command, CommandRefused, DialTurned, EpochDone, RunFailed, RunFinished, RunStarted, StepDone
-from faal_lab.experiment import load_model, prepare, run
+from faal_lab.experiment import load_model, prepare, run, turns_of
 from faal_lab.fairness import FAAL
 from faal_lab.live import LiveRun, RunError
 from faal_lab.models import SmallConvNet
@@ -471,3 +474,27 @@ def test_a_run_learns(tmp_path: Path) -> None:
     timing = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     assert all(a["time"] <= b["time"] for a, b in itertools.pairwise(timing))
     assert threading.active_count() < 10
+
+
+def test_a_steered_run_is_made_again_to_the_same_bytes(tmp_path: Path) -> None:
+    config = replace(SHORT, epochs=3, fairness="faal", tau_changes="1:0.3", batch_size=250)
+    moves = {2: Command("turn", "tau", 0.9), 5: Command("turn", "fairness_on", 0), 6: Command("turn", "epsilon", 0.05)}
+    for event in run(config, tmp_path / "steered"):
+        if isinstance(event, StepDone) and event.step in moves:
+            RunFolder(tmp_path / "steered").send(moves[event.step])
+    turned = turns_of(tmp_path / "steered")
+    assert [(t.dial, t.new) for t in turned] == [("tau", 0.9), ("fairness_on", 0), ("epsilon", 0.05)]
+    list(run(config, tmp_path / "again", script=turned))
+    first, second = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("steered", "again"))
+    assert first == second
+    assert main(["run", "--replay", str(tmp_path / "steered"), "--out", str(tmp_path / "third"), "--quiet"]) == 0
+    assert (tmp_path / "third" / "metrics.jsonl").read_bytes() == first
+
+
+def test_a_fairness_method_that_is_off_weighs_as_none(few: Splits) -> None:
+    config = replace(SHORT, fairness="faal", batch_size=64)
+    off, plain = fresh(config), fresh(replace(config, fairness="none"))
+    off.dials["fairness_on"] = 0.0
+    found = [[e for e in train(state, few, config) if isinstance(e, StepDone)] for state in (off, plain)]
+    assert [e.loss for e in found[0]] == [e.loss for e in found[1]]
+    assert all(e.weights == [0.1] * 10 for e in found[0])
