@@ -20,7 +20,7 @@ from torch import nn
 from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.events import Command
 from faal_lab.recipe import Recipe
-from faal_lab.runs import RunFolder, RunFolderError
+from faal_lab.runs import ENDED, RunFolder, RunFolderError
 
 
 class RunError(RuntimeError):
@@ -78,11 +78,21 @@ class LiveRun:
         thread.start()
         return live
 
+    @staticmethod
+    def attach(path: str | Path) -> LiveRun:
+        """A run that somebody else started, to steer it: another kernel, papermill, or this kernel before its restart.
+
+        Raises RunFolderError where there is no run.
+        """
+        return LiveRun(RunFolder.open(path).path, None, None)
+
     def running(self) -> bool:
-        """Whether the process or thread has not ended yet."""
+        """Whether the process or thread has not ended yet; of a run that was attached to, whether it shows a sign of life."""
         if self._process is not None:
             return self._process.poll() is None
-        return self._thread is not None and self._thread.is_alive()
+        if self._thread is not None:
+            return self._thread.is_alive()
+        return self.folder.status() not in (*ENDED, "waiting")
 
     def pause(self) -> None:
         """Stand still before the next attack step."""

@@ -25,6 +25,8 @@ from faal_lab.names import UnknownName
 from faal_lab.runs import control, lock
 from faal_lab.runs.files import replace_file
 
+ENDED = ("done", "stopped", "failed", "lost")  # what a run's status may be once nothing comes any more
+
 
 class RunFolderError(RuntimeError):
     """A run folder that exists, is missing, or cannot be read; the message names it and the cure."""

@@ -1,4 +1,7 @@
-"""Controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder."""
+"""Controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder.
+
+Must not know: how a run trains. What it shows and steers may have been started by anybody.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,13 @@ from typing import Any
 
 import ipywidgets as W
 
-from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
-from faal_lab.data import LOADERS
+from faal_lab.config import DIALS, ConfigError, RunConfig
 from faal_lab.live import LiveRun
-from faal_lab.models import MODELS
 from faal_lab.names import UnknownName
-from faal_lab.parameters import based_on
-from faal_lab.recipe import parts
-from faal_lab.runs import RunFolderError, free_name
-from faal_lab.widgets.dashboard import ENDED, Dashboard
+from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
+from faal_lab.widgets.dashboard import Dashboard
+from faal_lab.widgets.setup import SCRATCH, Setup, error_text
 
-_SCRATCH = "(random weights)"
 _HANDLED = (UnknownName, ConfigError, RunFolderError, OSError, ValueError)
 _BUTTONS = {
     "start": ("Start", "Start a new run in a process of its own"),
@@ -27,105 +26,114 @@ _BUTTONS = {
     "step": ("Step", "One batch, then stand still"),
     "stop": ("Stop", "End the run; its state is saved and can be resumed"),
 }
-
-
-def _error(text: str) -> str:
-    style = "color:var(--jp-error-color1,#b00020);white-space:pre-wrap;margin:0"
-    return f"<pre style='{style}'>{html.escape(text)}</pre>"
-
-
-def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
-    """One widget a setting, with its docstring as tooltip; tests and styles find it by its class."""
-    live: dict[str, Any] = {"continuous_update": False, "readout_format": ".3f"}
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "data": (W.Dropdown, {"options": list(LOADERS)}),
-        "data_dir": (W.Text, {"placeholder": "where the images lie"}),
-        "model": (W.Dropdown, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
-        "base": (W.Combobox, {"options": bases}),
-        **{setting: (W.Dropdown, {"options": list(rows)}) for setting, rows in parts().items()},
-        "awp_gamma": (W.BoundedFloatText, {"min": 0, "max": 1, "step": 0.005}),
-        "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **live}),
-        "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **live}),
-        "learning_rate": (W.BoundedFloatText, {"min": 1e-6, "max": 10, "step": 0.001}),
-        "epochs": (W.BoundedIntText, {"min": 1, "max": 100_000}),
-        "batch_size": (W.BoundedIntText, {"min": 1, "max": 100_000}),
-        "seed": (W.BoundedIntText, {"min": 0, "max": 2**31 - 1}),
-    }
-    made = {}
-    for name, (kind, options) in kinds.items():
-        value = getattr(config, name) or (_SCRATCH if name == "base" else getattr(config, name))
-        layout, style = W.Layout(width="20rem"), {"description_width": "7rem"}
-        label = name.replace("_", " ")
-        made[name] = kind(value=value, description=label, tooltip=field_docs()[name], layout=layout, style=style, **options)
-        made[name].add_class(f"faal-{name.replace('_', '-')}")
-    return made
+_NOTHING = "(none)"
 
 
 class Workbench(W.VBox):
     """Pick data, model, method and settings; Start, Pause, Resume, Step, Stop; turn tau, epsilon and learning rate live.
 
-    `runs` is the folder new runs go to. Settings given by name (any of RunConfig) are the controls' first values.
+    `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
+    nothing. Settings given by name (any of RunConfig) are the controls' first values.
     """
 
     def __init__(self, runs: str | Path = "runs", **settings: Any) -> None:
         self.runs = Path(runs)
         self.run: LiveRun | None = None
-        self._given = settings
         self._shown: tuple[bool, str] | None = None
-        self.settings = _controls(RunConfig.from_mapping(settings), self._bases())
+        self.message = W.HTML().add_class("faal-message")
         self.buttons = {
             name: W.Button(description=label, tooltip=tip, layout=W.Layout(width="6rem")).add_class(f"faal-{name}")
             for name, (label, tip) in _BUTTONS.items()
         }
         self.buttons["start"].button_style = "primary"
-        self.message = W.HTML().add_class("faal-message")
+        self.setup = Setup(settings, self._bases(), self._judge)
+        self.settings = self.setup.controls
+        self.fairness_on = W.Checkbox(
+            True, description="fairness on", indent=False, tooltip="Let the fairness method act, or train without it",
+            layout=W.Layout(width="8rem"), disabled=True,
+        ).add_class("faal-fairness-on")  # fmt: skip
+        self.opened = W.Dropdown(
+            options=self._folders(), description="look at", tooltip="Any run of this folder, also one started elsewhere"
+        ).add_class("faal-opened")
         self.dashboard = Dashboard(on_look=self._enable)  # its thread calls back at once: the controls must be there
         self._connect()
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
-        top = W.HBox(list(self.settings.values()), layout=wrap)
-        super().__init__([top, W.HBox(list(self.buttons.values()), layout=wrap), self.message, self.dashboard])
+        acts = W.HBox([*self.buttons.values(), self.fairness_on, self.opened], layout=wrap)
+        super().__init__([self.setup, acts, self.message, self.dashboard])
+        self._take_up()
 
     def _connect(self) -> None:
         for name in _BUTTONS:
             act = getattr(self, name)
             self.buttons[name].on_click(lambda _, act=act: self._safely(act))
         for dial in DIALS:
-            widget = self.settings[dial]
-            widget.observe(lambda change, dial=dial: self._safely(lambda: self.turn(dial, change["new"])), "value")
+            widget = self.fairness_on if dial == "fairness_on" else self.settings[dial]
+            widget.observe(lambda change, dial=dial: self._safely(lambda: self.turn(dial, float(change["new"]))), "value")
+        self.opened.observe(lambda change: self._safely(lambda: self.open(change["new"])), "value")
 
     def _bases(self) -> list[str]:
-        return [_SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
+        return [SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
+
+    def _folders(self) -> list[str]:
+        return [_NOTHING, *map(str, sorted(p.parent for p in self.runs.glob("**/metrics.jsonl")))]
+
+    def _take_up(self) -> None:
+        """Show the run of this folder that is going on, the one last begun where there are several."""
+        going = [p for p in self.runs.glob("**/heartbeat.json") if LiveRun(p.parent, None, None).running()]
+        if going:
+            newest = max(going, key=lambda p: (p.parent / "config.json").stat().st_mtime)
+            self.opened.value = str(newest.parent)
 
     def config(self) -> RunConfig:
         """The settings as the controls stand; raises ConfigError or UnknownName."""
-        stated = {**self._given, **{name: widget.value for name, widget in self.settings.items()}}
-        stated["base"] = "" if stated["base"] == _SCRATCH else stated["base"]
-        return based_on(stated["base"], stated)
+        return self.setup.config()
 
     def _active(self) -> bool:
         return self.run is not None and self.run.running() and self.dashboard.status not in ENDED
+
+    def _judge(self, error: str) -> None:
+        """What does not go together is said before Start."""
+        self.message.value = error_text(error) if error else ""
+        self.buttons["start"].disabled = bool(error) or (self._shown is not None and self._shown[0])
 
     def _safely(self, act: Callable[[], None]) -> None:
         """An error in a handler would be shown nowhere: say it under the buttons."""
         try:
             act()
         except _HANDLED as error:
-            self.message.value = _error(str(error))
+            self.message.value = error_text(str(error))
 
     def start(self) -> None:
         """Start a run with the settings as they stand; nothing happens while one is active."""
         if self._active():
             return
         config = self.config()
-        self.run = LiveRun.start(config, free_name(self.runs, f"{config.data}-{config.objective}-{config.fairness}"))
+        self._follow(LiveRun.start(config, free_name(self.runs, f"{config.data}-{config.objective}-{config.fairness}")))
         self.settings["base"].options = self._bases()
-        self.message.value = f"Run folder: {html.escape(str(self.run.folder.path))}"
-        self.dashboard.follow(self.run.folder.path)
+
+    def open(self, path: str) -> None:
+        """Show a run of any origin, to steer it while it goes on and to replay it afterwards."""
+        if path != _NOTHING and (self.run is None or path != str(self.run.folder.path)):
+            self._follow(LiveRun.attach(path))
+
+    def _follow(self, run: LiveRun) -> None:
+        self.run, self._shown = run, None
+        path = str(run.folder.path)
+        self.message.value = f"Run folder: {html.escape(path)}"
+        self.dashboard.follow(path)
+        if self.opened.value != path:
+            self.opened.options = list(dict.fromkeys([*self._folders(), path]))
+            self.opened.value = path
 
     def pause(self) -> None:
-        """Pause, or resume when paused."""
-        if self.run is not None:
+        """Pause, resume when paused, or go on with a run that was stopped or lost."""
+        if self.run is None:
+            return
+        if not self._active():
+            path = self.run.folder.path
+            self._follow(LiveRun.start(RunFolder.open(path).config(), path, resume=True))
+        else:
             (self.run.resume if self.dashboard.status == "paused" else self.run.pause)()
 
     def step(self) -> None:
@@ -150,10 +158,15 @@ class Workbench(W.VBox):
             return
         self._shown = (active, status)
         if self.run is not None and not active and self.run.error():
-            self.message.value = _error(self.run.error())
+            self.message.value = error_text(self.run.error())
         for name, widget in self.settings.items():
             widget.disabled = active and name not in DIALS
+        for widget in self.setup.presets.values():
+            widget.disabled = active
         self.buttons["start"].disabled = active
-        for name in ("pause", "step", "stop"):
+        for name in ("step", "stop"):
             self.buttons[name].disabled = not active
-        self.buttons["pause"].description = "Resume" if active and status == "paused" else "Pause"
+        self.fairness_on.disabled = not active or self.run is None or self.run.folder.config().fairness == "none"
+        resumable = self.run is not None and not active and status in ("stopped", "lost")
+        self.buttons["pause"].disabled = not active and not resumable
+        self.buttons["pause"].description = "Resume" if resumable or (active and status == "paused") else "Pause"

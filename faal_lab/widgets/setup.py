@@ -1,0 +1,140 @@
+"""The controls a run is set up by: every list is the library's own, every tooltip the setting's docstring.
+
+Must not know: how a run is started or shown.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as W
+
+from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.ambiguity.multiplier import stated
+from faal_lab.config import ConfigError, RunConfig, field_docs
+from faal_lab.data import LOADERS
+from faal_lab.models import MODELS
+from faal_lab.names import UnknownName
+from faal_lab.parameters import as_yaml, based_on, papermill_command, run_command
+from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.recipe import parts
+
+SCRATCH = "(random weights)"
+_OWN = "(as set below)"
+_LIVE: dict[str, Any] = {"continuous_update": False, "readout_format": ".3f"}
+_GROUPS = {
+    "Data and network": ("data", "data_dir", "model", "base"),
+    "Method": ("objective", "fairness", "ambiguity", "tau", "averaging", "awp_gamma"),
+    "Attack": ("epsilon", "attack_steps"),
+    "Training": ("epochs", "batch_size", "learning_rate", "seed"),
+}
+
+
+def error_text(text: str) -> str:
+    """An error as it is shown in a panel."""
+    style = "color:var(--jp-error-color1,#b00020);white-space:pre-wrap;margin:0"
+    return f"<pre style='{style}'>{html.escape(text)}</pre>"
+
+
+def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
+    """One widget a setting; tests and styles find it by its class."""
+    whole: dict[str, Any] = {"min": 1, "max": 100_000}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "data": (W.Dropdown, {"options": list(LOADERS)}),
+        "data_dir": (W.Text, {"placeholder": "where the images lie"}),
+        "model": (W.Combobox, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
+        "base": (W.Combobox, {"options": bases}),
+        **{setting: (W.Dropdown, {"options": list(rows)}) for setting, rows in parts().items()},
+        "awp_gamma": (W.BoundedFloatText, {"min": 0, "max": 1, "step": 0.005}),
+        "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **_LIVE}),
+        "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **_LIVE}),
+        "attack_steps": (W.BoundedIntText, {"min": 0, "max": 1000}),
+        "learning_rate": (W.BoundedFloatText, {"min": 1e-6, "max": 10, "step": 0.001}),
+        "epochs": (W.BoundedIntText, whole),
+        "batch_size": (W.BoundedIntText, whole),
+        "seed": (W.BoundedIntText, {"min": 0, "max": 2**31 - 1}),
+    }
+    made = {}
+    for name, (kind, options) in kinds.items():
+        value = getattr(config, name) or (SCRATCH if name == "base" else getattr(config, name))
+        layout, style = W.Layout(width="19rem"), {"description_width": "6.5rem"}
+        label = name.replace("_", " ")
+        made[name] = kind(value=value, description=label, tooltip=field_docs()[name], layout=layout, style=style, **options)
+        made[name].add_class(f"faal-{name.replace('_', '-')}")
+    return made
+
+
+class Setup(W.VBox):
+    """Presets, controls in groups, and what they come to: errors, the largest multiplier, commands that reproduce it.
+
+    `config()` is the outcome. `given` are settings by name, also those that have no control; `on_error` hears what does not
+    go together as soon as it is set, "" when all is well.
+    """
+
+    def __init__(self, given: dict[str, Any], bases: list[str], on_error: Callable[[str], None]) -> None:
+        self._given, self._on_error, self._filling = dict(given), on_error, False
+        self.controls = _controls(RunConfig.from_mapping(given), bases)
+        self.presets = {
+            kind: W.Dropdown(options=[_OWN, *names], description=kind, layout=W.Layout(width="19rem"), tooltip=tip)
+            for kind, names, tip in (
+                ("recipe", PRESETS, "A method by the name it has in papers"),
+                ("protocol", PROTOCOLS, "How long and at which rates a paper trained"),
+            )
+        }
+        for kind, widget in self.presets.items():
+            widget.add_class(f"faal-{kind}").observe(lambda _: self._take_preset(), "value")
+        for widget in self.controls.values():
+            widget.observe(lambda _: self.look(), "value")
+        self.radius = W.HTML().add_class("faal-radius-said")
+        self.commands = W.HTML().add_class("faal-commands")
+        wrap = W.Layout(flex_flow="row wrap")
+        rows = [W.HBox(list(self.presets.values()), layout=wrap)]
+        for title, names in _GROUPS.items():
+            widgets = [self.controls[name] for name in names]
+            widgets += [self.radius] if title == "Method" else []
+            rows.append(W.VBox([W.HTML(f"<b>{title}</b>"), W.HBox(widgets, layout=wrap)]))
+        folded = W.Accordion([self.commands], titles=("The same without this page: command, papermill, YAML",))
+        super().__init__([*rows, folded])
+        self.look()
+
+    def config(self) -> RunConfig:
+        """The settings as they stand; raises ConfigError or UnknownName."""
+        stated_here = {**self._given, **{name: widget.value for name, widget in self.controls.items()}}
+        stated_here["base"] = "" if stated_here["base"] == SCRATCH else stated_here["base"]
+        return based_on(stated_here["base"], stated_here)
+
+    def _take_preset(self) -> None:
+        """Fill the controls with what the chosen names stand for; what has no control is kept beside them."""
+        chosen = [w.value if w.value != _OWN else "" for w in self.presets.values()]
+        self._filling = True
+        try:
+            for name, value in preset_settings(*chosen).items():
+                if name not in self.controls:
+                    self._given[name] = value
+                    continue
+                widget = self.controls[name]
+                if isinstance(widget, W.FloatSlider):
+                    widget.max = max(widget.max, value)
+                    widget.step = min(widget.step, 1e-5) if round(value / widget.step) * widget.step != value else widget.step
+                widget.value = value
+        finally:
+            self._filling = False
+        self.look()
+
+    def look(self) -> None:
+        """Say what the controls come to."""
+        if self._filling:
+            return
+        try:
+            config = self.config()
+            kind = AMBIGUITY_SETS[config.ambiguity]()
+            said = stated(kind, config.tau, 10) if config.fairness == "faal" else ""
+        except (ConfigError, UnknownName, ValueError, OSError) as error:
+            self._on_error(str(error))
+            return
+        self._on_error("")
+        self.radius.value = f"{html.escape(said)} at ten classes: c* is the most a class can count" if said else ""
+        texts = (run_command(config, "runs/mine"), papermill_command(config, "runs/mine"), as_yaml(config))
+        self.commands.value = "".join(f"<pre style='white-space:pre-wrap;user-select:all'>{html.escape(t)}</pre>" for t in texts)
