@@ -17,7 +17,7 @@ ORDER = [
     "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
-    "runs", "foreign", "restore", "experiment", "live", "parameters", "history", "progress",
+    "runs", "foreign", "restore", "experiment", "adoption", "live", "parameters", "history", "progress",
     "figures", "ambiguity_figures", "exercises", "report", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
