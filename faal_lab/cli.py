@@ -83,24 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(sub.add_argument_group("settings"), get_type_hints(RunConfig))
 
     sub = add("evaluate", commands.evaluate, "Attack the test images of runs or other models; run folders keep the verdicts.")
-    sub.add_argument("models", nargs="+", metavar="MODEL", help=_MODEL)
-    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own; other models need one)")
-    sub.add_argument("--images", type=int, metavar="N", help="only so many test images, spread over the classes")
-    sub.add_argument("--device", default="auto")
-    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
-    sub.add_argument(
-        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
-    )
-    settings = sub.add_argument_group("models that are not run folders", _ADOPTED)
-    settings.add_argument("--out", type=Path, help="that run folder (default: a free name in runs/)")
-    _add_settings(settings, SETTINGS, defaults=False)
+    _evaluate_options(sub)
 
     sub = add("compare", commands.compare, "Compare evaluated runs with the first one, paired on the same images.")
     sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated; the first one is compared with")
     sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+
+    sub = add("check", commands.check, "Hold evaluated runs to demands, by exit code: 0 all hold, 1 one does not, 2 bad usage.")
+    _check_options(sub)
 
     sub = add("tell", commands.tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
@@ -118,6 +109,37 @@ def _parser() -> argparse.ArgumentParser:
 
     add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
     return parser
+
+
+def _evaluate_options(sub: argparse.ArgumentParser) -> None:
+    """What is evaluated, and how."""
+    sub.add_argument("models", nargs="+", metavar="MODEL", help=_MODEL)
+    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own; other models need one)")
+    sub.add_argument("--images", type=int, metavar="N", help="only so many test images, spread over the classes")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
+    sub.add_argument(
+        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
+    )
+    settings = sub.add_argument_group("models that are not run folders", _ADOPTED)
+    settings.add_argument("--out", type=Path, help="that run folder (default: a free name in runs/)")
+    _add_settings(settings, SETTINGS, defaults=False)
+
+
+def _check_options(sub: argparse.ArgumentParser) -> None:
+    """What is demanded; `refuse` ends by exit code 2, as for any bad usage."""
+    sub.set_defaults(refuse=sub.error)
+    sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated")
+    sub.add_argument("--worst-min", type=float, metavar="PERCENT", help="fail where the worst class is shown to be lower")
+    sub.add_argument("--average-min", type=float, metavar="PERCENT", help="fail where the average is shown to be lower")
+    sub.add_argument("--baseline", type=Path, metavar="RUN", help="fail where either is shown to be lower than this run's")
+    sub.add_argument("--sure", action="store_true", help="fail also where an interval holds the minimum")
+    sub.add_argument("--accept-findings", action="store_true", help="let pass signs of masked gradients, and chance in the model")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the answers as JUnit XML, too")
 
 
 def _add_settings(group: Any, names: Iterable[str], *, defaults: bool = True) -> None:

@@ -130,6 +130,23 @@ def compare(options: argparse.Namespace) -> None:
         print(line)
 
 
+def check(options: argparse.Namespace) -> int:
+    """Hold runs to demands; returns 1 where one is not met, and ends by argparse's own 2 where none makes sense."""
+    from faal_lab.checking import Demands, lines, met, write_junit
+    from faal_lab.checking import check as checked
+
+    minimums = {"worst": options.worst_min, "average": options.average_min}
+    try:
+        demands = Demands(**minimums, baseline=options.baseline, sure=options.sure, accept_findings=options.accept_findings)
+    except ConfigError as error:
+        return options.refuse(str(error))
+    found = checked(options.runs, demands, options.attack, options.checkpoint)
+    print("\n".join(lines(found)))
+    if options.junit:
+        write_junit(found, options.junit)
+    return 0 if met(found) else 1
+
+
 def _part(text: str) -> tuple[int, int]:
     """ "2/3" as (1, 3); raises ConfigError."""
     number, _, count = text.partition("/")
