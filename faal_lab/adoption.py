@@ -19,6 +19,7 @@ from faal_lab.data import LOADERS, stratified
 from faal_lab.events import RunFinished, RunStarted
 from faal_lab.experiment import Experiment, prepare
 from faal_lab.foreign import check_normalization
+from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import versions
 from faal_lab.models import MODELS, PATH_FORM, ZOO
 from faal_lab.restore import base_file, delivered, source_of, spec_of, to_checkpoint
@@ -111,8 +112,7 @@ def _check_same(folder: RunFolder, config: RunConfig, checkpoint: Checkpoint, wh
         for name in _ALIKE
         if getattr(before, name) != getattr(config, name)
     ]
-    mine, theirs = checkpoint.part("model"), delivered(stored)
-    if mine.keys() != theirs.keys() or not all(torch.equal(t.cpu(), theirs[n]) for n, t in mine.items()):
+    if tensors_sha256(checkpoint.part("model")) != tensors_sha256(delivered(stored)):
         differing.append(f"its weights are not those of {who}")
     if differing:
         raise RunFolderError(f"{folder.path} already holds another model: {'; '.join(differing)}. Name another folder.")

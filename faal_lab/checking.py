@@ -72,7 +72,9 @@ def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkp
         found[name] = cases(verdicts, chosen, demands)
         if demands.baseline is not None:
             try:
-                found[name] += against(verdicts, _read(demands.baseline, checkpoint), chosen, Path(demands.baseline).name)
+                found[name] += against(
+                    verdicts, _read(demands.baseline, checkpoint), chosen, Path(demands.baseline).resolve().name
+                )
             except (RunFolderError, VerdictsError, UnknownName) as error:
                 found[name].append(Case(f"{chosen}: against the baseline", "error", str(error)))
     return found

@@ -56,6 +56,18 @@ def test_a_foreign_file_is_evaluated_as_the_run_it_was_taken_from(theirs: Path, 
     assert {n: p.tolist() for n, p in kept.predicted.items()} == {n: p.tolist() for n, p in original.predicted.items()}
     assert kept.header["model_sha256"] == original.header["model_sha256"]
     assert sorted(theirs.parent.iterdir()) == lies_there, "nothing is written where a foreign file lies"
+    capsys.readouterr()
+    assert main(["evaluate", "runs/weights/last.safetensors", "--attacks", "clean"]) == 0
+    assert "weights/last.safetensors may have learned from them" in capsys.readouterr().out, "a copy knows no more"
+
+
+def test_two_files_of_the_same_name_get_a_folder_each(theirs: Path, tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    words = [str(theirs), shutil.copy(theirs, tmp_path / "others"), str(theirs)]
+    said: list[str] = []
+    found = run_folders(words, {"data": "digits", "model": "small-cnn"}, attacks=["clean"], say=said.append)
+    assert found == [Path("runs/weights"), Path("runs/weights-2")]
+    assert len(said) == 2
 
 
 def test_an_adopted_folder_is_compared_reported_and_fine_tuned_but_not_resumed(theirs: Path, base: Path, capsys) -> None:
