@@ -94,19 +94,35 @@ def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:
     return RunConfig.from_mapping({**inherited, **stated})
 
 
-def run_command(config: RunConfig, out: str | Path) -> str:
-    """The `faal-lab run` that makes a run with these settings: those that it would not take by itself are stated.
-
-    Where the base run cannot be read any more, all are.
-    """
+def stated_settings(config: RunConfig) -> dict[str, Any]:
+    """Those settings that a run would not take by itself, from the defaults or from its base; all where the base is gone."""
     implied: dict[str, Any] = {}
     with suppress(RunFolderError, ConfigError):
         implied = based_on(config.base, {"base": config.base} if config.base else {}).to_mapping()
+    named = {"base"} if config.base else set()
+    return {name: value for name, value in config.to_mapping().items() if name in named or value != implied.get(name)}
+
+
+def run_command(config: RunConfig, out: str | Path) -> str:
+    """The `faal-lab run` that makes a run with these settings."""
     words = ["faal-lab", "run"]
-    for name, value in config.to_mapping().items():
+    for name, value in stated_settings(config).items():
         flag = name.replace("_", "-")
-        if name == "base" and not value:
-            continue
-        if name == "base" or value != implied.get(name):
-            words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
     return shlex.join([*words, f"--out={out}"])
+
+
+def papermill_command(config: RunConfig, out: str | Path) -> str:
+    """The papermill run of `train.ipynb` with these settings, from the top of the project."""
+    words = ["papermill", "parameterized/train.ipynb", "out.ipynb", "-k", "python3"]
+    for name, value in {**stated_settings(config), "out": str(out)}.items():
+        words += ["-r" if isinstance(value, str) else "-p", name, str(value)]  # -r keeps text text: 0.5 would be a number
+    return shlex.join(words)
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The settings that a run would not take by itself, as YAML that papermill's -f and a sweep take."""
+    import yaml
+
+    text = yaml.safe_dump(stated_settings(config), sort_keys=False)
+    return text if text.strip() != "{}" else "# all settings have their defaults\n"

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from faal_lab.adoption import SETTINGS
 from faal_lab.evaluation import Verdicts, VerdictsError, describe
+from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
 from faal_lab.hashing import tensors_sha256
 from faal_lab.history import History, load_history
-from faal_lab.parameters import run_command
+from faal_lab.parameters import run_command, stated_settings
 from faal_lab.restore import delivered
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
@@ -44,6 +46,7 @@ class Reported:
     folder: RunFolder
     verdicts: Verdicts
     history: History
+    adopted: bool  # trained elsewhere
 
     @staticmethod
     def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
@@ -57,7 +60,8 @@ class Reported:
                 f"{folder.verdicts_file(checkpoint)} was measured on other weights than {weights.name} holds: the run went on "
                 f"since, or the file is another run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
             )
-        return Reported(name, folder, verdicts, load_history(path)[0])
+        adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
+        return Reported(name, folder, verdicts, load_history(path)[0], adopted)
 
 
 def read_runs(paths: list[str], checkpoint: str = "last") -> list[Reported]:
@@ -164,7 +168,8 @@ def _attacks_html(runs: list[Reported]) -> str:
     table = _html_table(["attack", "radius", "test images", "what it does"], rows)
     parts = [table.replace("class='wide'", "class='wide told'"), "<h3>Commands</h3>"]
     for run in runs:
-        lines = [run_command(run.folder.config(), run.folder.path), evaluate_command(run)]
+        lines = [] if run.adopted else [run_command(run.folder.config(), run.folder.path)]
+        lines.append(evaluate_command(run))
         labels = "".join(f" [{label}]" for label in labels_of(run.verdicts))
         parts.append(f"<p class='note'>{html.escape(run.name + labels)}</p><pre>{html.escape(chr(10).join(lines))}</pre>")
     return "".join(parts)
@@ -176,9 +181,16 @@ def _ball(about: dict[str, Any]) -> str:
 
 def evaluate_command(run: Reported) -> str:
     """The command by which a run's verdicts were made."""
-    about = run.verdicts.header
+    about, config = run.verdicts.header, run.folder.config()
     words = ["faal-lab", "evaluate", str(run.folder.path), "--attacks", ",".join(run.verdicts.survived)]
     words += ["--epsilon", repr(about["epsilon"])]
+    if run.adopted:
+        words[2] = config.base or config.model
+        mine = set(stated_settings(config)) - ({"download"} if config.base else {"download", "model", "filters"}) | {"data"}
+        words += [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SETTINGS if name in mine]
+        words += ["--out", str(run.folder.path)]
+    if about.get("images"):
+        words += ["--images", str(about["images"])]
     words += [part for key, usual in (("mode", "per-image"), ("checkpoint", "last")) if about[key] != usual
               for part in (f"--{key}", about[key])]  # fmt: skip
     return shlex.join(words)
