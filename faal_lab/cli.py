@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
 
+    _figures(add("figures", commands.figures, "Draw evaluated runs: bars, confusions, radius curves, images; a file a picture."))
+
     sub = add("tell", commands.tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
     sub.add_argument("run", type=Path, help="its run folder")
     sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
@@ -110,3 +112,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
     return parser
+
+
+def _figures(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("runs", nargs="+", help="run folders that were evaluated alike, as FOLDER or NAME=FOLDER")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    sub.add_argument("--formats", default="html,csv", help="comma-separated, of html, png, csv; png needs the extra `pictures`")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
