@@ -111,6 +111,8 @@ def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--title", default="Class-wise robustness")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
 
+    _figures(add("figures", commands.figures, "Draw evaluated runs: bars, confusions, radius curves, images; a file a picture."))
+
 
 def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Commands that steer, and that say what there is."""
@@ -172,3 +174,11 @@ def _add_settings(group: Any, names: Iterable[str], *, defaults: bool = True) ->
         if kinds[field] is bool:  # bool("False") is True: a flag and its --no- instead
             form = {"action": argparse.BooleanOptionalAction}
         group.add_argument(f"--{field.replace('_', '-')}", dest=field, default=argparse.SUPPRESS, help=about, **form)
+
+
+def _figures(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("runs", nargs="+", help="run folders that were evaluated alike, as FOLDER or NAME=FOLDER")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    sub.add_argument("--formats", default="html,csv", help="comma-separated, of html, png, csv; png needs the extra `pictures`")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")

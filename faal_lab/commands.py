@@ -159,6 +159,26 @@ def check(options: argparse.Namespace) -> int:
     return 0 if met(found) else 1
 
 
+def figures(options: argparse.Namespace) -> None:
+    """Draw and write all pictures of runs; what cannot be drawn is said with the reason."""
+    from faal_lab.evaluation_figures import pictures
+    from faal_lab.export import check_formats, export
+    from faal_lab.report import read_runs
+
+    formats = check_formats(listed(options.formats))
+    verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
+    known = list(next(iter(verdicts.values())).survived)
+    attack = check_name("attack", options.attack or known[-1], known)
+    for stem, draw in pictures(verdicts, attack).items():
+        try:
+            figure = draw()
+        except VerdictsError as error:
+            print(f"Not drawn: {stem}: {error}")
+            continue
+        for path in export(figure, options.out / stem.replace("/", "-").replace("\\", "-"), formats):
+            print(f"Written: {path}")
+
+
 def _part(text: str) -> tuple[int, int]:
     """ "2/3" as (1, 3); raises ConfigError."""
     number, _, count = text.partition("/")

@@ -240,7 +240,7 @@ summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0;
 """
 
 _NOTE = (
-    "Average: mean of the class accuracies, Wilson's interval at the images' effective number. Worst class: interval that holds "
+    "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
     "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Intervals cover the "
     "sampling of test images, not of training seeds. An image counts as robust under PGD if no iterate fooled the model."
 )

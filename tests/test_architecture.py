@@ -18,8 +18,8 @@ ORDER = [
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
     "runs", "foreign", "restore", "experiment", "adoption", "live", "parameters", "history", "progress", "tables",
-    "figures", "ambiguity_figures", "exercises", "report", "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands",
-    "cli", "__main__",
+    "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures", "exercises", "report", "checking",
+    "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
 HEAVY = (
