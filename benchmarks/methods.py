@@ -20,11 +20,12 @@ from side_by_side import machine
 
 from faal_lab.config import RunConfig
 from faal_lab.evaluation import Verdicts, average_accuracy, compare, worst_accuracy
-from faal_lab.experiment import evaluate_run, run
+from faal_lab.experiment import run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.parameters import based_on
 from faal_lab.progress import shown
 from faal_lab.runs import RunFolder
+from faal_lab.testing import evaluate_run
 
 Settings = dict[str, Any]
 QUICK: Settings = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}

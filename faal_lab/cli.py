@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from faal_lab import __version__, commands
+from faal_lab.adoption import SETTINGS
 from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
 from faal_lab.data import DataProblem
 from faal_lab.demo import DemoError
@@ -28,6 +29,16 @@ _EXPECTED = (
     UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError,
     EvaluationError, DemoError, TrainingDiverged, ImportError, OSError,
 )  # fmt: skip
+
+
+_MODEL = (
+    "a run folder; a checkpoint file of ours; a state dict (.pth, .pt, .safetensors; no code in it is run), whose network "
+    "--model names; robustbench:NAME; or module:callable, your own code, which is run and returns a network with its weights"
+)
+_ADOPTED = (
+    "Each becomes one at step 0, without training. Name --data and --epsilon, and --model for a file of weights; only our own "
+    "checkpoints know them."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,28 +89,13 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--recipe", default="", metavar="NAME", help="settings of a method by its name, such as faal-trades-awp")
     sub.add_argument("--protocol", default="", metavar="NAME", help="settings of a paper's experiment, such as finetune-2ep")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
-    settings = sub.add_argument_group("settings")
-    for field, kind in get_type_hints(RunConfig).items():
-        about = f"{field_docs()[field]} (default: {getattr(RunConfig, field)!r})".replace("%", "%%")
-        flag = f"--{field.replace('_', '-')}"
-        form: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
-        if kind is bool:  # bool("False") is True: a flag and its --no- instead
-            form = {"action": argparse.BooleanOptionalAction}
-        settings.add_argument(flag, dest=field, default=argparse.SUPPRESS, help=about, **form)
+    _add_settings(sub.add_argument_group("settings"), get_type_hints(RunConfig))
 
 
 def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Commands that evaluate, and read evaluations."""
-    sub = add("evaluate", commands.evaluate, "Attack a run's test images and keep the verdicts in its folder.")
-    sub.add_argument("runs", nargs="+", type=Path, help="run folders")
-    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own)")
-    sub.add_argument("--device", default="auto")
-    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
-    sub.add_argument(
-        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
-    )
+    sub = add("evaluate", commands.evaluate, "Attack the test images of runs or other models; run folders keep the verdicts.")
+    _evaluate_options(sub)
 
     sub = add("compare", commands.compare, "Compare evaluated runs with the first one, paired on the same images.")
     about = "evaluated run folders, or groups of seeds (runs/a-0,runs/a-1); the first is compared with; name=... names one"
@@ -107,11 +103,16 @@ def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
 
+    sub = add("check", commands.check, "Hold evaluated runs to demands, by exit code: 0 all hold, 1 one does not, 2 bad usage.")
+    _check_options(sub)
+
     sub = add("report", commands.report, "Write one HTML page on evaluated runs; it opens without a network.")
     sub.add_argument("runs", nargs="+", help="run folders, or name=folder; the first is what the others are held against")
     sub.add_argument("--out", type=Path, default=Path("report.html"))
     sub.add_argument("--title", default="Class-wise robustness")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+
+    _figures(add("figures", commands.figures, "Draw evaluated runs: bars, confusions, radius curves, images; a file a picture."))
 
 
 def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
@@ -131,3 +132,54 @@ def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--protocol", default="", metavar="NAME", help="one of " + ", ".join(PROTOCOLS))
 
     add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
+
+
+def _evaluate_options(sub: argparse.ArgumentParser) -> None:
+    """What is evaluated, and how."""
+    sub.add_argument("models", nargs="+", metavar="MODEL", help=_MODEL)
+    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own; other models need one)")
+    sub.add_argument("--images", type=int, metavar="N", help="only so many test images, spread over the classes")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
+    sub.add_argument(
+        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
+    )
+    settings = sub.add_argument_group("models that are not run folders", _ADOPTED)
+    settings.add_argument("--out", type=Path, help="that run folder (default: a free name in runs/)")
+    _add_settings(settings, SETTINGS, defaults=False)
+
+
+def _check_options(sub: argparse.ArgumentParser) -> None:
+    """What is demanded; `refuse` ends by exit code 2, as for any bad usage."""
+    sub.set_defaults(refuse=sub.error)
+    sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated")
+    sub.add_argument("--worst-min", type=float, metavar="PERCENT", help="fail where the worst class is shown to be lower")
+    sub.add_argument("--average-min", type=float, metavar="PERCENT", help="fail where the average is shown to be lower")
+    sub.add_argument("--baseline", type=Path, metavar="RUN", help="fail where either is shown to be lower than this run's")
+    sub.add_argument("--sure", action="store_true", help="fail also where an interval holds the minimum")
+    sub.add_argument("--accept-findings", action="store_true", help="let pass signs of masked gradients, and chance in the model")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the answers as JUnit XML, too")
+
+
+def _add_settings(group: Any, names: Iterable[str], *, defaults: bool = True) -> None:
+    """An option for each of these settings of RunConfig; absent where it is not given."""
+    kinds = get_type_hints(RunConfig)
+    for field in names:
+        default = f" (default: {getattr(RunConfig, field)!r})" if defaults else ""
+        about = (field_docs()[field] + default).replace("%", "%%")
+        form: dict[str, Any] = {"type": kinds[field], "metavar": kinds[field].__name__.upper()}
+        if kinds[field] is bool:  # bool("False") is True: a flag and its --no- instead
+            form = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(f"--{field.replace('_', '-')}", dest=field, default=argparse.SUPPRESS, help=about, **form)
+
+
+def _figures(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("runs", nargs="+", help="run folders that were evaluated alike, as FOLDER or NAME=FOLDER")
+    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    sub.add_argument("--formats", default="html,csv", help="comma-separated, of html, png, csv; png needs the extra `pictures`")
+    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")

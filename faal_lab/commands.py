@@ -23,7 +23,7 @@ from faal_lab.parameters import based_on, listed
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.progress import share_bar, shown
 from faal_lab.recipe import parts
-from faal_lab.runs import RunFolder, RunFolderError, free_name
+from faal_lab.runs import RunFolder, RunFolderError, by_name, free_name
 from faal_lab.seeds import over_seeds
 
 
@@ -84,24 +84,30 @@ def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) ->
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Evaluate runs one after the other, and compare them with the first."""
-    from faal_lab.experiment import evaluate_run
+    """Evaluate runs and other models one after the other, and compare them with the first."""
+    from faal_lab.adoption import SETTINGS, run_folders
     from faal_lab.tables import comparisons, paired_sentences, text_table
+    from faal_lab.testing import evaluate_run
 
     attacks = tuple(listed(options.attacks))
     for name in attacks:
         check_name("attack", name, ATTACKS)
     part, parts = _part(options.part)
-    options.runs = list(dict.fromkeys(options.runs))
-    for run in options.runs:
-        RunFolder.open(run)  # a mistyped last one should not be found out after the first took an hour
-    names, verdicts = [run.name for run in options.runs], {}
-    for run in options.runs:
+    stated = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)} | {"device": options.device}
+    if options.epsilon is not None:
+        stated["epsilon"] = options.epsilon
+    strange = [word for word in options.models if not Path(word).expanduser().is_dir()]
+    if strange and (options.checkpoint == "best" or parts > 1):
+        raise ConfigError(f"--checkpoint best and --part are for run folders, and {strange[0]} is none.")
+    folders = run_folders(options.models, stated, attacks=attacks, images=options.images, out=options.out)
+    verdicts = {}
+    for name, run in by_name(folders).items():
         with share_bar(f"evaluate {run.name}") as progress:
-            verdicts[str(run) if names.count(run.name) > 1 else run.name] = evaluate_run(
+            verdicts[name] = evaluate_run(
                 run,
                 checkpoint=options.checkpoint,
                 attacks=attacks,
+                images=options.images,
                 epsilon=options.epsilon,
                 device=options.device,
                 mode=options.mode,
@@ -140,6 +146,43 @@ def report(options: argparse.Namespace) -> None:
 
     runs = read_runs(options.runs, options.checkpoint)
     print("\n".join([*headlines(runs), f"Written: {write_report(runs, options.out, options.title)}"]))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Hold runs to demands; returns 1 where one is not met, and ends by argparse's own 2 where none makes sense."""
+    from faal_lab.checking import Demands, lines, met, write_junit
+    from faal_lab.checking import check as checked
+
+    minimums = {"worst": options.worst_min, "average": options.average_min}
+    try:
+        demands = Demands(**minimums, baseline=options.baseline, sure=options.sure, accept_findings=options.accept_findings)
+    except ConfigError as error:
+        return options.refuse(str(error))
+    found = checked(options.runs, demands, options.attack, options.checkpoint)
+    print("\n".join(lines(found)))
+    if options.junit:
+        write_junit(found, options.junit)
+    return 0 if met(found) else 1
+
+
+def figures(options: argparse.Namespace) -> None:
+    """Draw and write all pictures of runs; what cannot be drawn is said with the reason."""
+    from faal_lab.evaluation_figures import pictures
+    from faal_lab.export import check_formats, export
+    from faal_lab.report import read_runs
+
+    formats = check_formats(listed(options.formats))
+    verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
+    known = list(next(iter(verdicts.values())).survived)
+    attack = check_name("attack", options.attack or known[-1], known)
+    for stem, draw in pictures(verdicts, attack).items():
+        try:
+            figure = draw()
+        except VerdictsError as error:
+            print(f"Not drawn: {stem}: {error}")
+            continue
+        for path in export(figure, options.out / stem.replace("/", "-").replace("\\", "-"), formats):
+            print(f"Written: {path}")
 
 
 def _part(text: str) -> tuple[int, int]:

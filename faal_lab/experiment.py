@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,15 @@ from torch import nn
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import radius_for_multiplier
-from faal_lab.config import ConfigError, RunConfig, check_dial
+from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
-from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
-from faal_lab.events import Command, DialTurned, EpochDone, Evaluated, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.hashing import tensors_sha256
+from faal_lab.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.models import ModelSpec, build, statistics, try_model
 from faal_lab.recipe import Recipe
-from faal_lab.restore import base_file, delivered, from_checkpoint, load_model, load_weights, to_checkpoint
+from faal_lab.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.control import last_number
-from faal_lab.runs.files import replace_file
 from faal_lab.signals import caught_signals
 from faal_lab.state import TrainingState
 from faal_lab.training import Stopped, TrainingDiverged, steps_per_epoch, train
@@ -46,7 +43,8 @@ class Experiment:
     selected_on_test: bool = False  # this run or one that it started from validates on the test images
 
 
-def _load(config: RunConfig) -> Splits:
+def load_data(config: RunConfig) -> Splits:
+    """The data set of a run in its three parts; raises what `data.load` raises."""
     return load(
         config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
         imbalance=config.imbalance, validation=config.validation,
@@ -61,7 +59,7 @@ def prepare(
     `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
     """
     device = device_of(config.device)
-    splits = _load(config)
+    splits = load_data(config)
     channels, height, width = splits.train.pixels.shape[1:]
     name = config.model if model is None else type(model).__name__
     try:
@@ -115,6 +113,10 @@ def run(
             raise ConfigError(f"{out} was made with other settings; resume it with those: RunFolder({str(out)!r}).config()")
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
+        if checkpoint is not None and "adopted" in checkpoint.header:
+            raise ConfigError(
+                f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"
+            )
         experiment = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
         if checkpoint is not None:
             experiment.best = from_checkpoint(experiment.state, checkpoint)
@@ -218,67 +220,3 @@ def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
 def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
     checkpoint = to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best, experiment.selected_on_test)
     write_checkpoint(folder.checkpoint(which), checkpoint)
-
-
-def evaluate_run(
-    run_folder: str | Path,
-    *,
-    checkpoint: str = "last",
-    attacks: tuple[str, ...] = DEFAULT_ATTACKS,
-    epsilon: float | None = None,
-    model: nn.Module | None = None,
-    device: str = "auto",
-    mode: str = "per-image",
-    part: int = 0,
-    parts: int = 1,
-    progress: Progress | None = None,
-) -> Verdicts:
-    """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
-
-    `epsilon` is the run's own by default; `model` is for a run of a network of one's own, whose weights it then gets.
-    Verdicts of other attacks on the same weights, images and radius are kept beside the new ones. `progress` hears what is
-    done and the share of it. AutoAttack's finished batches are kept in the folder: started again it goes on. Several
-    processes may each make a `part` of `parts`; the first one writes the verdicts. Raises RunLocked while the run is still
-    written to.
-    """
-    folder = RunFolder.open(run_folder)
-    model, config, stored = load_model(folder.path, checkpoint, model)
-    where = device_of(device)
-    splits = _load(config)
-    radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
-    header = {
-        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
-        "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
-    }  # fmt: skip
-    now = ("evaluating", 0.0)
-
-    def hear(what: str, share: float) -> None:
-        nonlocal now
-        now = (what, share)
-        if progress is not None:
-            progress(what, share)
-
-    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext():
-        verdicts = evaluate(
-            placed(model, where), splits.test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
-            attacks=attacks, seed=config.seed, header=header, progress=hear,
-            manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),
-        )  # fmt: skip
-        if part == 0:
-            _keep(folder, checkpoint, radius, verdicts)
-        now = ("ended", 1.0)
-    return verdicts
-
-
-def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts) -> None:
-    """Write the verdicts, and that the test images were opened for them."""
-    file = folder.verdicts_file(checkpoint)
-    kept = verdicts
-    if file.exists():
-        with suppress(VerdictsError):  # damaged, or of an older format: nothing to keep
-            kept = verdicts.joined(Verdicts.read(file))
-    replace_file(file, kept.to_bytes())
-    counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
-    total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
-    with folder.recording() as recorder:
-        recorder.write(Evaluated(checkpoint, radius, total, counts))

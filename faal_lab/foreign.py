@@ -2,7 +2,7 @@
 
 Knows: how published files wrap and name their weights. Must not know: run folders, settings, how a network is trained.
 A file's normalisation is its trap: FAAL's release feeds some bases CIFAR statistics and others none, and the wrong choice
-loads without an error. So what the file says is used, and what it does not say is tried on validation images.
+loads without an error. So what the file says is used, and what it does not say is tried on images, never on test images.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _unpickled(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error)) if "Unsupported" in str(error) else None
+        named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error)) if "nsupported" in str(error) else None
         if named is None:
             raise CheckpointError(f"{file} is damaged, or no file of torch.save. Fetch it again.") from error
         raise CheckpointError(
@@ -75,7 +75,7 @@ def _unpickled(file: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # a file that is cut short makes the reader fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise CheckpointError(f"{file} is damaged: {reason}. Fetch it again.") from error
 
 
@@ -161,19 +161,21 @@ def _few(names: Any) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def check_normalization(model: nn.Module, splits: Splits, used: str, file: Path) -> None:
-    """Warn where a freshly loaded foreign network sees up to 512 validation images badly, or better by another normalisation.
+def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -> None:
+    """Warn where a network from elsewhere sees up to 512 validation images badly, or better by another normalisation.
 
-    `used` is the name of the normalisation that it has, "" for the file's own, to which there is no alternative. A warning
-    comes at 5 points of accuracy more, or below 1.5 times chance. Costs up to three passes over those images.
+    `used` is the name of the normalisation that it has, "" for its own, to which there is no alternative; `who` stands for
+    the network in the warning, which comes at 5 points of accuracy more, or below 1.5 times chance. Training images are looked
+    at where none are kept for validation. Costs up to three passes over those images.
     """
     normalize = getattr(model, "normalize", None)
-    right, total = _right(model, splits.validation)
+    images, kind = (splits.validation, "validation") if len(splits.validation) else (splits.train, "training")
+    right, total = _right(model, images)
     others, how = {}, "" if used else " with the normalisation that it brought"
     if used and isinstance(normalize, Normalize):
-        others, how = _right_with_others(model, normalize, splits, used), f" with normalization={used}"
+        others, how = _right_with_others(model, normalize, splits, images, used), f" with normalization={used}"
     shown = {name: f"{count / total:.1%}" for name, count in others.items()}
-    said = f"{file.name} is right on {right / total:.1%} of {total} validation images{how}"
+    said = f"{who} is right on {right / total:.1%} of {total} {kind} images{how}"
     best = max(others, key=lambda name: others[name], default="")
     if best and others[best] > right + 0.05 * total:
         cure = f"on {shown[best]} with {best}. It was most likely trained so: --normalization {best}"
@@ -185,8 +187,8 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, file: Path)
     warnings.warn(f"{said}, {cure}", NormalizationWarning, stacklevel=2)
 
 
-def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, used: str) -> dict[str, int]:
-    """Right validation images by each normalisation that is another one than the network's; it keeps its own."""
+def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, images: Images, used: str) -> dict[str, int]:
+    """Right answers by each normalisation that is another one than the network's; it keeps its own."""
     mean, std, channels = normalize.mean.clone(), normalize.std.clone(), len(normalize.mean)
     counts = {}
     try:
@@ -196,7 +198,7 @@ def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, u
             other = Normalize(*statistics(name, channels, splits.channel_statistics())).to(mean.device)
             normalize.mean.copy_(other.mean)
             normalize.std.copy_(other.std)
-            counts[name] = _right(model, splits.validation)[0]
+            counts[name] = _right(model, images)[0]
     finally:
         normalize.mean.copy_(mean)
         normalize.std.copy_(std)

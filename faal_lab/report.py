@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import html
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from faal_lab.adoption import SETTINGS
 from faal_lab.evaluation import Verdicts, VerdictsError, describe
+from faal_lab.evaluation_figures import pictures
+from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
 from faal_lab.hashing import tensors_sha256
 from faal_lab.history import History, load_history
-from faal_lab.parameters import run_command
+from faal_lab.parameters import run_command, stated_settings
 from faal_lab.restore import delivered
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
@@ -44,6 +48,7 @@ class Reported:
     folder: RunFolder
     verdicts: Verdicts
     history: History
+    adopted: bool  # trained elsewhere
 
     @staticmethod
     def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
@@ -57,7 +62,8 @@ class Reported:
                 f"{folder.verdicts_file(checkpoint)} was measured on other weights than {weights.name} holds: the run went on "
                 f"since, or the file is another run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
             )
-        return Reported(name, folder, verdicts, load_history(path)[0])
+        adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
+        return Reported(name, folder, verdicts, load_history(path)[0], adopted)
 
 
 def read_runs(paths: list[str], checkpoint: str = "last") -> list[Reported]:
@@ -164,7 +170,8 @@ def _attacks_html(runs: list[Reported]) -> str:
     table = _html_table(["attack", "radius", "test images", "what it does"], rows)
     parts = [table.replace("class='wide'", "class='wide told'"), "<h3>Commands</h3>"]
     for run in runs:
-        lines = [run_command(run.folder.config(), run.folder.path), evaluate_command(run)]
+        lines = [] if run.adopted else [run_command(run.folder.config(), run.folder.path)]
+        lines.append(evaluate_command(run))
         labels = "".join(f" [{label}]" for label in labels_of(run.verdicts))
         parts.append(f"<p class='note'>{html.escape(run.name + labels)}</p><pre>{html.escape(chr(10).join(lines))}</pre>")
     return "".join(parts)
@@ -176,9 +183,16 @@ def _ball(about: dict[str, Any]) -> str:
 
 def evaluate_command(run: Reported) -> str:
     """The command by which a run's verdicts were made."""
-    about = run.verdicts.header
+    about, config = run.verdicts.header, run.folder.config()
     words = ["faal-lab", "evaluate", str(run.folder.path), "--attacks", ",".join(run.verdicts.survived)]
     words += ["--epsilon", repr(about["epsilon"])]
+    if run.adopted:
+        words[2] = config.base or config.model
+        mine = set(stated_settings(config)) - ({"download"} if config.base else {"download", "model", "filters"}) | {"data"}
+        words += [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SETTINGS if name in mine]
+        words += ["--out", str(run.folder.path)]
+    if about.get("images"):
+        words += ["--images", str(about["images"])]
     words += [part for key, usual in (("mode", "per-image"), ("checkpoint", "last")) if about[key] != usual
               for part in (f"--{key}", about[key])]  # fmt: skip
     return shlex.join(words)
@@ -198,19 +212,47 @@ def _settings_html(runs: list[Reported]) -> str:
     )  # fmt: skip
 
 
-def figures_of(runs: list[Reported]) -> list[go.Figure]:
-    """The report's figures: class bars under the strongest and the first PGD attack, class weights, validation."""
+def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
+    """The report's figures by their headings: classes, then what the attacks did to each run, then how training went."""
     verdicts = {run.name: run.verdicts for run in runs}
     attacks = [a for a in verdicts[runs[0].name].survived if a != "clean"]
-    drawn = [class_bars(verdicts, attack) for attack in dict.fromkeys([attacks[-1], attacks[0]])] if attacks else []
-    for run in runs:
-        names = list(run.verdicts.class_names)
-        if run.folder.config().fairness != "none":
-            drawn.append(weights_over_batches(run.history, names, f"Class weights (CDAW): {run.name}"))
-    for run in (r for r in runs if r.folder.config().validation != "none"):
-        figure = validation_curves(run.history)
-        drawn.append(figure.update_layout(title=f"Validation after each epoch: {run.name}"))
+    shown = list(dict.fromkeys([attacks[-1], attacks[0]])) if attacks else ["clean"]
+    found = {"": [class_bars(verdicts, attack) for attack in shown]}
+    for stem, draw in pictures(verdicts, shown[0]).items():
+        heading = next((f"What the attack does to {name}" for name in verdicts if stem.startswith(f"{name}-")), "")
+        if heading:
+            with suppress(VerdictsError):  # older verdicts have no curve and no images
+                found.setdefault(heading, []).append(draw())
+    trained = [figure for run in runs if not run.adopted for figure in _training_figures(run)]
+    return found | ({"How training went": trained} if trained else {})
+
+
+def _training_figures(run: Reported) -> list[go.Figure]:
+    """Class weights and validation over a run."""
+    config, drawn = run.folder.config(), []
+    if config.fairness != "none":
+        drawn.append(weights_over_batches(run.history, list(run.verdicts.class_names), f"Class weights (CDAW): {run.name}"))
+    if config.validation != "none":
+        what = "Test images (selected on them)" if config.validation == "test" else "Validation"
+        drawn.append(validation_curves(run.history).update_layout(title=f"{what} after each epoch: {run.name}"))
     return drawn
+
+
+def _figures_html(runs: list[Reported]) -> str:
+    """The figures of each heading; all but the first are folded away."""
+    import plotly.io as pio
+
+    parts, first = [], True
+    for heading, figures in figures_of(runs).items():
+        # plotly draws a figure in a closed fold too narrow, and again when the window is resized
+        fold = "<details ontoggle=\"window.dispatchEvent(new Event('resize'))\">"
+        parts.append(f"{fold}<summary>{html.escape(heading)}</summary>" if heading else "")
+        for figure in figures:
+            options: dict[str, Any] = {"full_html": False, "include_plotlyjs": first, "config": {"responsive": True}}
+            parts.append(pio.to_html(figure, **options))
+            first = False
+        parts.append("</details>" if heading else "")
+    return "".join(parts)
 
 
 _STYLE = """
@@ -228,7 +270,7 @@ summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0;
 """
 
 _NOTE = (
-    "Average: mean of the class accuracies, Wilson's interval at the images' effective number. Worst class: interval that holds "
+    "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
     "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Intervals cover the "
     "sampling of test images, not of training seeds. An image counts as robust under PGD if no iterate fooled the model."
 )
@@ -236,12 +278,6 @@ _NOTE = (
 
 def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise robustness") -> Path:
     """Write one HTML page with table, figures, settings and versions; it needs no network. Raises OSError."""
-    import plotly.io as pio
-
-    pictures = []
-    for number, figure in enumerate(figures_of(runs)):
-        options: dict[str, Any] = {"full_html": False, "include_plotlyjs": number == 0, "config": {"responsive": True}}
-        pictures.append(pio.to_html(figure, **options))
     about = runs[0].verdicts.header
     lead = "".join(f"<p class='lead'>{html.escape(line)}</p>" for line in headlines(runs))
     setting = (
@@ -253,7 +289,7 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"{lead}<p class='note'>{html.escape(setting)}</p>"
         f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
-        f"<h2>Class by class</h2>{''.join(pictures)}<h2>How unequal the classes are</h2>{_spread_html(runs)}"
+        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{_spread_html(runs)}"
         f"<h2>How it was made</h2>{_attacks_html(runs)}{_settings_html(runs)}</body></html>"
     )
     path = Path(out)

@@ -48,12 +48,12 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: RunConfig, file: Pat
     if file.is_file() and is_foreign(file):
         brought = load_foreign(model, spec.channels, spec.num_classes, file)
         if splits is not None:
-            check_normalization(model, splits, "" if brought else config.normalization, file)
+            check_normalization(model, splits, "" if brought else config.normalization, file.name)
         return False
     checkpoint = read_checkpoint(file)
     differences = spec_of(checkpoint).differences(spec)
     source = checkpoint.header["source"]
-    if source == {**_source(config), "split_seed": source["split_seed"]} and source["split_seed"] != config.split_seed:
+    if source == {**source_of(config), "split_seed": source["split_seed"]} and source["split_seed"] != config.split_seed:
         differences.append(
             f"split_seed is {source['split_seed']}, expected {config.split_seed} "
             "(the model would be tested on images its base was trained on)"
@@ -78,7 +78,7 @@ def spec_of(checkpoint: Checkpoint) -> ModelSpec:
     return ModelSpec(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
 
-def _source(config: RunConfig) -> dict[str, str | int]:
+def source_of(config: RunConfig) -> dict[str, str | int]:
     """Which images a run learned from."""
     where = str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else ""
     return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
@@ -98,7 +98,7 @@ def to_checkpoint(
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{n}": t for n, t in entry.items() if isinstance(t, torch.Tensor)}
     header = {
-        "spec": asdict(spec), "source": _source(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
+        "spec": asdict(spec), "source": source_of(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
         "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
         "best": best, "selected_on_test": selected_on_test,
     }  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_images
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
@@ -28,12 +28,13 @@ from faal_lab.evaluation import (
 )
 from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
 from faal_lab.events import Evaluated
-from faal_lab.experiment import evaluate_run, load_model, run
+from faal_lab.experiment import load_model, run
 from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
 from faal_lab.report import read_runs, write_report
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.tables import text_table
+from faal_lab.testing import evaluate_run
 
 
 def test_counts_agree_with_a_loop(base: Path) -> None:
@@ -161,10 +162,11 @@ def test_class_intervals_are_wilsons() -> None:
     assert empty is None
 
 
-def test_average_of_equal_classes_is_wilsons_interval_of_the_whole() -> None:
+def test_average_of_equal_classes_has_the_exact_interval_of_the_whole() -> None:
     found = average_accuracy(np.array([60, 60]), np.array([100, 100]))
     assert found.value == pytest.approx(0.6)
-    assert (found.low, found.high) == pytest.approx((0.531, 0.666), abs=0.004)
+    assert (found.low, found.high) == pytest.approx(binomtest(120, 200).proportion_ci(0.95, "exact"), abs=0.002)
+    assert average_accuracy(np.zeros(10, int), np.full(10, 20)).high == pytest.approx(1 - 0.025 ** (1 / 200), abs=1e-3), "of 200"
     for edge in (np.array([0, 0]), np.array([100, 100])):
         low_high = average_accuracy(edge, np.array([100, 100]))
         assert 0 <= low_high.low <= low_high.value <= low_high.high <= 1

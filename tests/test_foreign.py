@@ -122,6 +122,12 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert marker.exists(), "it would have run"
 
 
+def test_a_blocked_module_in_a_file_is_told_apart_from_damage(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"\x80\x02cposix\nsystem\n(X\x04\x00\x00\x00truetR.")
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \(posix\.system\), and reading that could run code"):
+        read_foreign(tmp_path / "model.pth")
+
+
 def test_a_whole_network_is_converted_as_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = net(seed=1), net(seed=2)
     torch.save(source.network, tmp_path / "whole.pt")
@@ -234,7 +240,7 @@ def test_weights_that_know_nothing_are_told(learned: tuple[Path, RunConfig], tmp
     with pytest.warns(NormalizationWarning, match=text):
         prepare(replace(config, base=str(tmp_path / "blank.pt")))
     with pytest.warns(NormalizationWarning, match=r"images with the normalisation that it brought, 33\.3% is chance\. Are its"):
-        check_normalization(experiment.state.model, experiment.splits, "", tmp_path / "blank.pt")
+        check_normalization(experiment.state.model, experiment.splits, "", "blank.pt")
 
 
 def test_the_test_images_are_not_looked_at(learned: tuple[Path, RunConfig]) -> None:
@@ -242,7 +248,7 @@ def test_the_test_images_are_not_looked_at(learned: tuple[Path, RunConfig]) -> N
     experiment = prepare(config)
     closed = replace(experiment.splits, test=None)
     model = experiment.state.model.train()
-    check_normalization(model, closed, "none", file)
+    check_normalization(model, closed, "none", file.name)
     assert model.training
 
 

@@ -274,3 +274,8 @@ def test_robustbench_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ImportError, match=r"needs robustbench \(.*\): pip install 'faal-lab\[zoo\]'$") as caught:
         made("robustbench:Tiny2020Net", CIFAR)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_parameters_is_none() -> None:
+    with pytest.raises(ModelProblem, match="Sequential has no parameters, so there is nothing to train or to keep"):
+        prepare(RunConfig(), nn.Sequential(nn.AvgPool2d((8, 8)), nn.Upsample((1, 10)), nn.Flatten()))

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from faal_lab.config import RunConfig
 from faal_lab.demo import demo
+from faal_lab.experiment import load_model
 from faal_lab.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +75,25 @@ def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
 
 
 @pytest.mark.notebook
+def test_somebody_elses_weights_are_evaluated_by_papermill(tmp_path: Path, base: Path) -> None:
+    torch.save(load_model(base)[0].state_dict(), tmp_path / "theirs.pth")
+    words = {
+        "runs": f"theirs.pth,{base}",
+        "model": "small-cnn",
+        "data": "digits",
+        "epsilon": 0.1,
+        "attacks": "clean,fgsm",
+        "images": 50,
+    }
+    found = papermill("parameterized/evaluate.ipynb", tmp_path, *[w for n, v in words.items() for w in ("-p", n, str(v))])
+    assert found.returncode == 0, found.stderr[-2000:]
+    said = (tmp_path / "out.ipynb").read_text()
+    assert "theirs.pth is the run folder runs/theirs from now on" in said
+    assert "On 50 of the 597 test images, 5 of each class" in said
+    assert RunFolder(tmp_path / "runs" / "theirs").verdicts_file().exists()
+
+
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     "name, words, text",
     [
@@ -80,6 +101,7 @@ def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
         ("train", ["-r", "seed", "7"], "seed must be a whole number, got '7'"),
         ("finetune", ["-p", "base", "nowhere"], "base nowhere does not exist"),
         ("evaluate", ["-p", "run", "x"], "Unknown parameter 'run'. Did you mean 'runs'?"),
+        ("evaluate", ["-p", "runs", "w.pth", "-p", "images", "many"], "images must be of type int, got 'many' (str)."),
     ],
 )
 def test_a_mistaken_parameter_ends_the_notebook(tmp_path: Path, name: str, words: list[str], text: str) -> None:

@@ -1,7 +1,10 @@
 """Figures, the report, the dashboard and the private names of plotly they lean on."""
 
+import csv
 import html
+import json
 import re
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -9,17 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from faal_lab.ambiguity import KLBall
+from faal_lab.ambiguity.multiplier import largest_multiplier
+from faal_lab.config import RunConfig
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
-from faal_lab.experiment import evaluate_run, run
+from faal_lab.experiment import run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, validation_curves
 from faal_lab.history import MAX_POINTS, History, load_history, thinned
+from faal_lab.live import LiveRun
+from faal_lab.parameters import as_yaml, papermill_command, run_command, run_parameters
+from faal_lab.presets import preset_settings
 from faal_lab.recipe import parts
+from faal_lab.records import run_files
 from faal_lab.report import headlines, read_runs, write_report
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.tables import result_rows, text_table
+from faal_lab.testing import evaluate_run
 from faal_lab.widgets import Dashboard, Workbench
 from faal_lab.widgets.live_figure import live_widget
 from faal_lab.widgets.panels import MANY, panel_spec, pictures, turn_marks
@@ -226,7 +238,7 @@ def test_the_dashboard_shows_a_finished_run(base: Path) -> None:
         assert shown["loss"].y[0] == pytest.approx(history.loss.values)
         until(lambda: not dashboard.until.disabled and not dashboard.save.disabled)
         assert dashboard.until.max == dashboard.until.value == 4, "it can be replayed"
-        assert dashboard.state.value.startswith("<b>done</b> · batch 4 of 4")
+        until(lambda: dashboard.state.value.startswith("<b>done</b> · batch 4 of 4"))
         assert dashboard.problem.value == ""
     finally:
         dashboard.close()
@@ -285,14 +297,12 @@ def test_the_workbench_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_private_names_of_plotly_still_exist() -> None:
-    widget = live_widget(class_bars({}, "clean"))
+    widget = live_widget(validation_curves(History(2)))
     assert "_config" in widget.trait_names()
     assert widget._config["responsive"] is True
 
 
 def test_a_run_of_other_classes_gets_its_own_panels(image_folder: Path, tmp_path: Path) -> None:
-    from faal_lab.config import RunConfig
-
     config = RunConfig(data="folder", data_dir=str(image_folder), epochs=1, attack_steps=1, validation_steps=1, fairness="faal")
     for _ in run(config, tmp_path / "run"):
         pass
@@ -303,3 +313,71 @@ def test_a_run_of_other_classes_gets_its_own_panels(image_folder: Path, tmp_path
         assert RunFolder(tmp_path / "run").status() == "done"
     finally:
         dashboard.close()
+
+
+def test_presets_fill_the_controls_and_what_does_not_fit_is_said_before_start(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    try:
+        bench.setup.presets["recipe"].value = "faal-trades-awp"
+        bench.setup.presets["protocol"].value = "finetune-2ep"
+        config = bench.config()
+        assert config == RunConfig.from_mapping(preset_settings("faal-trades-awp", "finetune-2ep"))
+        assert config.epsilon == 8 / 255, "a slider moves it nowhere"
+        said = bench.setup.commands.value
+        assert html.escape(run_command(config, "runs/mine")) in said
+        assert "--objective=trades" in said
+        assert "-r objective trades" in said, "papermill"
+        assert f"c* {largest_multiplier(KLBall(0.5), 10):.3g}" in bench.setup.radius.value
+        bench.settings["objective"].value = "at"
+        bench.settings["fairness"].value = "frl-rw"
+        assert "weighs the terms clean and robust apart" in bench.message.value
+        assert bench.buttons["start"].disabled
+        bench.settings["objective"].value = "trades"
+        assert bench.message.value == ""
+        assert not bench.buttons["start"].disabled
+    finally:
+        bench.dashboard.close()
+
+
+def test_papermill_and_yaml_give_the_settings_they_are_made_of(tmp_path: Path) -> None:
+    config = RunConfig(objective="trades", epsilon=8 / 255, lr_drops="0.5", epochs=2, tau=1e-5, fairness="faal")
+    words = shlex.split(papermill_command(config, tmp_path / "run"))
+    stated = dict(zip(words[6::3], words[7::3], strict=True))
+    assert words[5::3] == ["-r" if k in ("objective", "lr_drops", "fairness", "out") else "-p" for k in stated]
+    assert float(stated["epsilon"]) == 8 / 255
+    assert run_parameters(yaml.safe_load(as_yaml(config)) | {"out": "x"})[0] == config
+
+
+def test_the_workbench_takes_up_a_run_that_is_going_on(tmp_path: Path) -> None:
+    config = RunConfig(epochs=500, attack_steps=1, validation_steps=0, fairness="faal")
+    live = LiveRun.start(config, tmp_path / "going")
+    until(lambda: live.folder.metrics_file.exists() and live.folder.status() == "training")
+    bench = Workbench(tmp_path)
+    try:
+        assert bench.opened.value == str(tmp_path / "going")
+        until(lambda: bench.dashboard.status == "training" and not bench.fairness_on.disabled)
+        bench.fairness_on.value = False
+        until(lambda: [(e.dial, e.new) for e in live.folder.events() if isinstance(e, DialTurned)] == [("fairness_on", 0.0)])
+        bench.buttons["stop"].click()
+        until(lambda: bench.dashboard.status == "stopped")
+        until(lambda: bench.buttons["pause"].description == "Resume" and not bench.buttons["pause"].disabled)
+        bench.buttons["pause"].click()
+        until(lambda: any(isinstance(e, RunResumed) for e in live.folder.events()))
+        until(lambda: bench.dashboard.status == "training")
+        bench.buttons["stop"].click()
+        until(lambda: bench.dashboard.status == "stopped")
+    finally:
+        bench.dashboard.close()
+        live.wait(30)
+
+
+def test_a_run_as_files_of_other_programs(base: Path) -> None:
+    files = run_files(base)
+    assert list(files) == ["base-steps.csv", "base-epochs.csv", "base.json"]
+    rows = list(csv.DictReader(files["base-steps.csv"].decode().splitlines()))
+    history, names = load_history(base)
+    assert [float(row["weights[3]"]) for row in rows] == history.weights.values[:, 3].tolist()
+    assert len([k for k in rows[0] if k.startswith("weights")]) == len(names)
+    assert json.loads(files["base.json"])["config"]["epochs"] == 1
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        run_files(base / "nothing")

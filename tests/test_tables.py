@@ -10,13 +10,14 @@ from faal_lab.config import RunConfig
 from faal_lab.evaluation import Verdicts, VerdictsError
 from faal_lab.evaluation.attacks import PGD_ATTACKS
 from faal_lab.evaluation.suite import describe
-from faal_lab.experiment import evaluate_run, run
+from faal_lab.experiment import run
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import run_command
 from faal_lab.report import read_runs, read_seeds, write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.tables import SPREAD_TITLES, labels_of, result_rows, seed_sentences, spread_rows, spread_table, text_table
+from faal_lab.testing import evaluate_run
 
 ABOUT = {"epsilon": 0.1, "norm": "linf", "data_sha256": "same", "mode": "per-image", "queries": 5000}
 

@@ -47,6 +47,7 @@ class Splits:
     validation: Images
     test: Images
     augmentation: str  # what `augment="auto"` means for these images: a name in `AUGMENTATIONS`
+    own_test: bool = True  # False: cut out by seed, so that a model from elsewhere may have learned from the test images
 
     @property
     def num_classes(self) -> int:

@@ -83,7 +83,7 @@ def load_folder(seed: int, data_dir: str, image_size: int, download: bool = Fals
     if not divided:
         parts = _cut(labels, (1 - _TEST - _VALIDATION, _VALIDATION), seed, root)
         train, validation, test = (_part(pixels, labels, part) for part in parts)
-        return Splits(name, tuple(classes), train, validation, test, augmentation="crop-flip")
+        return Splits(name, tuple(classes), train, validation, test, augmentation="crop-flip", own_test=False)
     unknown = sorted(set(_classes(root / "test")) - set(classes))
     if unknown:
         raise DataProblem(f"Class {', '.join(unknown)} is in {root / 'test'} but absent from training ({root / 'train'}).")

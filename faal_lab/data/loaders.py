@@ -32,7 +32,7 @@ def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> S
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     parts = split_indices(bunch.target, (_DIGITS_TRAIN, _DIGITS_VALIDATION), seed)
     train, validation, test = (Images(pixels[part], labels[part], pixel_max=16) for part in parts)
-    return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none")
+    return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none", own_test=False)
 
 
 # Seed of the split, data_dir, image_size, download; a loader leaves alone what it has no use for.

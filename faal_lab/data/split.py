@@ -1,4 +1,4 @@
-"""Stratified splits by seed, and long-tailed ones.
+"""Stratified splits by seed, stratified parts, and long-tailed ones.
 
 Knows: labels. Must not know: images.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
+from faal_lab import keyed_random
+from faal_lab.data.problem import DataProblem
 
 
 def split_indices(labels: np.ndarray, sizes: tuple[int | float, ...], seed: int) -> list[torch.Tensor]:
@@ -35,3 +38,20 @@ def long_tailed(labels: np.ndarray, classes: int, imbalance: float, seed: int) -
         own = order[labels[order] == c]
         kept.append(own[: max(1, round(len(own) * imbalance ** (-c / (classes - 1))))])
     return torch.from_numpy(np.sort(np.concatenate(kept)))
+
+
+def stratified(labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
+    """Which `count` of the images [N] to take so that the `classes` have as many each as can be: int64 [count], rising.
+
+    They are the first ones of a shuffle that never changes, class by class in turn: a larger count has all of a smaller one.
+    Raises DataProblem where that is less than one a class, or more than there are.
+    """
+    totals = torch.bincount(labels, minlength=classes)
+    least = int((totals > 0).sum())
+    if not least <= count <= len(labels):
+        raise DataProblem(f"images must be between {least} (one a class) and {len(labels)} (all there are), got {count}.")
+    order = keyed_random.permutation(0, 0, len(labels), labels.device)
+    by_class = torch.argsort(labels[order], stable=True)  # places in the shuffle, class after class
+    turn = torch.empty_like(order)
+    turn[by_class] = torch.cat([torch.arange(n, device=labels.device) for n in totals.tolist()])
+    return order[torch.argsort(turn, stable=True)[:count]].sort().values

@@ -60,20 +60,20 @@ def class_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL
 def average_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:
     """The mean of the class accuracies, every class counting the same.
 
-    Wilson's interval with the number of images that a plain share of the same variance would have.
+    Exact (Clopper-Pearson) interval with the number of images that a plain share of the same variance would have.
     """
-    from scipy.stats import norm
+    from scipy.stats import beta
 
     k, n = correct[total > 0].astype(float), total[total > 0].astype(float)
     value = float((k / n).mean())
     smooth = (k + 1) / (n + 2)  # keeps the variance of a class at 0 or 1 away from 0
     variance = float((smooth * (1 - smooth) / n).sum() / len(n) ** 2)
-    share = min(max(value, 1 / n.sum()), 1 - 1 / n.sum())
-    images = share * (1 - share) / variance
-    z = float(norm.ppf(0.5 + level / 2))
-    centre = (value + z * z / (2 * images)) / (1 + z * z / images)
-    half = z * np.sqrt(value * (1 - value) / images + z * z / (4 * images**2)) / (1 + z * z / images)
-    return Estimate(value, max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    images = float(smooth.mean() * (1 - smooth.mean())) / variance
+    tail, stands = (1 - level) / 2, value * images
+    # nan where none stands, or all: the interval reaches the end there
+    low = np.nan_to_num(beta.ppf(tail, stands, images - stands + 1), nan=0.0)
+    high = np.nan_to_num(beta.ppf(1 - tail, stands + 1, images - stands), nan=1.0)
+    return Estimate(value, float(low), float(high))
 
 
 def worst_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tuple[Estimate, int]:

@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def _called(path: str, num_classes: int) -> nn.Module:
     alone = f"{path} must be callable with num_classes={num_classes} alone"
     cure = "Write a function that takes num_classes and returns the network, and name that one."
     try:
-        inspect.signature(factory).bind(num_classes=num_classes)
+        with suppress(ValueError):  # a builtin that shows no signature: the call will tell
+            inspect.signature(factory).bind(num_classes=num_classes)
     except TypeError as error:
         raise ModelProblem(f"{alone}: {error}. {cure}") from error
     try:
@@ -79,6 +81,12 @@ def _found(path: str) -> Callable[..., Any]:
                 "for the one you are in)."
             ) from error
         raise ModelProblem(f"model={path}: {module_name} needs a module that is missing: {error}. Install it.") from error
+    except Exception as error:  # any line of a module of the user's own may fail
+        reason = " ".join(str(error).split())
+        raise ModelProblem(
+            f"model={path}: importing {module_name} fails with {type(error).__name__}: {reason}. To see where: "
+            f'python -c "import {module_name}"'
+        ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             close = get_close_matches(part, dir(found), n=1, cutoff=0.4)
@@ -91,7 +99,7 @@ def _found(path: str) -> Callable[..., Any]:
 
 
 def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
-    """Raise ModelProblem unless two images in evaluation mode give logits [2, num_classes]."""
+    """Raise ModelProblem unless the model has parameters and gives logits [2, num_classes] for two images, in evaluation mode."""
     shown = "x".join(map(str, image))
     training = model.training
     try:
@@ -108,6 +116,8 @@ def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, i
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ModelProblem(f"{path} must give logits [2, {num_classes}] for two images of {shown}, got {got}.")
+    if next(model.parameters(), None) is None:
+        raise ModelProblem(f"{path} has no parameters, so there is nothing to train or to keep. Return a network with weights.")
 
 
 def _from_zoo(name: str, num_classes: int) -> nn.Module:

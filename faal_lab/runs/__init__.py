@@ -5,11 +5,11 @@ Knows: files, locks, checksums. Must not know: tensors' meaning, plots, how a ru
 
 from faal_lab.runs.checkpoint import Checkpoint, CheckpointError, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.control import CommandReader, send
-from faal_lab.runs.folder import ENDED, RunFolder, RunFolderError, free_name
+from faal_lab.runs.folder import ENDED, RunFolder, RunFolderError, by_name, free_name
 from faal_lab.runs.follower import Follower
 from faal_lab.runs.lock import Heartbeat, RunLocked
 
 __all__ = [
-    "ENDED", "Checkpoint", "CheckpointError", "CommandReader", "Follower", "Heartbeat", "RunFolder", "RunFolderError", "RunLocked",
-    "free_name", "is_foreign", "read_checkpoint", "send", "write_checkpoint",
+    "ENDED", "Checkpoint", "CheckpointError", "CommandReader", "Follower", "Heartbeat", "RunFolder", "RunFolderError",
+    "RunLocked", "by_name", "free_name", "is_foreign", "read_checkpoint", "send", "write_checkpoint",
 ]  # fmt: skip

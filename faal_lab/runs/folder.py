@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -157,6 +157,13 @@ def _end_broken_line(file: Path) -> None:
         content = stream.read()
         if content and not content.endswith(b"\n"):
             stream.truncate(content.rfind(b"\n") + 1)
+
+
+def by_name(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Run folders by their last part, or by the whole path where two share it."""
+    folders = list(dict.fromkeys(map(Path, paths)))
+    names = [folder.name for folder in folders]
+    return {str(folder) if names.count(folder.name) > 1 else folder.name: folder for folder in folders}
 
 
 def free_name(parent: str | Path, stem: str) -> Path:

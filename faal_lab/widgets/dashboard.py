@@ -18,8 +18,8 @@ import ipywidgets as W
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import stated
 from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
-from faal_lab.records import run_files
 from faal_lab.history import History
+from faal_lab.records import run_files
 from faal_lab.runs import ENDED, Follower, RunFolderError
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.stream import StreamView

@@ -6,6 +6,7 @@ Must not know: how a run is started or shown.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,7 @@ class Setup(W.VBox):
         self.radius = W.HTML().add_class("faal-radius-said")
         self.commands = W.HTML().add_class("faal-commands")
         wrap = W.Layout(flex_flow="row wrap")
-        rows = [W.HBox(list(self.presets.values()), layout=wrap)]
+        rows: list[W.Widget] = [W.HBox(list(self.presets.values()), layout=wrap)]
         for title, names in _GROUPS.items():
             widgets = [self.controls[name] for name in names]
             widgets += [self.radius] if title == "Method" else []
@@ -107,7 +108,7 @@ class Setup(W.VBox):
 
     def _take_preset(self) -> None:
         """Fill the controls with what the chosen names stand for; what has no control is kept beside them."""
-        chosen = [w.value if w.value != _OWN else "" for w in self.presets.values()]
+        chosen = [str(w.value) if w.value != _OWN else "" for w in self.presets.values()]
         self._filling = True
         try:
             for name, value in preset_settings(*chosen).items():
@@ -116,8 +117,10 @@ class Setup(W.VBox):
                     continue
                 widget = self.controls[name]
                 if isinstance(widget, W.FloatSlider):
-                    widget.max = max(widget.max, value)
-                    widget.step = min(widget.step, 1e-5) if round(value / widget.step) * widget.step != value else widget.step
+                    widget.max = max(float(widget.max or 0), value)
+                    # the page would move a value between two steps of a slider, and a run must have just what was named
+                    on_a_step = math.isclose(round(value / widget.step) * widget.step, value)
+                    widget.step = widget.step if on_a_step else value / 8
                 widget.value = value
         finally:
             self._filling = False

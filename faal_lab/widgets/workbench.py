@@ -70,7 +70,7 @@ class Workbench(W.VBox):
         for dial in DIALS:
             widget = self.fairness_on if dial == "fairness_on" else self.settings[dial]
             widget.observe(lambda change, dial=dial: self._safely(lambda: self.turn(dial, float(change["new"]))), "value")
-        self.opened.observe(lambda change: self._safely(lambda: self.open(change["new"])), "value")
+        self.opened.observe(lambda change: self._safely(lambda: self.look_at(change["new"])), "value")
 
     def _bases(self) -> list[str]:
         return [SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
@@ -112,7 +112,7 @@ class Workbench(W.VBox):
         self._follow(LiveRun.start(config, free_name(self.runs, f"{config.data}-{config.objective}-{config.fairness}")))
         self.settings["base"].options = self._bases()
 
-    def open(self, path: str) -> None:
+    def look_at(self, path: str) -> None:
         """Show a run of any origin, to steer it while it goes on and to replay it afterwards."""
         if path != _NOTHING and (self.run is None or path != str(self.run.folder.path)):
             self._follow(LiveRun.attach(path))

@@ -1,0 +1,111 @@
+"""A run's test images: opened, attacked, and what was found kept in its folder.
+
+Knows: run folders, data sets, evaluation. Must not know: how the run was trained.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from faal_lab.config import check_dial
+from faal_lab.data import Images, Splits, stratified
+from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
+from faal_lab.evaluation.autoattack import autoattack_note
+from faal_lab.events import Evaluated
+from faal_lab.experiment import load_data
+from faal_lab.hashing import tensors_sha256
+from faal_lab.machine import device_of, placed, versions
+from faal_lab.restore import delivered, load_model
+from faal_lab.runs import Heartbeat, RunFolder
+from faal_lab.runs.files import replace_file
+
+
+def evaluate_run(
+    run_folder: str | Path,
+    *,
+    checkpoint: str = "last",
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS,
+    epsilon: float | None = None,
+    images: int | None = None,
+    model: nn.Module | None = None,
+    device: str = "auto",
+    mode: str = "per-image",
+    part: int = 0,
+    parts: int = 1,
+    progress: Progress | None = None,
+) -> Verdicts:
+    """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
+
+    `epsilon` is the run's own by default; `images` takes so many of the test images, spread over the classes; `model` is for a
+    run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and radius
+    are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept in
+    the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
+    verdicts. Raises RunLocked while the run is still written to.
+    """
+    folder = RunFolder.open(run_folder)
+    model, config, stored = load_model(folder.path, checkpoint, model)
+    where = device_of(device)
+    splits = load_data(config)
+    test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
+    if images is not None:
+        test = test.part(stratified(test.labels, images, splits.num_classes))
+        notes.append(_said_of(test, splits))
+    radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
+    header = {
+        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
+        "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
+        "images": images,
+    }  # fmt: skip
+    now = ("evaluating", 0.0)
+
+    def hear(what: str, share: float) -> None:
+        nonlocal now
+        now = (what, share)
+        if progress is not None:
+            progress(what, share)
+
+    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext():
+        verdicts = evaluate(
+            placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
+            attacks=attacks, seed=config.seed, header=header, progress=hear,
+            manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),
+        )  # fmt: skip
+        verdicts = _noted(verdicts, notes)
+        if part == 0:
+            _keep(folder, checkpoint, radius, verdicts, notes)
+        now = ("ended", 1.0)
+    return verdicts
+
+
+def _said_of(some: Images, splits: Splits) -> str:
+    """Which part of the test images `some` is."""
+    counts = torch.bincount(some.labels, minlength=splits.num_classes)
+    least, most = int(counts[counts > 0].min()), int(counts.max())
+    each = f"{least}" if least == most else f"{least} to {most}"
+    return f"On {len(some)} of the {len(splits.test)} test images, {each} of each class, the same for every model."
+
+
+def _noted(verdicts: Verdicts, notes: list[str]) -> Verdicts:
+    """The verdicts with all that has to be said of them in the header's note."""
+    said = [*notes, autoattack_note(len(verdicts.class_names)) if "autoattack" in verdicts.predicted else None]
+    note = {"note": " ".join(filter(None, said))} if any(said) else {}
+    return replace(verdicts, header={**verdicts.header, **note})
+
+
+def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts, notes: list[str]) -> None:
+    """Write the verdicts, and that the test images were opened for them."""
+    file = folder.verdicts_file(checkpoint)
+    kept = verdicts
+    if file.exists():
+        with suppress(VerdictsError):  # damaged, or of an older format: nothing to keep
+            kept = verdicts.joined(Verdicts.read(file))
+    replace_file(file, _noted(kept, notes).to_bytes())
+    counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
+    total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
+    with folder.recording() as recorder:
+        recorder.write(Evaluated(checkpoint, radius, total, counts))
