@@ -46,7 +46,7 @@ def ratio(slow: list[float], quick: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What the figures were made on, in words that name no machine."""
-    packages = ("torch", "numpy", "cvxpy", "clarabel", "scs", "ecos", "mpmath")
+    packages = ("torch", "numpy", "cvxpy", "clarabel", "scs", "ecos", "mpmath", "pyautoattack")
     versions = {}
     for name in packages:
         try:

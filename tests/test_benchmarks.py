@@ -6,7 +6,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+from faal_lab.data import Images
 from faal_lab.fairness import FAIRNESS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -41,6 +43,22 @@ def test_the_readme_states_what_was_measured() -> None:
     assert f"| {errors['ours']['weights']:.0e} | {errors['ours']['divergence, relative']:.0e} |" in readme
 
 
+def test_the_readme_states_how_autoattack_was_compared() -> None:
+    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    (entry,) = [e for e in json.loads((BENCHMARKS / "autoattack.json").read_text()).values() if "kills" in e]
+    assert (entry["images"], entry["queries"], entry["data"]) == (500, 5000, "CIFAR-10 (JPEG)")
+    assert all(pair == {"verdicts": 0, "classes": 0} for pair in entry["must agree"].values())
+    assert len(entry["must agree"]) == 5
+    assert f"{len(entry['kills']['each'])} kills by SIGKILL, {entry['kills']['in a batch']} of them in the middle" in readme
+    seeds, *modes = (pair["verdicts"] for pair in entry["may differ"].values())
+    assert f"differs from upstream in {max(modes)} verdict, two seeds of upstream in {seeds}" in readme
+    edge = entry["images at the edge"]
+    theirs, ours = (list(counts.values()) for counts in edge["broken"].values())
+    assert f"{theirs[0]} of {edge['seeds']} seeds of upstream break it, {ours[0]} of {edge['seeds']} of ours" in readme
+    times = entry["times longer than upstream"]["seconds"]
+    assert "takes {median:.2f} times as long ({low:.2f} to {high:.2f}, ".format(**times) in readme
+
+
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     import methods
@@ -69,3 +87,44 @@ def test_the_methods_benchmark_goes_on_where_it_was_interrupted(monkeypatch: pyt
     methods.main()
     assert (tmp_path / "found.json").read_text() == first
     assert (tmp_path / "runs-quick" / "faal-at" / "last.safetensors").stat().st_mtime_ns == changed, "not trained again"
+
+
+def test_the_autoattack_benchmark_kills_compares_and_keeps_its_pieces(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import autoattack as benchmark
+    import pieces
+
+    monkeypatch.setattr(pieces, "_ROUNDS", 1)
+    words = ["autoattack.py", str(base), "--images", "10", "--kills", "1", "--queries", "10", "--batch-size", "6"]
+    words += ["--epsilon", "0.01", "--pieces", "by turns; killed", "--out", str(tmp_path / "found.json")]
+    monkeypatch.setattr(sys, "argv", words)
+    benchmark.main()
+    first = (tmp_path / "found.json").read_text()
+    (entry,) = json.loads(first).values()
+    assert entry["must agree"] == {"killed / per-image": {"verdicts": 0, "classes": 0}}
+    assert len(entry["kills"]["each"]) == 1
+    assert 1 < entry["robust"]["killed"] <= 10
+    assert entry["differing rounds"] == 0
+    assert entry["times longer than upstream"]["images passed"]["median"] == pytest.approx(1, abs=0.1)
+    assert str(tmp_path) not in first
+    assert "per-image (2 of 3, about " in capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.piece.json")}
+    assert len(kept) == 3, "what the killed one is compared with is made, too"
+    benchmark.main()
+    assert (tmp_path / "found.json").read_text() == first
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}, "not made again"
+
+
+def test_differing_images_are_counted_in_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import autoattack as benchmark
+
+    one, two = {"found": [[0, 1, 2, 2]]}, {"found": [[0, 1, 2, 2], [0, 2, 2, 0]]}
+    assert benchmark.differing(one, two, [0, 1, 2, 1]) == {"verdicts": 1, "classes": 2}
+    labels = torch.tensor([0] * 5 + [1] * 7 + [2] * 4)
+    some = benchmark.evenly(Images(torch.zeros(16, 1, 2, 2, dtype=torch.uint8), labels), 7, 3).labels
+    assert some.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    with pytest.raises(SystemExit, match="13 images asked for; there are 12 of all classes alike"):
+        benchmark.evenly(Images(torch.zeros(16, 1, 2, 2, dtype=torch.uint8), labels), 13, 3)
