@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,8 +78,9 @@ def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
 @pytest.mark.notebook
 def test_somebody_elses_weights_are_evaluated_by_papermill(tmp_path: Path, base: Path) -> None:
     torch.save(load_model(base)[0].state_dict(), tmp_path / "theirs.pth")
+    ours = shutil.copytree(base, tmp_path / "ours")
     words = {
-        "runs": f"theirs.pth,{base}",
+        "runs": f"theirs.pth,{ours}",
         "model": "small-cnn",
         "data": "digits",
         "epsilon": 0.1,
