@@ -22,6 +22,7 @@ from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
 from faal_lab.experiment import run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, validation_curves
+from faal_lab.hardest import hardest
 from faal_lab.history import MAX_POINTS, History, load_history, thinned
 from faal_lab.live import LiveRun
 from faal_lab.parameters import as_yaml, papermill_command, run_command, run_parameters
@@ -36,6 +37,7 @@ from faal_lab.widgets import Dashboard, Workbench
 from faal_lab.widgets.live_figure import live_widget
 from faal_lab.widgets.panels import MANY, panel_spec, pictures, turn_marks
 from faal_lab.widgets.stream import StreamView
+from faal_lab.widgets.strip import Strip, strip_html
 
 
 @pytest.fixture(scope="module")
@@ -381,3 +383,22 @@ def test_a_run_as_files_of_other_programs(base: Path) -> None:
     assert json.loads(files["base.json"])["config"]["epochs"] == 1
     with pytest.raises(RunFolderError, match="is not a run folder"):
         run_files(base / "nothing")
+
+
+def test_the_images_of_the_hardest_class(base: Path) -> None:
+    found = hardest(base, count=5)
+    done = [e for e in RunFolder(base).events() if isinstance(e, EpochDone)][-1]
+    shares = np.divide(done.robust_correct, done.count)
+    assert (found.index, found.accuracy) == (int(shares.argmin()), pytest.approx(shares.min()))
+    shown = found.examples
+    assert shown.clean.shape == (5, 1, 8, 8)
+    assert np.abs(shown.adversarial - shown.clean).max() <= 0.1 + 1e-6
+    assert shown.adversarial_belief.sum(1) == pytest.approx(1)
+    page = strip_html(found)
+    assert page.count("<img") == 15
+    wrong = (shown.clean_belief.argmax(1) != found.index).sum() + (shown.adversarial_belief.argmax(1) != found.index).sum()
+    assert page.count("<b style") == wrong
+    assert hardest(base, of_class=3).name == "3"
+    strip = Strip(lambda: base / "nothing", lambda: -1)
+    strip.look()
+    assert "is not a run folder" in strip.shown.value

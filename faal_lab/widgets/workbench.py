@@ -18,6 +18,7 @@ from faal_lab.names import UnknownName
 from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
 from faal_lab.widgets.dashboard import Dashboard
 from faal_lab.widgets.setup import SCRATCH, Setup, error_text
+from faal_lab.widgets.strip import Strip
 
 _HANDLED = (UnknownName, ConfigError, RunFolderError, OSError, ValueError)
 _BUTTONS = {
@@ -60,7 +61,8 @@ class Workbench(W.VBox):
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
         acts = W.HBox([*self.buttons.values(), self.fairness_on, self.opened], layout=wrap)
-        super().__init__([self.setup, acts, self.message, self.dashboard])
+        self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed)
+        super().__init__([self.setup, acts, self.message, self.dashboard, self.strip])
         self._take_up()
 
     def _connect(self) -> None:
