@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--queries", type=int, default=5000, help="of Square; fewer is not AutoAttack-standard")
-    parser.add_argument("--batch-size", type=int, default=20, help="small, so that there are many batches to kill between")
+    parser.add_argument("--batch-size", type=int, default=10, help="small, so that there are many batches to kill between")
     parser.add_argument("--pieces", default="", help=f"some of them, by semicolons: {'; '.join(PIECES)}")
     parser.add_argument("--data-name", default="", help="what the images are called in the JSON")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))

@@ -236,7 +236,7 @@ def divided(work: Work, whole: Piece, tell: Tell) -> Piece:
 
 
 def edge(work: Work, done: dict[str, Piece], tell: Tell) -> Piece:
-    """Images on which `per-image` and upstream's seeds differ: how often each mode breaks them, alone, with other seeds."""
+    """Images on which `per-image` and upstream's seeds differ: how often each mode breaks them, alone, with many seeds."""
     labels = work.images.labels.tolist()
     compared = [piece["found"][0] for name, piece in done.items() if name.startswith("upstream") or name == "per-image"]
     verdicts = [[a == b for a, b in zip(found, labels, strict=True)] for found in compared]

@@ -54,9 +54,9 @@ def test_the_readme_states_how_autoattack_was_compared() -> None:
     assert f"differs from upstream in {max(modes)} verdict, two seeds of upstream in {seeds}" in readme
     edge = entry["images at the edge"]
     theirs, ours = (list(counts.values()) for counts in edge["broken"].values())
-    assert f"{theirs[0]} of {edge['seeds']} seeds of upstream break it, {ours[0]} of {edge['seeds']} of ours" in readme
+    assert f"breaks it with {theirs[0]} of {edge['seeds']} seeds and the default with {ours[0]} of {edge['seeds']}" in readme
     times = entry["times longer than upstream"]["seconds"]
-    assert "takes {median:.2f} times as long ({low:.2f} to {high:.2f}, ".format(**times) in readme
+    assert "takes {median:.2f} times as long as upstream ({low:.2f} to {high:.2f}, ".format(**times) in readme
 
 
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
