@@ -402,3 +402,25 @@ def test_the_images_of_the_hardest_class(base: Path) -> None:
     strip = Strip(lambda: base / "nothing", lambda: -1)
     strip.look()
     assert "is not a run folder" in strip.shown.value
+
+
+RECORDED = Path(__file__).parent.parent / "notebooks" / "recorded"
+
+
+def test_recorded_runs_come_along_for_replay(tmp_path: Path) -> None:
+    files = [p for p in RECORDED.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 1e6
+    bench = Workbench(tmp_path, RECORDED)
+    try:
+        steered = str(RECORDED / "faal-steered")
+        assert list(bench.opened.options) == ["(none)", str(RECORDED / "control"), steered]
+        bench.opened.value = steered
+        until(lambda: bench.dashboard.status == "done" and not bench.dashboard.until.disabled)
+        assert bench.dashboard.until.max == 160
+        assert [t["text"] for t in turn_marks(bench.dashboard._follower.turns)] == ["tau 1.5", "tau 0"]
+        bench.strip.look()
+        assert bench.strip.shown.value.count("<img") == 18
+    finally:
+        bench.dashboard.close()
+    assert [run.name for run in read_runs([str(RECORDED / "control"), steered])] == ["control", "faal-steered"]
+    assert not [p for p in RECORDED.rglob("*") if p.name in ("heartbeat.json", "writer.lock", "control") and p.is_file()]

@@ -21,6 +21,7 @@ from faal_lab.evaluation.upstream import Upstream, too_small_for_square
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 
 _BLIND, _STUCK = 0.25, 0.25  # share of images without any gradient, and of pixels without, that no plain network has
+_END, _FEW = 0.015, 3  # what is near an end of the range of pixels, and how many such pixels tell something
 _STANDING = 0.1  # share that may still stand at the largest radius
 _STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
 _QUERIES = 300
@@ -109,17 +110,32 @@ def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -
     pixels, labels = images.all()
     with frozen(model):
         pixels.requires_grad_(True)
-        loss = F.cross_entropy(model(pixels), labels, reduction="sum")
+        logits = model(pixels)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
     none = (gradient == 0).flatten(1)
-    blind, stuck = none.all(1), none.float().mean(1) > _STUCK
-    found, truth = [], labels.cpu().numpy()
-    if names := _where(blind.cpu().numpy(), truth, class_names, _BLIND):
+    blind, full = none.all(1), (logits.softmax(1) == 1).any(1)
+    found, truth, taken = [], labels.cpu().numpy(), logits.argmax(1).cpu().numpy()
+    # what a network takes an image for decides more often than what it is: a branch for one class is found by it
+    names = _where(blind.cpu().numpy(), taken, class_names, _BLIND) or _where(blind.cpu().numpy(), truth, class_names, _BLIND)
+    if names:
         found.append(Finding("no gradient", names, "Cross-entropy has no slope at many images: attacks by gradient stand still"))
+    if names := _where(full.cpu().numpy(), truth, class_names, _BLIND):
+        text = "Probabilities are 1 to the last digit at many images: logits are so large that cross-entropy loses its slope"
+        found.append(Finding("saturated", names, text))
+    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.detach().flatten(1), none)
     if names := _where((stuck & ~blind).cpu().numpy(), truth, class_names, _BLIND):
         text = "Cross-entropy has no slope in many pixels: they are cut off inside the model, and attacks cannot move them"
         found.append(Finding("stuck pixels", names, text))
     return found
+
+
+def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
+    """Images [N] whose pixels [N, P] have no slope near the ends of their range, and only there: a clamp cuts them off."""
+    ends, middle = (pixels < _END) | (pixels > 1 - _END), (pixels > 0.2) & (pixels < 0.8)
+    counts = ends.sum(1)
+    at_ends, amid = (none & ends).sum(1) / counts.clamp(min=1), (none & middle).sum(1) / middle.sum(1).clamp(min=1)
+    return (counts >= _FEW) & (at_ends > 0.95) & (amid < 0.05)
 
 
 def _square(

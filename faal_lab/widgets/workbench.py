@@ -34,11 +34,11 @@ class Workbench(W.VBox):
     """Pick data, model, method and settings; Start, Pause, Resume, Step, Stop; turn tau, epsilon and learning rate live.
 
     `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
-    nothing. Settings given by name (any of RunConfig) are the controls' first values.
+    nothing. Runs in `recorded` can be looked at, too. Settings given by name (any of RunConfig) are the controls' first values.
     """
 
-    def __init__(self, runs: str | Path = "runs", **settings: Any) -> None:
-        self.runs = Path(runs)
+    def __init__(self, runs: str | Path = "runs", recorded: str | Path = "recorded", **settings: Any) -> None:
+        self.runs, self._recorded = Path(runs), Path(recorded)
         self.run: LiveRun | None = None
         self._shown: tuple[bool, str] | None = None
         self.message = W.HTML().add_class("faal-message")
@@ -78,7 +78,8 @@ class Workbench(W.VBox):
         return [SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
 
     def _folders(self) -> list[str]:
-        return [_NOTHING, *map(str, sorted(p.parent for p in self.runs.glob("**/metrics.jsonl")))]
+        found = [p.parent for root in (self.runs, self._recorded) for p in sorted(root.glob("**/metrics.jsonl"))]
+        return [_NOTHING, *map(str, found)]
 
     def _take_up(self) -> None:
         """Show the run of this folder that is going on, the one last begun where there are several."""
