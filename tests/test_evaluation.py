@@ -28,10 +28,11 @@ from faal_lab.evaluation import (
 )
 from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
 from faal_lab.events import Evaluated
-from faal_lab.experiment import load_model, run
+from faal_lab.experiment import run
 from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
 from faal_lab.report import read_runs, write_report
+from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.tables import text_table
 from faal_lab.testing import evaluate_run
