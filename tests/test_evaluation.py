@@ -1,6 +1,7 @@
 """Attacks, verdicts and intervals."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -141,6 +142,11 @@ def test_verdict_files(tmp_path: Path) -> None:
     file.write_bytes(verdicts.to_bytes()[:50])
     with pytest.raises(VerdictsError, match=r"is damaged.*Evaluate again"):
         Verdicts.read(file)
+    whole = verdicts.to_bytes()
+    for place in range(30, len(whole), 17):  # one byte flipped anywhere: the old file, damage that is said, never another error
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with suppress(VerdictsError):
+            assert Verdicts.read(file).predicted["clean"].tolist() == [0, 0, 1]
     with pytest.raises(VerdictsError, match="No verdicts at .* Make them first: faal-lab evaluate"):
         Verdicts.read(tmp_path / "none.npz")
     np.savez(file, header=np.array({"a": 1}, dtype=object))
@@ -308,8 +314,28 @@ def test_verdicts_of_other_attacks_measured_alike_are_kept(base: Path, tmp_path:
     evaluate_run(copy, attacks=("noise",))
     kept = Verdicts.read(RunFolder(copy).verdicts_file())
     assert set(kept.predicted) == {"clean", "fgsm", "noise"}
-    evaluate_run(copy, attacks=("clean",), epsilon=0.2)
-    assert set(Verdicts.read(RunFolder(copy).verdicts_file()).predicted) == {"clean"}, "another radius is another measurement"
+    for name in ("earlier-1-verdicts-last.npz", "earlier-2-verdicts-last.npz"):
+        before = RunFolder(copy).verdicts_file().read_bytes()
+        found = evaluate_run(copy, attacks=("clean",), epsilon=0.2 if "1" in name else 0.3)
+        file = RunFolder(copy).verdicts_file()
+        assert set(Verdicts.read(file).predicted) == {"clean"}, "another radius is another measurement"
+        assert "note" not in Verdicts.read(file).header
+        assert found.header["note"] == f"Earlier verdicts, measured otherwise, are kept as {name}."
+        assert (copy / name).read_bytes() == before
+
+
+def test_attacks_evaluated_one_by_one_are_held_against_each_other(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    evaluate_run(copy, attacks=("pgd-20",))
+    file = RunFolder(copy).verdicts_file()
+    kept = Verdicts.read(file)
+    file.write_bytes(replace(kept, predicted={"pgd-20": kept.labels}).to_bytes())  # as if it had broken nothing
+    found = evaluate_run(copy, attacks=("noise",))
+    said = "Random noise breaks images that PGD-20 leaves"
+    for header in (found.header, Verdicts.read(file).header):
+        assert [text.startswith(said) for text in header["findings"]].count(True) == 1
+    evaluate_run(copy, attacks=("fgsm",))
+    assert any(text.startswith(said) for text in Verdicts.read(file).header["findings"]), "looking again hides nothing"
 
 
 def test_verdicts_of_an_older_format_say_so(tmp_path: Path) -> None:
