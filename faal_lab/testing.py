@@ -22,7 +22,7 @@ from faal_lab.experiment import load_data
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.restore import delivered, load_model
-from faal_lab.runs import Heartbeat, RunFolder
+from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
 
 
@@ -82,6 +82,20 @@ def evaluate_run(
         about = {"findings": kept.header["findings"]} if "findings" in kept.header else {}
         verdicts = _noted(replace(verdicts, header=verdicts.header | about), [*notes, *([aside] if aside else [])])
         now = ("ended", 1.0)
+    return verdicts
+
+
+def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
+    """What was found on a run's test images; raises RunFolderError or VerdictsError where it is missing or not of its weights."""
+    folder = RunFolder.open(path)
+    file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
+    verdicts = Verdicts.read(file)
+    measured = verdicts.header.get("weights_sha256")
+    if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
+        raise VerdictsError(
+            f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
+            f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
+        )
     return verdicts
 
 
