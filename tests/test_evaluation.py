@@ -18,6 +18,7 @@ from faal_lab.data import Images, load
 from faal_lab.evaluation import (
     DEFAULT_ATTACKS,
     PGD_ATTACKS,
+    EvaluationError,
     Manner,
     Verdicts,
     VerdictsError,
@@ -229,6 +230,10 @@ def few_images(labels: list[int] | None = None) -> Images:
         ("train", None, {}, "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval"),
         (lambda z: z[:, :2], None, {}, r"The model must return logits \[12, 3\] here, got \[12, 2\]"),
         (lambda z: z / 0 * 0, None, {}, "The model returns logits that are not finite"),
+        (None, None, {"epsilon": float("nan")}, "epsilon must be above 0 to attack, got nan"),
+        (lambda z: (z, z), None, {}, r"The model must return logits \[12, 3\] here, got tuple"),
+        (lambda z: z.detach(), None, {}, "The logits have no gradient by the pixels, and attacks need one"),
+        ("double", None, {}, r"The model's weights are float64, expected float32. Call model.float\(\) first."),
         (None, few_images([0, 1, 3] * 4), {}, "Labels must be between 0 and 2, got 0 to 3"),
         (None, replace(few_images(), pixel_max=16), {}, r"Pixels must be in \[0, 1\] after division by 16, got up to"),
         (None, None, {"norm": "l1"}, "Unknown norm 'l1'.* Known: linf, l2"),
@@ -237,9 +242,33 @@ def few_images(labels: list[int] | None = None) -> Images:
 )
 def test_what_cannot_be_evaluated(change, images: Images | None, options: dict, text: str) -> None:
     model = Head(change if callable(change) else lambda logits: logits)
-    model.train(change == "train")
+    model.train(change == "train").to(torch.float64 if change == "double" else torch.float32)
     with pytest.raises(ValueError, match=text):
         evaluate(model, images or few_images(), ("a", "b", "c"), **({"epsilon": 0.1, "attacks": ("pgd-20",)} | options))
+
+
+@pytest.mark.parametrize("attacks", [("noise",), ("pgd-20",), ("autoattack",)])
+def test_logits_that_are_not_finite_on_attacked_images_alone(attacks: tuple[str, ...]) -> None:
+    class OffTheGrid(Head):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            off = (255 * images - (255 * images).round()).abs().amax((1, 2, 3)) > 1e-3
+            return torch.where(off[:, None], torch.nan, super().forward(images))
+
+    model, images = OffTheGrid().eval(), few_images()
+    assert evaluate(model, images, ("a", "b", "c"), epsilon=0.1, attacks=("clean",)).header["deterministic"]
+    with pytest.raises(EvaluationError, match=r"not finite .NaN or infinite., if not on these images then on attacked ones"):
+        evaluate(model, images, ("a", "b", "c"), epsilon=0.1, attacks=attacks, manner=Manner(queries=20))
+
+
+def test_a_logit_that_is_not_finite_on_a_late_image() -> None:
+    class Brittle(Head):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) / images.amax((1, 2, 3))[:, None]
+
+    pixels = torch.full((100, 1, 4, 4), 7, dtype=torch.uint8)
+    pixels[90] = 0
+    with pytest.raises(EvaluationError, match="logits that are not finite"):
+        evaluate(Brittle().eval(), Images(pixels, torch.arange(100) % 3), ("a", "b", "c"), epsilon=0.1, attacks=("clean",))
 
 
 def test_a_model_that_is_not_deterministic_is_flagged_in_every_table() -> None:
