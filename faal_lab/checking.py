@@ -15,9 +15,10 @@ from xml.etree import ElementTree as ET
 from faal_lab.config import ConfigError
 from faal_lab.evaluation import Difference, Estimate, Verdicts, VerdictsError, average_accuracy, worst_accuracy
 from faal_lab.names import UnknownName, check_name
-from faal_lab.runs import RunFolder, RunFolderError, by_name
+from faal_lab.runs import CheckpointError, RunFolderError, by_name
 from faal_lab.runs.files import replace_file
 from faal_lab.tables import comparisons
+from faal_lab.testing import read_verdicts
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # a name of a file or class may hold anything
 # Each outcome, and the element that stands for it in JUnit's XML.
@@ -64,24 +65,20 @@ def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkp
     found = {}
     for name, path in by_name(runs).items():
         try:
-            verdicts = _read(path, checkpoint)
+            verdicts = read_verdicts(path, checkpoint)
             chosen = check_name("attack", attack or list(verdicts.predicted)[-1], verdicts.predicted)
-        except (RunFolderError, VerdictsError, UnknownName) as error:
+        except (RunFolderError, CheckpointError, VerdictsError, UnknownName) as error:
             found[name] = [Case("verdicts", "error", str(error))]
             continue
         found[name] = cases(verdicts, chosen, demands)
         if demands.baseline is not None:
             try:
                 found[name] += against(
-                    verdicts, _read(demands.baseline, checkpoint), chosen, Path(demands.baseline).resolve().name
+                    verdicts, read_verdicts(demands.baseline, checkpoint), chosen, Path(demands.baseline).resolve().name
                 )
-            except (RunFolderError, VerdictsError, UnknownName) as error:
+            except (RunFolderError, CheckpointError, VerdictsError, UnknownName) as error:
                 found[name].append(Case(f"{chosen}: against the baseline", "error", str(error)))
     return found
-
-
-def _read(path: str | Path, checkpoint: str) -> Verdicts:
-    return Verdicts.read(RunFolder.open(path).verdicts_file(checkpoint))
 
 
 def cases(verdicts: Verdicts, attack: str, demands: Demands) -> list[Case]:
@@ -93,6 +90,8 @@ def cases(verdicts: Verdicts, attack: str, demands: Demands) -> list[Case]:
     with_what = f"{total.sum()} images, {attack}"
     if attack != "clean":
         with_what += f" at epsilon {verdicts.header['epsilon']:.4g} ({verdicts.header['norm']})"
+    if verdicts.header.get("selected_on_test"):
+        with_what += ", selected on test"
     if demands.worst is not None:
         worst, which = worst_accuracy(correct, total)
         said = f"class {verdicts.class_names[which]}, {correct[which]} of its {total[which]}, of {with_what}"
@@ -141,13 +140,16 @@ def against(verdicts: Verdicts, baseline: Verdicts, attack: str, name: str) -> l
     """
     found = comparisons({"the baseline": baseline, "this run": verdicts}, attack)["this run"]
     kinds = (("worst class", found.worst), ("average", found.average))
-    return [_not_below(f"{attack}: {kind} not below {name}'s", change, len(verdicts.labels)) for kind, change in kinds]
+    paired = f"paired on {len(verdicts.labels)} images"
+    if verdicts.header.get("selected_on_test") or baseline.header.get("selected_on_test"):
+        paired += ", selected on test"
+    return [_not_below(f"{attack}: {kind} not below {name}'s", change, paired) for kind, change in kinds]
 
 
-def _not_below(name: str, change: Difference, images: int) -> Case:
+def _not_below(name: str, change: Difference, paired: str) -> Case:
     outcome, why = ("failed", "it is lower") if change.high < 0 else ("passed", "no loss is shown")
     low, high = 100 * change.low, 100 * change.high
-    return Case(name, outcome, f"{100 * change.value:+.1f} points [{low:+.1f}, {high:+.1f}], paired on {images} images: {why}")
+    return Case(name, outcome, f"{100 * change.value:+.1f} points [{low:+.1f}, {high:+.1f}], {paired}: {why}")
 
 
 def met(found: dict[str, list[Case]]) -> bool:

@@ -17,11 +17,9 @@ from faal_lab.evaluation import Verdicts, VerdictsError, describe
 from faal_lab.evaluation_figures import pictures
 from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
-from faal_lab.hashing import tensors_sha256
 from faal_lab.history import History, load_history
 from faal_lab.parameters import run_command, stated_settings
-from faal_lab.restore import delivered
-from faal_lab.runs import RunFolder, read_checkpoint
+from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 from faal_lab.tables import (
     ATTACK_TITLES,
@@ -35,6 +33,7 @@ from faal_lab.tables import (
     spread_cells,
     spread_rows,
 )
+from faal_lab.testing import read_verdicts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,14 +53,7 @@ class Reported:
     def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
         """Read a run folder; raises RunFolderError or VerdictsError where something is missing, or verdicts are not its own."""
         folder = RunFolder.open(path)
-        verdicts = Verdicts.read(folder.verdicts_file(checkpoint))
-        weights = folder.checkpoint(checkpoint)
-        measured = verdicts.header.get("weights_sha256")
-        if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
-            raise VerdictsError(
-                f"{folder.verdicts_file(checkpoint)} was measured on other weights than {weights.name} holds: the run went on "
-                f"since, or the file is another run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
-            )
+        verdicts = read_verdicts(path, checkpoint)
         adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
         return Reported(name, folder, verdicts, load_history(path)[0], adopted)
 

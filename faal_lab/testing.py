@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -14,14 +15,14 @@ from torch import nn
 
 from faal_lab.config import check_dial
 from faal_lab.data import Images, Splits, stratified
-from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, evaluate
+from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, between, evaluate
 from faal_lab.evaluation.autoattack import autoattack_note
 from faal_lab.events import Evaluated
 from faal_lab.experiment import load_data
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.restore import delivered, load_model
-from faal_lab.runs import Heartbeat, RunFolder
+from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
 
 
@@ -75,10 +76,26 @@ def evaluate_run(
             attacks=attacks, seed=config.seed, header=header, progress=hear,
             manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),
         )  # fmt: skip
-        verdicts = _noted(verdicts, notes)
+        aside, kept = None, verdicts
         if part == 0:
-            _keep(folder, checkpoint, radius, verdicts, notes)
+            aside, kept = _keep(folder, checkpoint, radius, verdicts, notes)
+        about = {"findings": kept.header["findings"]} if "findings" in kept.header else {}
+        verdicts = _noted(replace(verdicts, header=verdicts.header | about), [*notes, *([aside] if aside else [])])
         now = ("ended", 1.0)
+    return verdicts
+
+
+def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
+    """What was found on a run's test images; raises RunFolderError or VerdictsError where it is missing or not of its weights."""
+    folder = RunFolder.open(path)
+    file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
+    verdicts = Verdicts.read(file)
+    measured = verdicts.header.get("weights_sha256")
+    if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
+        raise VerdictsError(
+            f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
+            f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
+        )
     return verdicts
 
 
@@ -97,15 +114,37 @@ def _noted(verdicts: Verdicts, notes: list[str]) -> Verdicts:
     return replace(verdicts, header={**verdicts.header, **note})
 
 
-def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts, notes: list[str]) -> None:
-    """Write the verdicts, and that the test images were opened for them."""
-    file = folder.verdicts_file(checkpoint)
-    kept = verdicts
+def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts, notes: list[str]) -> tuple[str | None, Verdicts]:
+    """Write the verdicts, joined to those measured alike before, and that the test images were opened for them.
+
+    Earlier ones that were measured otherwise are put aside. Returns where, in a sentence, and the verdicts as they are kept.
+    """
+    file, kept, aside = folder.verdicts_file(checkpoint), verdicts, None
     if file.exists():
-        with suppress(VerdictsError):  # damaged, or of an older format: nothing to keep
+        with suppress(VerdictsError):  # damaged, or of an older format: nothing to join
             kept = verdicts.joined(Verdicts.read(file))
-    replace_file(file, _noted(kept, notes).to_bytes())
+        if kept is verdicts:
+            aside = f"Earlier verdicts, measured otherwise, are kept as {_put_aside(file)}."
+    kept = _noted(_compared(kept), notes)
+    replace_file(file, kept.to_bytes())
     counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
     total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
     with folder.recording() as recorder:
         recorder.write(Evaluated(checkpoint, radius, total, counts))
+    return aside, kept
+
+
+def _put_aside(file: Path) -> str:
+    """Rename a verdict file to the first free name; returns that name."""
+    taken = {path.name for path in file.parent.glob("earlier-*")}
+    name = next(name for n in count(1) if (name := f"earlier-{n}-{file.name}") not in taken)
+    file.rename(file.with_name(name))
+    return name
+
+
+def _compared(verdicts: Verdicts) -> Verdicts:
+    """Joined verdicts with what their attacks say of each other, which neither evaluation could see alone."""
+    if "findings" not in verdicts.header:
+        return verdicts
+    said = [*verdicts.header["findings"], *(finding.sentence() for finding in between(verdicts))]
+    return replace(verdicts, header=verdicts.header | {"findings": list(dict.fromkeys(said))})

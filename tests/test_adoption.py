@@ -17,9 +17,10 @@ from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import DataProblem, load, stratified
 from faal_lab.evaluation import Verdicts
 from faal_lab.events import Evaluated, RunFinished, RunStarted
-from faal_lab.experiment import load_model, run
+from faal_lab.experiment import run
 from faal_lab.foreign import NormalizationWarning
 from faal_lab.report import read_runs, write_report
+from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.testing import evaluate_run
 
@@ -254,13 +255,16 @@ def test_fewer_images_are_spread_over_the_classes_and_hold_each_other() -> None:
             stratified(labels, count, 4)
 
 
-def test_verdicts_on_fewer_images_replace_those_on_all(base: Path, tmp_path: Path) -> None:
+def test_verdicts_on_fewer_images_stand_in_for_those_on_all(base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(base, tmp_path / "run"))
     evaluate_run(copy, attacks=("clean", "fgsm"))
     few = evaluate_run(copy, attacks=("clean",), images=25)
     kept = Verdicts.read(RunFolder(copy).verdicts_file())
     assert (len(kept.labels), list(kept.predicted)) == (25, ["clean"])
-    assert few.header["note"] == "On 25 of the 597 test images, 2 to 3 of each class, the same for every model."
+    assert few.header["note"] == (
+        "On 25 of the 597 test images, 2 to 3 of each class, the same for every model. "
+        "Earlier verdicts, measured otherwise, are kept as earlier-1-verdicts-last.npz."
+    )
     again = evaluate_run(copy, attacks=("fgsm",), images=25)
     assert list(Verdicts.read(RunFolder(copy).verdicts_file()).predicted) == ["fgsm", "clean"], "measured alike: kept"
     assert again.labels.tolist() == few.labels.tolist()

@@ -89,6 +89,14 @@ def test_a_number_that_cannot_be_trusted_does_not_pass(header: dict, name: str, 
     assert "no sign of masked gradients" not in outcomes(cases(found, "clean", Demands(average=50))), "no attack, none misled"
 
 
+def test_what_was_selected_on_test_is_said_beside_every_number() -> None:
+    chosen, plain = verdicts(90, 90, selected_on_test=True), verdicts(90, 90)
+    found = [*cases(chosen, "clean", Demands(worst=1, average=1))[1:], *against(plain, chosen, "clean", "it")]
+    assert len(found) == 4
+    assert all(", selected on test: " in case.text for case in found)
+    assert "selected" not in str(cases(plain, "clean", Demands(worst=1)) + against(plain, plain, "clean", "it"))
+
+
 def test_a_loss_against_the_baseline_fails_and_a_gain_or_none_does_not() -> None:
     base = verdicts(80, 90)
 

@@ -1,6 +1,7 @@
 """Attacks, verdicts and intervals."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from faal_lab.data import Images, load
 from faal_lab.evaluation import (
     DEFAULT_ATTACKS,
     PGD_ATTACKS,
+    EvaluationError,
     Manner,
     Verdicts,
     VerdictsError,
@@ -28,10 +30,11 @@ from faal_lab.evaluation import (
 )
 from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
 from faal_lab.events import Evaluated
-from faal_lab.experiment import load_model, run
+from faal_lab.experiment import run
 from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
 from faal_lab.report import read_runs, write_report
+from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.tables import text_table
 from faal_lab.testing import evaluate_run
@@ -140,6 +143,11 @@ def test_verdict_files(tmp_path: Path) -> None:
     file.write_bytes(verdicts.to_bytes()[:50])
     with pytest.raises(VerdictsError, match=r"is damaged.*Evaluate again"):
         Verdicts.read(file)
+    whole = verdicts.to_bytes()
+    for place in range(30, len(whole), 17):  # one byte flipped anywhere: the old file, damage that is said, never another error
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with suppress(VerdictsError):
+            assert Verdicts.read(file).predicted["clean"].tolist() == [0, 0, 1]
     with pytest.raises(VerdictsError, match="No verdicts at .* Make them first: faal-lab evaluate"):
         Verdicts.read(tmp_path / "none.npz")
     np.savez(file, header=np.array({"a": 1}, dtype=object))
@@ -222,6 +230,10 @@ def few_images(labels: list[int] | None = None) -> Images:
         ("train", None, {}, "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval"),
         (lambda z: z[:, :2], None, {}, r"The model must return logits \[12, 3\] here, got \[12, 2\]"),
         (lambda z: z / 0 * 0, None, {}, "The model returns logits that are not finite"),
+        (None, None, {"epsilon": float("nan")}, "epsilon must be above 0 to attack, got nan"),
+        (lambda z: (z, z), None, {}, r"The model must return logits \[12, 3\] here, got tuple"),
+        (lambda z: z.detach(), None, {}, "The logits have no gradient by the pixels, and attacks need one"),
+        ("double", None, {}, r"The model's weights are float64, expected float32. Call model.float\(\) first."),
         (None, few_images([0, 1, 3] * 4), {}, "Labels must be between 0 and 2, got 0 to 3"),
         (None, replace(few_images(), pixel_max=16), {}, r"Pixels must be in \[0, 1\] after division by 16, got up to"),
         (None, None, {"norm": "l1"}, "Unknown norm 'l1'.* Known: linf, l2"),
@@ -230,9 +242,33 @@ def few_images(labels: list[int] | None = None) -> Images:
 )
 def test_what_cannot_be_evaluated(change, images: Images | None, options: dict, text: str) -> None:
     model = Head(change if callable(change) else lambda logits: logits)
-    model.train(change == "train")
+    model.train(change == "train").to(torch.float64 if change == "double" else torch.float32)
     with pytest.raises(ValueError, match=text):
         evaluate(model, images or few_images(), ("a", "b", "c"), **({"epsilon": 0.1, "attacks": ("pgd-20",)} | options))
+
+
+@pytest.mark.parametrize("attacks", [("noise",), ("pgd-20",), ("autoattack",)])
+def test_logits_that_are_not_finite_on_attacked_images_alone(attacks: tuple[str, ...]) -> None:
+    class OffTheGrid(Head):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            off = (255 * images - (255 * images).round()).abs().amax((1, 2, 3)) > 1e-3
+            return torch.where(off[:, None], torch.nan, super().forward(images))
+
+    model, images = OffTheGrid().eval(), few_images()
+    assert evaluate(model, images, ("a", "b", "c"), epsilon=0.1, attacks=("clean",)).header["deterministic"]
+    with pytest.raises(EvaluationError, match=r"not finite .NaN or infinite., if not on these images then on attacked ones"):
+        evaluate(model, images, ("a", "b", "c"), epsilon=0.1, attacks=attacks, manner=Manner(queries=20))
+
+
+def test_a_logit_that_is_not_finite_on_a_late_image() -> None:
+    class Brittle(Head):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) / images.amax((1, 2, 3))[:, None]
+
+    pixels = torch.full((100, 1, 4, 4), 7, dtype=torch.uint8)
+    pixels[90] = 0
+    with pytest.raises(EvaluationError, match="logits that are not finite"):
+        evaluate(Brittle().eval(), Images(pixels, torch.arange(100) % 3), ("a", "b", "c"), epsilon=0.1, attacks=("clean",))
 
 
 def test_a_model_that_is_not_deterministic_is_flagged_in_every_table() -> None:
@@ -307,8 +343,28 @@ def test_verdicts_of_other_attacks_measured_alike_are_kept(base: Path, tmp_path:
     evaluate_run(copy, attacks=("noise",))
     kept = Verdicts.read(RunFolder(copy).verdicts_file())
     assert set(kept.predicted) == {"clean", "fgsm", "noise"}
-    evaluate_run(copy, attacks=("clean",), epsilon=0.2)
-    assert set(Verdicts.read(RunFolder(copy).verdicts_file()).predicted) == {"clean"}, "another radius is another measurement"
+    for name in ("earlier-1-verdicts-last.npz", "earlier-2-verdicts-last.npz"):
+        before = RunFolder(copy).verdicts_file().read_bytes()
+        found = evaluate_run(copy, attacks=("clean",), epsilon=0.2 if "1" in name else 0.3)
+        file = RunFolder(copy).verdicts_file()
+        assert set(Verdicts.read(file).predicted) == {"clean"}, "another radius is another measurement"
+        assert "note" not in Verdicts.read(file).header
+        assert found.header["note"] == f"Earlier verdicts, measured otherwise, are kept as {name}."
+        assert (copy / name).read_bytes() == before
+
+
+def test_attacks_evaluated_one_by_one_are_held_against_each_other(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    evaluate_run(copy, attacks=("pgd-20",))
+    file = RunFolder(copy).verdicts_file()
+    kept = Verdicts.read(file)
+    file.write_bytes(replace(kept, predicted={"pgd-20": kept.labels}).to_bytes())  # as if it had broken nothing
+    found = evaluate_run(copy, attacks=("noise",))
+    said = "Random noise breaks images that PGD-20 leaves"
+    for header in (found.header, Verdicts.read(file).header):
+        assert [text.startswith(said) for text in header["findings"]].count(True) == 1
+    evaluate_run(copy, attacks=("fgsm",))
+    assert any(text.startswith(said) for text in Verdicts.read(file).header["findings"]), "looking again hides nothing"
 
 
 def test_verdicts_of_an_older_format_say_so(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from torch import nn
 
 from faal_lab.config import RunConfig
 from faal_lab.events import RunFinished
-from faal_lab.experiment import load_model, prepare, run
+from faal_lab.experiment import prepare, run
 from faal_lab.foreign import NormalizationWarning, check_normalization, load_foreign, read_foreign
 from faal_lab.models import ModelSpec, Normalize, Normalized, SmallConvNet, build
+from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, read_checkpoint, write_checkpoint
 
 NONE, CIFAR = ((0.0,) * 3, (1.0,) * 3), ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))

@@ -12,9 +12,10 @@ from torch import nn
 
 from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
-from faal_lab.experiment import load_model, prepare, run
+from faal_lab.experiment import prepare, run
 from faal_lab.models import FILTERS, MODELS, ModelProblem, ModelSpec, Normalized, build, statistics
 from faal_lab.names import UnknownName
+from faal_lab.restore import load_model
 from faal_lab.widgets import Workbench
 
 DIGITS = {"channels": 1, "height": 8, "width": 8, "mean": (0.3,), "std": (0.4,)}

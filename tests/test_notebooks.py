@@ -12,7 +12,7 @@ import torch
 
 from faal_lab.config import RunConfig
 from faal_lab.demo import demo
-from faal_lab.experiment import load_model
+from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent

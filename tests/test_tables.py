@@ -148,6 +148,10 @@ def test_verdicts_of_other_weights_are_refused(
         read_runs([str(mine)])
     assert main(["report", str(mine)]) == 1
     assert "was measured on other weights" in capsys.readouterr().err
+    assert main(["check", str(mine), "--average-min", "0"]) == 1, "a pipeline must not pass a run by another one's verdicts"
+    assert "was measured on other weights" in capsys.readouterr().out
+    assert main(["check", str(other), "--baseline", str(mine)]) == 1
+    assert "against the baseline: " in capsys.readouterr().out
 
 
 def test_commands_compare_and_report(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -21,13 +21,14 @@ from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits
 from faal_lab.events import Command, CommandRefused, DialTurned, EpochDone, RunFailed, RunFinished, RunStarted, StepDone
-from faal_lab.experiment import load_model, prepare, run, turns_of
+from faal_lab.experiment import prepare, run, turns_of
 from faal_lab.fairness import FAAL
 from faal_lab.live import LiveRun, RunError
 from faal_lab.models import SmallConvNet
 from faal_lab.objectives import AdversarialTraining
 from faal_lab.progress import shown
 from faal_lab.recipe import Recipe
+from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked, read_checkpoint
 from faal_lab.training import TrainingDiverged, learning_rate_factor, train
 

@@ -39,7 +39,7 @@ from faal_lab.evaluation.suite import (
     evaluate,
     model_digest,
 )
-from faal_lab.evaluation.trust import Finding, examine
+from faal_lab.evaluation.trust import Finding, between, examine
 from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts, VerdictsError
 
@@ -66,6 +66,7 @@ __all__ = [
     "Verdicts",
     "VerdictsError",
     "average_accuracy",
+    "between",
     "boundary_error",
     "class_accuracy",
     "combine_seeds",

@@ -19,6 +19,10 @@ from faal_lab.data import Images
 _CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
 
 
+class EvaluationError(ValueError):
+    """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
+
+
 @dataclass(frozen=True)
 class Attack:
     """A PGD attack as the tables name it: `steps` of `loss` at `step_ratio * epsilon`, `draws` times from another start."""
@@ -93,9 +97,23 @@ def _attacked_chunk(
         adv = pixels
         if attack is not None:
             adv = adversarial(model, images, indices, attack, epsilon, seed=seed, norm=norm, draw=draw, tick=tick)
-        with torch.no_grad():
-            found = torch.where(found == labels, model(adv).argmax(1), found)
+        found = torch.where(found == labels, taken_for(model, adv), found)
     return found
+
+
+def taken_for(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The classes [B] that the model takes images [B, C, H, W] for; raises EvaluationError where a logit is NaN or infinite.
+
+    The argmax of NaN is the first class, which would look robust.
+    """
+    with torch.no_grad():
+        logits = model(images)
+    if not bool(torch.isfinite(logits).all()):
+        raise EvaluationError(
+            "The model returns logits that are not finite (NaN or infinite), if not on these images then on attacked ones. "
+            "Choose another checkpoint, or look for divisions, roots and logarithms in its forward pass."
+        )
+    return logits.argmax(1)
 
 
 def adversarial(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from faal_lab.adversary import frozen
+from faal_lab.evaluation.attacks import taken_for
 from faal_lab.evaluation.journal import Journal
 from faal_lab.evaluation.upstream import Upstream
 
@@ -114,8 +115,7 @@ def _finish(
 
 
 def _predicted(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([model(x).argmax(1) for x in images.split(batch_size)])
+    return torch.cat([taken_for(model, x) for x in images.split(batch_size)])
 
 
 class _Meter:

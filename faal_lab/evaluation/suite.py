@@ -16,7 +16,7 @@ from torch import nn
 
 from faal_lab.adversary import NORMS
 from faal_lab.data import Images
-from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
+from faal_lab.evaluation.attacks import PGD_ATTACKS, EvaluationError, predictions, taken_for
 from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
 from faal_lab.evaluation.journal import Journal
 from faal_lab.evaluation.probes import adversarial_examples, radius_curve
@@ -32,10 +32,6 @@ ATTACKS = ("clean", *PGD_ATTACKS, *FORWARDS, "autoattack")
 _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
 _COST["autoattack"] = 4451
 _PROBED = 64
-
-
-class EvaluationError(ValueError):
-    """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
 
 
 Progress = Callable[[str, float], None]  # what is being done, share of all work done in [0, 1]
@@ -142,13 +138,18 @@ def data_digest(images: Images) -> str:
 
 def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, norm: str, attacks: tuple[str, ...]) -> bool:
     """Raise EvaluationError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
-    if epsilon <= 0 and set(attacks) != {"clean"}:
+    if not epsilon > 0 and set(attacks) != {"clean"}:
         raise EvaluationError(
             f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean."
         )
     if model.training:
         raise EvaluationError(
             "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval() first."
+        )
+    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()} - {"float32"}
+    if kinds:
+        raise EvaluationError(
+            f"The model's weights are {' and '.join(sorted(kinds))}, expected float32. Call model.float() first."
         )
     if not len(images):
         raise EvaluationError("There is no image to evaluate on.")
@@ -162,12 +163,14 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
     whole = images.pixels
     if int(whole.max()) > images.pixel_max or int(whole.min()) < 0:
         raise EvaluationError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
-    with torch.no_grad():
-        first, second = model(pixels), model(pixels)
-    if first.shape != (len(pixels), num_classes):
-        raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {list(first.shape)}.")
-    if not bool(torch.isfinite(first).all()):
-        raise EvaluationError("The model returns logits that are not finite (NaN or infinite). Choose another checkpoint.")
+    pixels.requires_grad_(set(attacks) != {"clean"})
+    first, second = model(pixels), model(pixels)
+    if not isinstance(first, torch.Tensor) or first.shape != (len(pixels), num_classes):
+        got = list(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
+        raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {got}.")
+    if pixels.requires_grad and not first.requires_grad:
+        raise EvaluationError("The logits have no gradient by the pixels, and attacks need one. Take .detach() or no_grad out.")
+    taken_for(model, pixels)
     return bool(torch.equal(first, second))
 
 

@@ -66,7 +66,7 @@ def examine(
     if names := _where(strong & ~square, labels, class_names, _STRONGER):
         text = "Square, which sees no gradient, breaks many images that PGD leaves: gradients are masked"
         found.append(Finding("black box", names, text))
-    return [*found, *_growing(verdicts.curve, labels, class_names), *_between(verdicts)]
+    return [*found, *_growing(verdicts.curve, labels, class_names), *between(verdicts)]
 
 
 def _growing(curve: RadiusCurve, labels: np.ndarray, class_names: tuple[str, ...]) -> list[Finding]:
@@ -157,8 +157,8 @@ def _square(
     return stands
 
 
-def _between(verdicts: Verdicts) -> list[Finding]:
-    """What the attacks of the evaluation say of each other, on all its images."""
+def between(verdicts: Verdicts) -> list[Finding]:
+    """What the attacks of an evaluation say of each other, on all its images."""
     found, survived = [], verdicts.survived
     pairs = (
         ("pgd-20", "noise", "Random noise breaks images that PGD-20 leaves"),

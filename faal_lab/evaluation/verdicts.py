@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +91,9 @@ class Verdicts:
                 return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header, curve, examples)
         except FileNotFoundError as error:
             raise VerdictsError(f"No verdicts at {path}. Make them first: {again}") from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        except VerdictsError:
+            raise
+        except Exception as error:  # a damaged file makes zip, numpy and JSON fail in any way
             raise VerdictsError(f"{path} is damaged: {error}. Evaluate again: {again}") from error
 
     def joined(self, older: Verdicts) -> Verdicts:
