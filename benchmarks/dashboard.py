@@ -76,14 +76,19 @@ class Desk:
     def seconds(self, run: psutil.Process) -> dict[str, float]:
         """CPU seconds used so far by the run, by those who watch it, and by all together on this machine."""
         mine = psutil.Process()
-        found = {"run": _cpu(run), "server": _cpu(psutil.Process(self._server)), "kernel": 0.0, "browser": 0.0, "driver": _cpu(mine)}
+        found = {
+            "run": _cpu(run),
+            "server": _cpu(psutil.Process(self._server)),
+            "kernel": 0.0,
+            "browser": 0.0,
+            "driver": _cpu(mine),
+        }
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             found["kernel"] = _cpu(self.kernel())
         for child in mine.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                part = {"chromium": "browser", "chrome": "browser", "node": "driver"}.get(child.name())
-                if part:
-                    found[part] += _cpu(child)
+                for start, part in (("chrom", "browser"), ("node", "driver")):
+                    found[part] += _cpu(child) if child.name().startswith(start) else 0
         times = psutil.cpu_times()
         found["all"] = times.user + times.nice + times.system
         return found
@@ -234,9 +239,9 @@ class Frames:
 
 
 def latency(desk: Desk, classes: int, window: float) -> dict[str, Any]:
-    """Seconds from a batch to its picture, and what an update sends, over `window` seconds of a watched run."""
+    """Seconds from a batch to its picture, and what an update sends, over `window` seconds of a watched run on one thread."""
     quiet, frames = wait_for_quiet(), Frames(desk.page)
-    with tempfile.TemporaryDirectory() as folder, going(settings(classes, Path(folder)), Path(folder) / "runs", "") as (run, _):
+    with tempfile.TemporaryDirectory() as folder, going(settings(classes, Path(folder)), Path(folder) / "runs", "1") as (run, _):
         desk.open(run.path.parent)
         desk.page.wait_for_timeout(3000)
         desk.page.evaluate(_PROBE)

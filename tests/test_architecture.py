@@ -18,7 +18,7 @@ ORDER = [
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
     "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "progress",
-    "tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures", "exercises", "report",
+    "tables", "html_tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures", "exercises", "report",
     "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
