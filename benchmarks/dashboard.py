@@ -17,14 +17,14 @@ import os
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from in_browser import TOKEN, chromium, jupyter, open_and_run, write_notebook
+from desk import LAST, Desk, Frames, cores, wait_for_quiet
+from in_browser import chromium, jupyter, write_notebook
 from side_by_side import machine
 
 from faal_lab.config import RunConfig
@@ -34,76 +34,13 @@ from faal_lab.runs import Heartbeat, RunFolder
 
 TARGETS = {"cost at 10 classes": 0.03, "cost at 100 classes": 0.05, "seconds from batch to picture": 0.5}
 _RATE, _LENGTH = 200, 20_000  # steps a second, steps of the made-up run
-_QUIET, _PATIENCE = 0.15, 60  # cores that other work may use before a round, seconds to wait for that
-_PROBE = """() => { const view = document.querySelector('.faal-view').faal; window.seen = []; window.first = view.number; let last = -1;
-  const look = () => { const data = view.panels.get('weights').data, x = data && view.drawn === view.number ? data.x.at(-1) : last;
+_PROBE = """() => { const view = document.querySelector('.faal-view').faal, panel = view.panels.get('weights'); let last = -1;
+  window.seen = []; window.first = view.number;
+  const look = () => { const x = panel.data && view.drawn === view.number ? panel.data.x.at(-1) : last;
     if (x !== last) window.seen.push([last = x, Date.now() / 1000]);
     requestAnimationFrame(look); };
   look(); }"""
 _SEEN = "() => ({seen: window.seen, updates: document.querySelector('.faal-view').faal.number - window.first})"
-_LAST = "(((((document.querySelector('.faal-view') || {}).faal || {panels: new Map()}).panels.get('weights') || {}).data || {x: [-1]}).x.at(-1))"
-
-
-class Desk:
-    """A JupyterLab and a browser; `open` shows a folder of runs in a workbench, `shut` leaves neither page nor kernel."""
-
-    def __init__(self, page: Any, address: str, server: int, root: Path) -> None:
-        self.page, self.root = page, root
-        self._address, self._server = address, server
-
-    def open(self, runs: Path) -> None:
-        """A fresh kernel and page with a workbench that takes up the run that is going on in `runs`."""
-        pid = f"from pathlib import Path; import os; Path({str(self.root / 'kernel')!r}).write_text(str(os.getpid()))"
-        write_notebook(self.root / "bench.ipynb", f"{pid}\nfrom faal_lab.widgets import Workbench\nWorkbench({str(runs)!r})")
-        open_and_run(self.page, self._address, "bench.ipynb")
-        self.page.wait_for_function(f"() => {_LAST} > 0")
-
-    def shut(self) -> None:
-        """Close the page and end every kernel."""
-        self.page.goto("about:blank")
-        for kernel in self._ask("GET"):
-            self._ask("DELETE", f"/{kernel['id']}")
-
-    def _ask(self, method: str, path: str = "") -> list[dict[str, Any]]:
-        request = urllib.request.Request(f"{self._address}/api/kernels{path}?token={TOKEN}", method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"[]")
-
-    def kernel(self) -> psutil.Process:
-        """The process of the open notebook's kernel."""
-        return psutil.Process(int((self.root / "kernel").read_text()))
-
-    def seconds(self, run: psutil.Process) -> dict[str, float]:
-        """CPU seconds used so far by the run, by those who watch it, and by all together on this machine."""
-        mine = psutil.Process()
-        found = {
-            "run": _cpu(run),
-            "server": _cpu(psutil.Process(self._server)),
-            "kernel": 0.0,
-            "browser": 0.0,
-            "driver": _cpu(mine),
-        }
-        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-            found["kernel"] = _cpu(self.kernel())
-        for child in mine.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for start, part in (("chrom", "browser"), ("node", "driver")):
-                    found[part] += _cpu(child) if child.name().startswith(start) else 0
-        times = psutil.cpu_times()
-        found["all"] = times.user + times.nice + times.system
-        return found
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def cores(before: dict[str, float], after: dict[str, float], passed: float) -> dict[str, float]:
-    """Cores in use over `passed` seconds by each part, and by `others`: all that is not ours."""
-    used = {name: (after[name] - before[name]) / passed for name in after}
-    others = used.pop("all") - sum(used.values())
-    return {name: round(value, 3) for name, value in {**used, "others": others}.items()}
 
 
 def clock(folder: RunFolder) -> np.ndarray:
@@ -127,7 +64,7 @@ def costs(rounds: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def delays(written: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Seconds from the writing of a batch [T, 2] to the first picture [K, 2] that has it, for all that one has after the first."""
+    """Seconds from the writing of each batch [T, 2] to the first picture [K, 2] that has it, but for those in the very first."""
     inside = written[(written[:, 0] > seen[0, 0]) & (written[:, 0] <= seen[-1, 0])]
     return seen[np.searchsorted(seen[:, 0], inside[:, 0]), 1] - inside[:, 1]
 
@@ -135,19 +72,6 @@ def delays(written: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def quantiles(values: np.ndarray) -> dict[str, float]:
     """Median, 95 % quantile and largest."""
     return {"median": float(np.median(values)), "95 %": float(np.quantile(values, 0.95)), "largest": float(values.max())}
-
-
-def wait_for_quiet(patience: float = _PATIENCE) -> float:
-    """Wait until other work leaves the cores alone, at most `patience` seconds; how many cores it used at the end.
-
-    To be called while no run of ours is going on.
-    """
-    end = time.monotonic() + patience
-    while True:
-        used = psutil.cpu_percent(interval=3) / 100 * (psutil.cpu_count() or 1)
-        if used < _QUIET or time.monotonic() > end:
-            return used
-        print(f"    other work uses {used:.1f} cores: waiting", flush=True)
 
 
 def settings(classes: int, folder: Path) -> RunConfig:
@@ -221,23 +145,6 @@ def _window(desk: Desk, run: RunFolder, process: psutil.Process, watched: bool, 
     return {"steps a second": round(rate(clock(run), start, end), 2), "cores": used}
 
 
-class Frames:
-    """Counts what the page's websockets carry while it is `on`."""
-
-    def __init__(self, page: Any) -> None:
-        self.on, self.counts = False, {"in": [0, 0], "out": [0, 0]}
-        page.on("websocket", self._meet)
-
-    def _meet(self, socket: Any) -> None:
-        socket.on("framereceived", lambda data: self._take("in", data))
-        socket.on("framesent", lambda data: self._take("out", data))
-
-    def _take(self, way: str, data: Any) -> None:
-        if self.on:
-            self.counts[way][0] += 1
-            self.counts[way][1] += len(data)
-
-
 def latency(desk: Desk, classes: int, window: float) -> dict[str, Any]:
     """Seconds from a batch to its picture, and what an update sends, over `window` seconds of a watched run on one thread."""
     quiet, frames = wait_for_quiet(), Frames(desk.page)
@@ -303,7 +210,7 @@ def memory(desk: Desk, classes: int, length: int) -> dict[str, Any]:
             desk.open(run.path.parent)
             session = desk.page.context.new_cdp_session(desk.page)
             for share in np.linspace(0.1, 1, 7):
-                desk.page.wait_for_function(f"() => {_LAST} >= {int(share * length)}", timeout=600_000)
+                desk.page.wait_for_function(f"() => {LAST} >= {int(share * length)}", timeout=600_000)
                 found["samples"].append(_held(desk, session))
                 print(f"  memory, {classes} classes:", found["samples"][-1], flush=True)
         finally:
@@ -321,7 +228,7 @@ def _held(desk: Desk, session: Any) -> dict[str, float]:
     heap, counters = session.send("Runtime.getHeapUsage"), session.send("Memory.getDOMCounters")
     page = heap["usedSize"] + heap.get("backingStorageSize", 0)
     return {
-        "step": int(desk.page.evaluate(f"() => {_LAST}")), "kernel MB": round(desk.kernel().memory_info().rss / 1e6, 2),
+        "step": int(desk.page.evaluate(f"() => {LAST}")), "kernel MB": round(desk.kernel().memory_info().rss / 1e6, 2),
         "page heap MB": round(page / 1e6, 2), "page nodes": counters["nodes"], "page listeners": counters["jsEventListeners"],
     }  # fmt: skip
 

@@ -204,7 +204,8 @@ def compared_curves(histories: Mapping[str, History], kind: str) -> go.Figure:
                 marker={"symbol": ("circle", "square", "diamond", "cross")[number // 8 % 4], "size": 5},
                 hovertemplate=f"{label}, epoch %{{x}}: %{{y:.1f}} %",
             )  # fmt: skip
-    figure.update_xaxes(title="epoch", tickformat="d")
+    longest = max((len(history.epoch_step.values) for history in histories.values()), default=0)
+    figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, longest // 10))
     figure.update_yaxes(title="validation accuracy, %", range=[0, 101])
     how = {"clean": "clean", "robust": "under PGD"}[kind]
     head = titled(f"Validation after each epoch, {how}", "Lines: average; dotted: worst class.")

@@ -247,13 +247,15 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
         f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
     )
+    spread = spread_html({run.name: run.verdicts for run in runs})
+    settings = settings_html({run.name: run.folder for run in runs})
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"{lead}<p class='note'>{html.escape(setting)}</p>"
         f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
-        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{spread_html({run.name: run.verdicts for run in runs})}"
-        f"<h2>How it was made</h2>{_attacks_html(runs)}{settings_html({run.name: run.folder for run in runs})}</body></html>"
+        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{spread}"
+        f"<h2>How it was made</h2>{_attacks_html(runs)}{settings}</body></html>"
     )
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
