@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,3 +181,33 @@ def validation_curves(history: History) -> go.Figure:
     figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, len(epochs) // 10))
     figure.update_yaxes(title="validation accuracy, %", range=[0, 100])
     return styled(figure, title="Validation after each epoch")
+
+
+def compared_curves(histories: Mapping[str, History], kind: str) -> go.Figure:
+    """Average and worst class of several runs on their validation images over epochs; `kind` is "clean" or "robust".
+
+    A run that has no validation images, or no epoch yet, has no curve.
+    """
+    import plotly.graph_objects as go
+
+    figure, shown = go.Figure(), []
+    for number, (name, history) in enumerate(histories.items()):
+        average, worst = history.validation_summary(kind)
+        epochs = np.arange(1, len(average) + 1)
+        if np.isnan(average).all():
+            continue
+        shown.append(name)
+        for label, values, dash in (("average", average, "solid"), ("worst class", worst, "dot")):
+            figure.add_scatter(
+                x=epochs, y=100 * values, mode="lines+markers", name=name, legendgroup=name, showlegend=label == "average",
+                line={"color": RUN_COLOURS[number % 8], "dash": dash, "width": 1.8},
+                marker={"symbol": ("circle", "square", "diamond", "cross")[number // 8 % 4], "size": 5},
+                hovertemplate=f"{label}, epoch %{{x}}: %{{y:.1f}} %",
+            )  # fmt: skip
+    longest = max((len(history.epoch_step.values) for history in histories.values()), default=0)
+    figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, longest // 10))
+    figure.update_yaxes(title="validation accuracy, %", range=[0, 101])
+    how = {"clean": "clean", "robust": "under PGD"}[kind]
+    head = titled(f"Validation after each epoch, {how}", "Lines: average; dotted: worst class.")
+    styled(figure, **head)
+    return figure.update_layout(legend_below(shown, room=44))

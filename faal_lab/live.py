@@ -20,7 +20,8 @@ from torch import nn
 from faal_lab.config import ConfigError, RunConfig, check_dial
 from faal_lab.events import Command
 from faal_lab.recipe import Recipe
-from faal_lab.runs import ENDED, RunFolder, RunFolderError
+from faal_lab.runs import RunFolder, RunFolderError
+from faal_lab.runs.lock import is_alive, read_heartbeat
 
 
 class RunError(RuntimeError):
@@ -92,7 +93,8 @@ class LiveRun:
             return self._process.poll() is None
         if self._thread is not None:
             return self._thread.is_alive()
-        return self.folder.status() not in (*ENDED, "waiting")
+        beat = read_heartbeat(self.folder.heartbeat_file)  # not its status: that reads all its events, and this is asked often
+        return is_alive(beat) and beat is not None and beat["activity"] != "ended"
 
     def pause(self) -> None:
         """Stand still before the next attack step."""

@@ -18,20 +18,18 @@ from faal_lab.evaluation_figures import pictures
 from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
 from faal_lab.history import History, load_history
+from faal_lab.html_tables import html_table, settings_html, spread_html
 from faal_lab.parameters import run_command, stated_settings
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 from faal_lab.tables import (
     ATTACK_TITLES,
-    SPREAD_TITLES,
     comparisons,
     labels_of,
     last_attack,
     notes,
     paired_sentences,
     result_rows,
-    spread_cells,
-    spread_rows,
 )
 from faal_lab.testing import read_verdicts
 
@@ -102,7 +100,7 @@ def _comparisons_html(runs: list[Reported]) -> str:
     first = runs[0].name
     head = ["run", "class", f"points above {first}", f"right only in {first} / in this one", "p (McNemar)", "p (Holm)"]
     title = f"Paired on the same images, class by class, under {ATTACK_TITLES[last_attack(runs[0].verdicts)]}"
-    return f"<details><summary>{title}</summary>{_html_table(head, rows)}</details>"
+    return f"<details><summary>{title}</summary>{html_table(head, rows)}</details>"
 
 
 def headlines(runs: list[Reported]) -> list[str]:
@@ -119,13 +117,6 @@ def headlines(runs: list[Reported]) -> list[str]:
     return [start, *paired_sentences(comparisons(verdicts))]
 
 
-def _html_table(head: list[str], rows: list[list[str]]) -> str:
-    cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
-    for row in rows:
-        cells.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
-    return "<div class='wide'><table>" + "\n".join(cells) + "</table></div>"
-
-
 def _results_html(runs: list[Reported]) -> str:
     rows = []
     for r in result_rows({run.name: run.verdicts for run in runs}):
@@ -137,21 +128,7 @@ def _results_html(runs: list[Reported]) -> str:
     rows.sort(key=lambda row: order[row[0]])
     head = ["attack", "run", "average, % (95 % interval)", "worst class, % (95 % interval)", "which class", "test images"]
     remarks = [f"<p class='note'>{html.escape(note)}</p>" for note in notes({run.name: run.verdicts for run in runs})]
-    return _html_table(head, rows) + "".join(remarks)
-
-
-def _spread_html(runs: list[Reported]) -> str:
-    """How unequal the classes are: a line a measure, a column a run."""
-    cells = [spread_cells(row) for row in spread_rows({run.name: run.verdicts for run in runs})]
-    head = [f"under {ATTACK_TITLES[last_attack(runs[0].verdicts)]}", *(run.name for run in runs)]
-    rows = [[title, *(c[key] for c in cells)] for key, title in SPREAD_TITLES.items()]
-    note = (
-        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
-        "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
-        f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
-        f"{runs[0].name} minus relative loss of the average."
-    )
-    return f"{_html_table(head, rows)}<p class='note'>{html.escape(note)}</p>"
+    return html_table(head, rows) + "".join(remarks)
 
 
 def _attacks_html(runs: list[Reported]) -> str:
@@ -159,7 +136,7 @@ def _attacks_html(runs: list[Reported]) -> str:
     verdicts, about = runs[0].verdicts, runs[0].verdicts.header
     counts = str(len(verdicts.labels))
     rows = [[ATTACK_TITLES[a], _ball(about) if a != "clean" else "", counts, describe(a, verdicts)] for a in verdicts.survived]
-    table = _html_table(["attack", "radius", "test images", "what it does"], rows)
+    table = html_table(["attack", "radius", "test images", "what it does"], rows)
     parts = [table.replace("class='wide'", "class='wide told'"), "<h3>Commands</h3>"]
     for run in runs:
         lines = [] if run.adopted else [run_command(run.folder.config(), run.folder.path)]
@@ -188,20 +165,6 @@ def evaluate_command(run: Reported) -> str:
     words += [part for key, usual in (("mode", "per-image"), ("checkpoint", "last")) if about[key] != usual
               for part in (f"--{key}", about[key])]  # fmt: skip
     return shlex.join(words)
-
-
-def _settings_html(runs: list[Reported]) -> str:
-    configs = [run.folder.config().to_mapping() for run in runs]
-    rows = [[name, *(str(config[name]) for config in configs)] for name in configs[0]]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    same = [row for row in rows if len(set(row[1:])) == 1]
-    versions = [[name, *(run.folder.versions().get(name, "?") for run in runs)] for name in runs[0].folder.versions()]
-    head = ["setting", *(run.name for run in runs)]
-    return (
-        "<h3>Settings that differ</h3>" + _html_table(head, differing)
-        + "<details><summary>Settings that are the same, and versions</summary>"
-        + _html_table(head, same) + _html_table(["version of", *head[1:]], versions) + "</details>"
-    )  # fmt: skip
 
 
 def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
@@ -276,13 +239,15 @@ def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise
         f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
         f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
     )
+    spread = spread_html({run.name: run.verdicts for run in runs})
+    settings = settings_html({run.name: run.folder for run in runs})
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
         f"{lead}<p class='note'>{html.escape(setting)}</p>"
         f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
-        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{_spread_html(runs)}"
-        f"<h2>How it was made</h2>{_attacks_html(runs)}{_settings_html(runs)}</body></html>"
+        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{spread}"
+        f"<h2>How it was made</h2>{_attacks_html(runs)}{settings}</body></html>"
     )
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

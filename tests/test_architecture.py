@@ -17,9 +17,9 @@ ORDER = [
     "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
-    "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest", "progress",
-    "tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures", "exercises", "report",
-    "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
+    "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
+    "progress", "tables", "html_tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures",
+    "exercises", "report", "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
 HEAVY = (

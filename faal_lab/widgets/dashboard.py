@@ -17,6 +17,7 @@ import ipywidgets as W
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import stated
+from faal_lab.config import RunConfig
 from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
 from faal_lab.history import History
 from faal_lab.records import run_files
@@ -52,9 +53,10 @@ class Dashboard(W.VBox):
             control.add_class(f"faal-{name}")
         self.status = "none"
         self._on_look = on_look
-        self._changed, self._ended, self._restarts = False, "", 0
-        self._ambiguity = "kl"
+        self._changed, self._ended, self._said, self._restarts = False, "", "", 0
+        self._ambiguity, self._radius = "kl", (-1.0, "")
         self._follower: Follower | None = None
+        self._settings: RunConfig | None = None
         self._speed: deque[tuple[float, int]] = deque(maxlen=40)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -77,7 +79,8 @@ class Dashboard(W.VBox):
             self._follower = Follower(path, keep_steps=False)
             self._history = History(len(self._names))
             self._speed.clear()
-            self.status, self._ended, self._restarts = "waiting", "", 0
+            self.status, self._ended, self._said, self._restarts = "waiting", "", "", 0
+            self._settings = None
             self.problem.value = ""
             self.view.zoom, self.view.asked = None, True
 
@@ -112,13 +115,13 @@ class Dashboard(W.VBox):
         self.status = status = follower.status()
         still = status in (*ENDED, "paused")
         final = still and status != self._ended and not follower.new
-        if final or (self.view.ready() and (self._changed or self.view.asked)):
+        drawn = final or (self.view.ready() and (self._changed or self.view.asked))
+        if drawn:
             self._draw(follower)
         self._ended = status if final else self._ended if still else ""
         self._let_replay(still)
-        line = self._status_line(follower, status)
-        if self.state.value != line:
-            self.state.value = line
+        if drawn or status != self._said:  # each line is a message to the page, which costs the run on the same cores
+            self._said, self.state.value = status, self._status_line(follower, status)
         for event in reversed(follower.events[-20:]):
             if isinstance(event, RunResumed):
                 break
@@ -131,11 +134,13 @@ class Dashboard(W.VBox):
         follower.poll()
         started = follower.started
         if follower.restarts != self._restarts:
-            self._restarts, self._history = follower.restarts, History(len(self._names))
+            self._restarts, self._history, self._settings = follower.restarts, History(len(self._names)), None
         if started is not None and follower.new:
-            names, ambiguity = list(started.class_names), follower.folder.config().ambiguity
+            self._settings = self._settings or follower.folder.config()
+            names, ambiguity = list(started.class_names), self._settings.ambiguity
             if (names, ambiguity) != (self._names, self._ambiguity):
                 self._names, self._ambiguity, self._history = names, ambiguity, History(len(names))
+                self._radius = -1.0, ""
                 self.view.spec = panel_spec(names, ambiguity)
             self._history.add(follower.new)
             self._changed = True
@@ -181,7 +186,8 @@ class Dashboard(W.VBox):
             rate = (last - first) / (until - since)
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
         if latest:
-            radius = stated(AMBIGUITY_SETS[self._ambiguity](), latest.tau, len(self._names))
-            words.append(f"{radius}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
+            if self._radius[0] != latest.tau:  # c* takes a search
+                self._radius = latest.tau, stated(AMBIGUITY_SETS[self._ambiguity](), latest.tau, len(self._names))
+            words.append(f"{self._radius[1]}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
             words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")
         return " · ".join(words)

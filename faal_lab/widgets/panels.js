@@ -186,7 +186,7 @@ class Panel {
     const { data, frame, view } = this, columns = data.x.length;
     const picture = new ImageData(columns, data.rows), top = data.top || Math.max(...this.reach), low = Math.min(0, this.reach[0]);
     for (let r = 0; r < data.rows; r++) for (let i = 0; i < columns; i++) {
-      const y = this.at(r, i), [red, green, blue] = shade((y - low) / (top - low || 1));
+      const y = this.at(r, i), [red, green, blue] = y === y ? shade((y - low) / (top - low || 1)) : [0, 0, 0];
       picture.data.set([red, green, blue, y === y ? (view.followed >= 0 && r !== view.followed ? 110 : 255) : 0], 4 * (r * columns + i));
     }
     const aside = new OffscreenCanvas(columns, data.rows);

@@ -80,8 +80,9 @@ def pictures(
         "loss": Picture(steps[few], history.loss.values[few][None]),
     }
     epochs = int(np.searchsorted(history.epoch_step.values, steps[end - 1] if end else 0, side="right"))
-    curves = [c[:epochs] for kind in ("clean", "robust") for c in history.validation_summary(kind)]
-    shown["epochs"] = Picture(np.arange(1, epochs + 1), 100 * np.stack(curves))
+    few = thinned(epochs)
+    curves = [c[few] for kind in ("clean", "robust") for c in history.validation_summary(kind)]
+    shown["epochs"] = Picture(few + 1, 100 * np.stack(curves))
     shown["classes"] = _bars(history, epochs)
     return shown
 
