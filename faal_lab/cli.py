@@ -77,7 +77,7 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="several seeds give a table of means")
     sub.add_argument("--quick", action="store_true", help="a few batches, no AutoAttack: only shows that all works")
 
-    sub = add("lab", commands.lab, "Open JupyterLab on 127.0.0.1, with a token, at the live notebook.")
+    sub = add("lab", commands.lab, "Open JupyterLab on 127.0.0.1, with a token, at the map of the notebooks.")
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub.add_argument("--port", type=int, default=8888, help="the next free one is taken if it is in use")
 

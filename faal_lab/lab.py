@@ -31,7 +31,7 @@ def lab_command(port: int, browser: bool, start: str) -> list[str]:
     return words
 
 
-def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/train_live.ipynb") -> int:
+def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/00_map.ipynb") -> int:
     """Run JupyterLab in the checkout until it is ended; returns its exit code."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "labconfig" / "default_setting_overrides.json"

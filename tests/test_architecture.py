@@ -16,10 +16,11 @@ PACKAGE = ROOT / "faal_lab"
 ORDER = [
     "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
-    "evaluation", "state", "steering", "attacking", "descent", "measuring", "training",
+    "evaluation", "state", "steering", "attacking", "descent", "measuring", "training", "microscope",
     "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
     "progress", "tables", "html_tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures",
-    "exercises", "report", "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli", "__main__",
+    "microscope_figures", "exercises", "report", "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli",
+    "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
 HEAVY = (

@@ -80,7 +80,7 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }  # fmt: skip
     environment = {**os.environ, **{k: str(tmp_path / v) for k, v in private.items()}}
-    words = lab_command(port, browser=False, start="notebooks/train_live.ipynb")
+    words = lab_command(port, browser=False, start="notebooks/00_map.ipynb")
     words += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
     log = tmp_path / "lab.log"
     with open(log, "wb") as stream:
@@ -207,7 +207,7 @@ def turn_while_it_runs(page: Any, run: RunFolder) -> None:
 @pytest.mark.browser
 def test_live_notebook(lab: tuple[str, Path], page: Any) -> None:
     address, root = lab
-    open_and_run(page, address, "notebooks/train_live.ipynb")
+    open_and_run(page, address, "notebooks/04_train_live.ipynb")
     start_and_see_it_move(page)
     (path,) = [p.parent for p in (root / "runs").glob("*/metrics.jsonl")]
     run = RunFolder(path)
@@ -234,7 +234,7 @@ SIMPLEX = """() => { const d = document.querySelector('.js-plotly-plot').data, r
 
 @pytest.mark.browser
 def test_the_sliders_of_the_explanation_move_the_picture(lab: tuple[str, Path], page: Any) -> None:
-    open_and_run(page, lab[0], "notebooks/ambiguity_sets.ipynb")
+    open_and_run(page, lab[0], "notebooks/02_ambiguity_sets.ipynb")
     shoot(page, "ambiguity")
 
     def press_right(selector: str, times: int) -> None:

@@ -129,7 +129,7 @@ def test_doctor_names_what_is_missing_and_its_purpose(monkeypatch) -> None:
 
 
 def test_the_lab_listens_on_this_machine_only_and_keeps_its_token() -> None:
-    words = lab_command(8888, browser=False, start="notebooks/train_live.ipynb")
+    words = lab_command(8888, browser=False, start="notebooks/00_map.ipynb")
     assert "--ip=127.0.0.1" in words
     assert not any("token" in w or "password" in w for w in words), "Jupyter's own random token stays"
     assert "--MappingKernelManager.buffer_offline_messages=False" in words

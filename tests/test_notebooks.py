@@ -71,7 +71,7 @@ def test_the_whole_chain_by_papermill(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.notebook
 def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
-    found = papermill("notebooks/train_live.ipynb", tmp_path)
+    found = papermill("notebooks/04_train_live.ipynb", tmp_path)
     assert found.returncode == 0, found.stderr[-2000:]
 
 
