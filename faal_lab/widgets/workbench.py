@@ -154,6 +154,13 @@ class Workbench(W.VBox):
         if self.run is not None and self._active():
             self.run.turn(dial, value)
 
+    def _has_fairness(self) -> bool:
+        try:
+            return self.run is not None and self.run.folder.config().fairness != "none"
+        except RunFolderError:  # a process that has just begun has not written its settings yet
+            self._shown = None  # look again
+            return False
+
     def _enable(self) -> None:
         """Let the controls follow the run's state; costs nothing while that stands still."""
         active, status = self._active(), self.dashboard.status
@@ -169,7 +176,7 @@ class Workbench(W.VBox):
         self.buttons["start"].disabled = active
         for name in ("step", "stop"):
             self.buttons[name].disabled = not active
-        self.fairness_on.disabled = not active or self.run is None or self.run.folder.config().fairness == "none"
+        self.fairness_on.disabled = not active or not self._has_fairness()
         resumable = self.run is not None and not active and status in ("stopped", "lost")
         self.buttons["pause"].disabled = not active and not resumable
         self.buttons["pause"].description = "Resume" if resumable or (active and status == "paused") else "Pause"
