@@ -133,7 +133,9 @@ def compare(options: argparse.Namespace) -> None:
     if len(options.runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
     if any("," in text for text in options.runs):
-        print("\n".join(seed_sentences(read_seeds(options.runs, options.checkpoint), options.attack)))
+        groups = read_seeds(options.runs, options.checkpoint)
+        said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
+        print("\n".join([*seed_sentences(groups, options.attack), *said]))
         return
     verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
     lines = [*paired_sentences(comparisons(verdicts, options.attack)), "", spread_table(verdicts, options.attack), ""]

@@ -76,8 +76,10 @@ def read_seeds(texts: list[str], checkpoint: str = "last") -> dict[str, list[Ver
     """Groups of runs, each a comma-separated list of run folders, one a seed; named by `name=` or by their first folder."""
     groups: dict[str, list[Verdicts]] = {}
     for text in texts:
-        name, equals, rest = text.partition("=")
+        name, equals, rest = text.partition("=") if not Path(text.partition(",")[0]).exists() else ("", "", "")
         paths = [part for part in (rest if equals else text).split(",") if part]
+        if not paths:
+            raise VerdictsError(f"{text!r} names no run folder; expected a group of seeds such as runs/a-0,runs/a-1.")
         name = name if equals else Path(paths[0]).name
         if name in groups:
             raise VerdictsError(f"Two groups are named {name}: tell them apart by name=path,path.")

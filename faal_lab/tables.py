@@ -13,6 +13,7 @@ import numpy as np
 from faal_lab.evaluation import (
     Comparison,
     Verdicts,
+    VerdictsError,
     average_accuracy,
     boundary_error,
     combine_seeds,
@@ -182,13 +183,13 @@ def seed_sentences(groups: Mapping[str, Sequence[Verdicts]], attack: str = "") -
     """Each group of seeds against the first one: mean difference over seeds with Student's interval, pairs in order.
 
     The first run of a group is held against the first of the other, and so on; raises VerdictsError where a pair was not
-    evaluated on the same images, ValueError where groups differ in size.
+    evaluated on the same images, or groups differ in size.
     """
     (first, base), *others = groups.items()
     lines = []
     for name, group in others:
         if len(group) != len(base):
-            raise ValueError(f"{first} has {len(base)} runs and {name} {len(group)}; expected one for each seed in both.")
+            raise VerdictsError(f"{first} has {len(base)} runs and {name} {len(group)}; expected one for each seed in both.")
         pairs = [
             comparisons({f"{first} {n}": a, f"{name} {n}": b}, attack)[f"{name} {n}"]
             for n, (a, b) in enumerate(zip(base, group, strict=True), 1)

@@ -73,7 +73,7 @@ def test_seeds_together() -> None:
         worst == "fair against base, worst class: 15.0 points over 3 seeds (95 % t interval 2.6 to 27.4)."
     )  # 15 +- 4.303 * 5 / sqrt 3
     assert average == "fair against base, average: 7.5 points over 3 seeds (95 % t interval 1.3 to 13.7)."
-    with pytest.raises(ValueError, match="base has 3 runs and fair 2; expected one for each seed"):
+    with pytest.raises(VerdictsError, match="base has 3 runs and fair 2; expected one for each seed"):
         seed_sentences({"base": base, "fair": fair[:2]})
 
 
@@ -119,7 +119,7 @@ def test_the_command_of_a_fine_tuning(base: Path, tmp_path: Path) -> None:
     assert "--epochs=2" in run_command(gone, "out")
 
 
-def test_selection_on_test_images_is_labelled_and_inherited(quick: RunConfig, tmp_path: Path) -> None:
+def test_selection_on_test_images_is_labelled_and_inherited(quick: RunConfig, tmp_path: Path, capsys) -> None:
     settings = quick.to_mapping()
     chosen, tuned = tmp_path / "chosen", tmp_path / "tuned"
     list(run(RunConfig(**{**settings, "validation": "test"}), chosen))
@@ -128,6 +128,8 @@ def test_selection_on_test_images_is_labelled_and_inherited(quick: RunConfig, tm
     list(run(RunConfig(**{**settings, "base": str(chosen), "base_checkpoint": "best"}), tuned))
     for path in (chosen, tuned):
         assert evaluate_run(path, attacks=("clean",)).header["selected_on_test"]
+    assert main(["compare", f"{chosen},{chosen}", f"{tuned},{tuned}"]) == 0
+    assert "Selected on test: chosen 1, chosen 2, tuned 1, tuned 2." in capsys.readouterr().out
     page = write_report(read_runs([str(chosen), str(tuned)]), tmp_path / "page.html").read_text()
     assert "chosen [selected on test]" in page
     assert "tuned [selected on test]" in page
@@ -169,5 +171,11 @@ def test_commands_compare_and_report(base: Path, tmp_path: Path, capsys: pytest.
     page = (tmp_path / "page.html").read_text()
     assert "from a uniform point of the ball" in page
     assert "faal-lab evaluate" in page
+    assert main(["compare", ",".join(paths[:2]), paths[2]]) == 1
+    assert "a-0 has 2 runs and b-0 1; expected one for each seed in both." in capsys.readouterr().err
+    assert main(["compare", ",".join(paths[:2]), "b=,"]) == 1
+    assert "'b=,' names no run folder; expected a group of seeds" in capsys.readouterr().err
+    odd = shutil.copytree(paths[0], tmp_path / "b=0")
+    assert list(read_seeds([f"{odd},{paths[1]}"])) == ["b=0"]
     with pytest.raises(VerdictsError, match="Two groups are named a-0"):
         read_seeds([paths[0], paths[0]])

@@ -9,9 +9,11 @@ import torch
 from conftest import SHORT, fresh
 from test_benchmarks import BENCHMARKS
 from torch import nn
+from torch.nn import functional as F
 
 from faal_lab.data import Images, Splits, load
 from faal_lab.evaluation import evaluate
+from faal_lab.evaluation.suite import precision
 from faal_lab.evaluation.trust import Finding, examine
 from faal_lab.tables import text_table
 from faal_lab.training import train
@@ -93,3 +95,22 @@ def test_on_real_images_every_defect_was_found_and_nobody_accused() -> None:
         assert row["as it should be"], row
         if row["defect"] == "no gradient in one class":
             assert row["signs"]["no gradient"] == ["cat"], "only there"
+
+
+def test_no_check_hands_over_more_images_than_fit(robust: nn.Module, test_images: Images) -> None:
+    seen: list[int] = []
+
+    def widened(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return F.pad(model(images), (0, 30), value=-5.0)
+
+    many = replace(test_images, pixels=test_images.pixels.repeat(2, 1, 1, 1), labels=torch.arange(2 * len(test_images)) % 40)
+    evaluate(Wrapped(robust, widened).eval(), many, tuple(map(str, range(40))), epsilon=0.08, attacks=("fgsm",))
+    assert max(seen) == 250, "of 800 images that are looked at"
+
+
+@pytest.mark.parametrize("tf32, said", [(True, "float32, TF32 inside"), (False, "float32")])
+def test_tf32_is_said(monkeypatch: pytest.MonkeyPatch, tf32: bool, said: str) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    assert precision(torch.device("cuda")) == said
+    assert precision(torch.device("cpu")) == "float32"

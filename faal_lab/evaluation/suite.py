@@ -80,7 +80,8 @@ def evaluate(
     check_name("mode", manner.mode, MODES)
     identity = {
         "model_sha256": model_digest(model), "data_sha256": data_digest(images), "epsilon": epsilon, "norm": norm, "seed": seed,
-        "mode": manner.mode, "batch_size": manner.batch_size, "queries": manner.queries, "precision": "float32",
+        "mode": manner.mode, "batch_size": manner.batch_size, "queries": manner.queries,
+        "precision": precision(images.labels.device),
     }  # fmt: skip
     about = {**identity, "deterministic": check_model(model, images, len(class_names), epsilon, norm, attacks), **(header or {})}
     total, before = sum(_COST[name] for name in attacks), 0
@@ -129,6 +130,13 @@ def describe(attack: str, verdicts: Verdicts) -> str:
 def model_digest(model: nn.Module) -> str:
     """SHA-256 over the kind of a model and all its tensors."""
     return tensors_sha256(model.state_dict(), type(model).__name__)
+
+
+def precision(device: torch.device) -> str:
+    """In what numbers models are evaluated there. Unless told otherwise torch convolves in TF32 on a GPU."""
+    if device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
+        return "float32, TF32 inside"
+    return "float32"
 
 
 def data_digest(images: Images) -> str:

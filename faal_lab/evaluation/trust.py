@@ -7,6 +7,7 @@ Athalye et al. (ICML 2018) and Carlini et al. (arXiv 1902.06705).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from faal_lab.adversary import frozen
 from faal_lab.data import Images
-from faal_lab.evaluation.attacks import Attack, predictions
+from faal_lab.evaluation.attacks import Attack, predictions, taken_for
 from faal_lab.evaluation.upstream import Upstream, too_small_for_square
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 
@@ -25,6 +26,7 @@ _END, _FEW = 0.015, 3  # what is near an end of the range of pixels, and how man
 _STANDING = 0.1  # share that may still stand at the largest radius
 _STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
 _QUERIES = 300
+_CHUNK = 250  # images at once: of a thousand classes there are 20,000, whose gradients fit no memory
 _PASSES = 8  # a model that draws among few transformations may repeat itself once
 
 
@@ -61,7 +63,8 @@ def examine(
     weak = standing(Attack("cross-entropy", 20), epsilon)
     strong = weak & standing(Attack("margin", 100, step_ratio=0.1), epsilon)
     if names := _where(weak & ~strong, labels, class_names, _STRONGER):
-        found.append(Finding("steps", names, "PGD of 100 steps breaks many images that PGD-20 leaves: PGD-20 had not converged"))
+        text = "100 steps of PGD on the margin break many images that PGD-20 leaves: too few steps, or cross-entropy misleads"
+        found.append(Finding("steps", names, text))
     square = _square(model, some, strong, epsilon, norm, seed, len(class_names))
     if names := _where(strong & ~square, labels, class_names, _STRONGER):
         text = "Square, which sees no gradient, breaks many images that PGD leaves: gradients are masked"
@@ -88,11 +91,15 @@ def _where(flags: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], 
     return tuple(n for n, k, t in zip(class_names, counts, totals, strict=True) if k >= 2 and k > share * t)
 
 
+def _chunks(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pixels and labels, a few hundred images at once."""
+    return (images.batch(index) for index in torch.arange(len(images), device=images.labels.device).split(_CHUNK))
+
+
 def _outputs(model: nn.Module, images: Images) -> list[Finding]:
     """What the outputs themselves say."""
-    pixels, _ = images.all()
     with torch.no_grad():
-        first, *again = (model(pixels) for _ in range(_PASSES))
+        first, *again = (torch.cat([model(pixels) for pixels, _ in _chunks(images)]) for _ in range(_PASSES))
     found = []
     if bool((first >= 0).all()) and torch.allclose(first.sum(1), torch.ones_like(first[:, 0]), atol=1e-4):
         text = "The model returns probabilities instead of logits: cross-entropy takes its softmax twice and hardly has a slope"
@@ -107,27 +114,35 @@ def _outputs(model: nn.Module, images: Images) -> list[Finding]:
 
 def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:
     """Images, and pixels, at which cross-entropy has no slope at all."""
-    pixels, labels = images.all()
+    slopes = []
     with frozen(model):
-        pixels.requires_grad_(True)
-        logits = model(pixels)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
-    none = (gradient == 0).flatten(1)
-    blind, full = none.all(1), (logits.softmax(1) == 1).any(1)
-    found, truth, taken = [], labels.cpu().numpy(), logits.argmax(1).cpu().numpy()
+        for pixels, labels in _chunks(images):
+            slopes.append(_slopes(model, pixels, labels))
+    blind, full, stuck, taken = (torch.cat(parts).cpu().numpy() for parts in zip(*slopes, strict=True))
+    found, truth = [], images.labels.cpu().numpy()
     # what a network takes an image for decides more often than what it is: a branch for one class is found by it
-    names = _where(blind.cpu().numpy(), taken, class_names, _BLIND) or _where(blind.cpu().numpy(), truth, class_names, _BLIND)
-    if names:
+    if names := _where(blind, taken, class_names, _BLIND) or _where(blind, truth, class_names, _BLIND):
         found.append(Finding("no gradient", names, "Cross-entropy has no slope at many images: attacks by gradient stand still"))
-    if names := _where(full.cpu().numpy(), truth, class_names, _BLIND):
+    if names := _where(full, truth, class_names, _BLIND):
         text = "Probabilities are 1 to the last digit at many images: logits are so large that cross-entropy loses its slope"
         found.append(Finding("saturated", names, text))
-    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.detach().flatten(1), none)
-    if names := _where((stuck & ~blind).cpu().numpy(), truth, class_names, _BLIND):
+    if names := _where(stuck & ~blind, truth, class_names, _BLIND):
         text = "Cross-entropy has no slope in many pixels: they are cut off inside the model, and attacks cannot move them"
         found.append(Finding("stuck pixels", names, text))
     return found
+
+
+def _slopes(
+    model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each image: no slope at all, a probability of 1 to the last digit, none in too many pixels; and what it is taken for."""
+    pixels.requires_grad_(True)
+    logits = model(pixels)
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
+    none = (gradient == 0).flatten(1)
+    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.detach().flatten(1), none)
+    return none.all(1), (logits.detach().softmax(1) == 1).any(1), stuck, logits.detach().argmax(1)
 
 
 def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
@@ -142,18 +157,15 @@ def _square(
     model: nn.Module, images: Images, left: np.ndarray, epsilon: float, norm: str, seed: int, num_classes: int
 ) -> np.ndarray:
     """Which of the images that are `left` survive a few hundred queries of Square, too: bool [N]."""
-    index = torch.from_numpy(np.flatnonzero(left)).to(images.labels.device)
-    stands = left.copy()
-    if len(index) and not too_small_for_square(images.pixels, norm):
-        pixels, labels = images.batch(index)
+    stands, some = left.copy(), images.part(torch.from_numpy(np.flatnonzero(left)).to(images.labels.device))
+    if len(some) and not too_small_for_square(images.pixels, norm):
         with frozen(model):
             attack = Upstream(
-                model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=pixels.device, mode="per-image",
-                queries=_QUERIES, seen=lambda _: None,
+                model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=images.labels.device,
+                mode="per-image", queries=_QUERIES, seen=lambda _: None,
             )  # fmt: skip
-            adv = attack.perturb("square", pixels, labels)
-            with torch.no_grad():
-                stands[np.flatnonzero(left)] = (model(adv).argmax(1) == labels).cpu().numpy()
+            found = [taken_for(model, attack.perturb("square", *chunk)) == chunk[1] for chunk in _chunks(some)]
+        stands[np.flatnonzero(left)] = torch.cat(found).cpu().numpy()
     return stands
 
 
