@@ -128,3 +128,37 @@ def test_differing_images_are_counted_in_every_answer(monkeypatch: pytest.Monkey
     assert some.tolist() == [0, 1, 2, 0, 1, 2, 0]
     with pytest.raises(SystemExit, match="13 images asked for; there are 12 of all classes alike"):
         benchmark.evenly(Images(torch.zeros(16, 1, 2, 2, dtype=torch.uint8), labels), 13, 3)
+
+
+def test_the_dashboards_benchmark_reckons_right(tmp_path: Path) -> None:
+    import dashboard as benchmark
+    import numpy as np
+    from desk import cores
+
+    from faal_lab.config import RunConfig
+    from faal_lab.history import load_history
+    from faal_lab.runs import RunFolder
+
+    written = np.array([[1, 10.0], [2, 10.1], [3, 10.2], [4, 10.6], [5, 11.0]])
+    assert benchmark.rate(written, 10.05, 11.5) == pytest.approx(3 / 0.9)
+    with pytest.raises(ValueError, match="1 steps in 0 seconds; at least two"):
+        benchmark.rate(written, 9.9, 10.05)
+    seen = np.array([[1, 10.05], [3, 10.3], [5, 11.2]])
+    assert benchmark.delays(written, seen).tolist() == pytest.approx([0.2, 0.1, 0.6, 0.2])
+    one, other = ({"watched": {"steps a second": w}, "alone": {"steps a second": 100.0}} for w in (98.0, 95.0))
+    assert benchmark.costs([one, other]) == pytest.approx({"median": 0.035, "low": 0.02, "high": 0.05})
+    before, after = {"run": 1.0, "kernel": 2.0, "all": 10.0}, {"run": 9.0, "kernel": 2.5, "all": 20.0}
+    assert cores(before, after, 10.0) == {"run": 0.8, "kernel": 0.05, "others": 0.15}
+
+    run = RunFolder.create(tmp_path / "run", RunConfig(), {})
+    with run.recording() as recorder:
+        recorder.write(benchmark.RunStarted(["a", "b", "c"], 100, 2, 0.5, 0.1, 0.05))
+        for number in range(1, 201):
+            for event in benchmark.made_up(number, 3):
+                recorder.write(event)
+    history, _ = load_history(run.path)
+    assert history.weights.values.sum(1) == pytest.approx(np.ones(200))
+    assert history.epoch_step.values.tolist() == [100, 200]
+    assert benchmark.clock(run)[:, 0].tolist() == list(range(1, 201))
+    assert benchmark.settings(5, tmp_path).data == "folder"
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 200

@@ -4,41 +4,26 @@ Skipped where Chromium or Playwright is missing; FAAL_LAB_REQUIRE_BROWSER=1 turn
 Every wait is for a post-condition. The page must ask nothing of any other machine and log no error.
 """
 
-import contextlib
 import json
 import os
 import shutil
-import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import in_browser
+import numpy as np
 import pytest
+from in_browser import CHROMIUM, FIRE, READY, open_and_run, write_notebook
 
 from faal_lab.ambiguity import KLBall
 from faal_lab.ambiguity.multiplier import largest_multiplier
-from faal_lab.events import DialTurned, StepDone
-from faal_lab.lab import _SETTINGS, lab_command
+from faal_lab.config import RunConfig
+from faal_lab.events import DialTurned, RunFinished, RunStarted, StepDone
 from faal_lab.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = os.environ.get("FAAL_LAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-TOKEN = "test-token"
-
-# JupyterLab shows "idle" before a kernel exists; this is true only when cells can really be run.
-READY = """() => { const app = window.jupyterapp, panel = app && app.shell.currentWidget;
-  if (!panel || !panel.context || !panel.sessionContext) return false;
-  const session = panel.sessionContext, kernel = session.session && session.session.kernel;
-  return panel.context.isReady && session.isReady && !session.hasNoKernel && !!kernel && kernel.connectionStatus === 'connected'
-    && kernel.status === 'idle' && panel.content.widgets.length > 0 && !document.querySelector('.jp-Dialog'); }"""
-FIRE = """command => { window.fired = 'running';
-  window.jupyterapp.commands.execute(command).then(() => window.fired = 'ok', error => window.fired = 'error ' + error); }"""
-ALL_RUN = """() => window.jupyterapp.shell.currentWidget.content.widgets.every(
-  cell => cell.model.type !== 'code' || cell.model.executionCount > 0)"""
 # of every panel that was drawn: the last x, and the y of each line there
 POINTS = """() => { const view = (document.querySelector('.faal-view') || {}).faal, found = {};
   for (const [id, p] of view ? view.panels : []) if (p.data && p.data.x.length) { const last = p.data.x.length - 1;
@@ -69,60 +54,19 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """JupyterLab as `faal-lab lab` starts it, in a copy of the notebooks; (address, root folder)."""
     root = tmp_path / "checkout"
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    settings = tmp_path / "config" / "labconfig" / "default_setting_overrides.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(_SETTINGS))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    private = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-    }  # fmt: skip
-    environment = {**os.environ, **{k: str(tmp_path / v) for k, v in private.items()}}
-    words = lab_command(port, browser=False, start="notebooks/00_map.ipynb")
-    words += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
-    log = tmp_path / "lab.log"
-    with open(log, "wb") as stream:
-        server = subprocess.Popen(words, cwd=root, env=environment, stdout=stream, stderr=stream)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2).close()
-                break
-            assert server.poll() is None, log.read_text()[-2000:]
-            time.sleep(0.1)
+    with in_browser.jupyter(root, tmp_path, "notebooks/00_map.ipynb") as (address, _):
         yield address, root
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture
 def page(lab: tuple[str, Path]) -> Iterator[Any]:
     """A page that remembers what it asked for outside and what it logged as an error."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 1400})
-        page.set_default_timeout(60_000)
+    with in_browser.chromium() as page:
         page.outside, page.errors = [], []
         page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith((lab[0], "data:", "blob:")) else None)
         page.on("pageerror", lambda e: page.errors.append(str(e)))
         page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
         yield page
-        browser.close()
-
-
-def open_and_run(page: Any, address: str, notebook: str) -> None:
-    page.goto(f"{address}/lab/workspaces/test/tree/{notebook}?reset&token={TOKEN}")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook")
-    page.wait_for_function(READY)
-    page.evaluate(FIRE, "notebook:run-all-cells")
-    page.wait_for_function(ALL_RUN)
-    page.wait_for_selector(".js-plotly-plot .main-svg, .faal-view canvas")
 
 
 def shoot(page: Any, name: str) -> None:
@@ -265,5 +209,47 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: tuple[str, Path], 
     page.wait_for_function(f"() => {near}")  # as far as before, but for the slider's steps
     page.wait_for_function(f"() => ({SIMPLEX})().outline !== '{grown['outline']}'")
     assert sum(page.evaluate(SIMPLEX)["weights"]) == pytest.approx(1, abs=1e-4)
+    assert not page.outside
+    assert not page.errors
+
+
+@pytest.mark.browser
+def test_a_hundred_classes_of_which_a_batch_has_but_some(lab: tuple[str, Path], page: Any) -> None:
+    """Absent classes are gaps in the heatmaps; one of them must not keep the panels from being drawn."""
+    names, numbers = [f"class {c}" for c in range(100)], np.random.default_rng(0)
+    run = RunFolder.create(lab[1] / "runs" / "many", RunConfig(fairness="faal"), {})
+    with run.recording() as recorder:
+        recorder.write(RunStarted(names, 30, 1, 0.5, 0.1, 0.05))
+        for n in range(1, 31):
+            count = [int(c % 30 < n) for c in range(100)]
+            margin = [float(m) if c else None for m, c in zip(numbers.normal(size=100), count, strict=True)]
+            weights = numbers.dirichlet(np.ones(100)).tolist()
+            recorder.write(StepDone(n, 0, 1.0, 0.5, 0.1, 0.05, weights, 0.5, count, margin, count, count))
+        recorder.write(RunFinished(30, "done"))
+    write_notebook(lab[1] / "many.ipynb", f"from faal_lab.widgets import Dashboard\nDashboard({str(run.path)!r})")
+    open_and_run(page, lab[0], "many.ipynb")
+    page.wait_for_function(f"() => {LAST} === 30")
+    page.wait_for_function("() => { const view = document.querySelector('.faal-view').faal; return view.drawn === view.number; }")
+    assert len(page.evaluate(POINTS)["weights"]["y"]) == 100
+    assert not page.errors
+
+
+@pytest.mark.browser
+def test_a_comparison_survives_a_reload(lab: tuple[str, Path], page: Any, base: Path) -> None:
+    shutil.copytree(base, lab[1] / "runs" / "one")
+    shutil.copytree(base, lab[1] / "runs" / "two")
+    write_notebook(lab[1] / "compare.ipynb", "from faal_lab.widgets import Comparison\nComparison(chosen=['runs/one'])")
+    open_and_run(page, lab[0], "compare.ipynb")
+    named = "[...document.querySelectorAll('.faal-curves .js-plotly-plot')].flatMap(g => g.data.map(t => t.name)).join()"
+    page.wait_for_function(f"() => {named} === 'one,one'")
+    page.select_option(".faal-chosen select", label=["runs/one", "runs/two"])
+    page.wait_for_function(f"() => {named} === 'one,one,two,two'")
+    page.evaluate(FIRE, "docmanager:save")
+    page.wait_for_function("() => window.fired === 'ok'")
+    page.reload()
+    page.wait_for_function(READY)
+    page.wait_for_function(f"() => {named} === 'one,one,two,two'")
+    assert "faal-lab evaluate runs/one runs/two" in page.inner_text(".faal-said")
+    assert not page.inner_text(".faal-error").strip()
     assert not page.outside
     assert not page.errors

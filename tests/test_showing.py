@@ -373,6 +373,15 @@ def test_the_workbench_takes_up_a_run_that_is_going_on(tmp_path: Path) -> None:
         live.wait(30)
 
 
+def test_epochs_are_thinned_out_as_batches_are() -> None:
+    history = History(2)
+    history.add([step(1, [4, 0]), *(EpochDone(n, 1, [10, 10], [9, 8], [n % 10, 4]) for n in range(1, 2001))])
+    shown = pictures(history, 10)["epochs"]
+    assert len(shown.x) == MAX_POINTS == shown.y.shape[1]
+    assert (shown.x[0], shown.x[-1]) == (1, 2000)
+    assert shown.y[3] == pytest.approx([min(10 * (n % 10), 40) for n in shown.x]), "the worst class under attack"
+
+
 def test_a_run_as_files_of_other_programs(base: Path) -> None:
     files = run_files(base)
     assert list(files) == ["base-steps.csv", "base-epochs.csv", "base.json"]

@@ -26,6 +26,7 @@ from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.stream import StreamView
 
 _PERIOD = 0.1  # seconds between looks at the folder
+_LINE = 0.8  # seconds between two status lines that say the same
 
 
 class Dashboard(W.VBox):
@@ -53,7 +54,7 @@ class Dashboard(W.VBox):
             control.add_class(f"faal-{name}")
         self.status = "none"
         self._on_look = on_look
-        self._changed, self._ended, self._said, self._restarts = False, "", "", 0
+        self._changed, self._ended, self._said, self._told, self._restarts = False, "", "", 0.0, 0
         self._ambiguity, self._radius = "kl", (-1.0, "")
         self._follower: Follower | None = None
         self._settings: RunConfig | None = None
@@ -120,8 +121,9 @@ class Dashboard(W.VBox):
             self._draw(follower)
         self._ended = status if final else self._ended if still else ""
         self._let_replay(still)
-        if drawn or status != self._said:  # each line is a message to the page, which costs the run on the same cores
-            self._said, self.state.value = status, self._status_line(follower, status)
+        now = time.monotonic()
+        if final or status != self._said or (drawn and now - self._told >= _LINE):  # a message costs the run on the same cores
+            self._said, self._told, self.state.value = status, now, self._status_line(follower, status)
         for event in reversed(follower.events[-20:]):
             if isinstance(event, RunResumed):
                 break

@@ -149,22 +149,28 @@ class Panel {
     }
   }
 
+  // A line wider than a pixel is filled as a shape, which takes ten times as long as a few of one pixel side by side.
   stroke(pen, row, from, alpha, width) {
-    const { data, spec } = this, line = spec.lines[row];
-    pen.globalAlpha = alpha;
-    pen.strokeStyle = line.colour;
-    pen.lineWidth = width;
-    pen.setLineDash(line.dash || []);
-    pen.beginPath();
+    const { data, spec } = this, line = spec.lines[row], path = new Path2D();
     let open = false;
     for (let i = 0; i < data.x.length; i++) {
       const y = this.at(row, i, from);
       if (y !== y) { open = false; continue; }
       const [px, py] = [this.px(data.x[i]), this.py(y)];
-      if (open) pen.lineTo(px, py); else { pen.moveTo(px, py); if (data.x.length === 1) pen.arc(px, py, 2, 0, 7); }
+      if (open) path.lineTo(px, py); else { path.moveTo(px, py); if (data.x.length === 1) path.arc(px, py, 2, 0, 7); }
       open = true;
     }
-    pen.stroke();
+    const ratio = window.devicePixelRatio || 1, times = alpha < 1 ? 1 : Math.max(1, Math.round(width * ratio));
+    pen.globalAlpha = alpha;
+    pen.strokeStyle = line.colour;
+    pen.lineWidth = 1 / ratio;
+    pen.setLineDash(line.dash || []);
+    for (let k = 0; k < times; k++) {
+      const aside = ((k - (times - 1) / 2) * 0.7) / ratio;
+      pen.translate(aside, aside);
+      pen.stroke(path);
+      pen.translate(-aside, -aside);
+    }
     pen.globalAlpha = 1;
     pen.setLineDash([]);
   }
