@@ -172,12 +172,13 @@ def figures(options: argparse.Namespace) -> None:
     from faal_lab.evaluation_figures import pictures
     from faal_lab.export import check_formats, export
     from faal_lab.report import read_runs
+    from faal_lab.tables import marked
 
     formats = check_formats(listed(options.formats))
     verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
     known = list(next(iter(verdicts.values())).survived)
     attack = check_name("attack", options.attack or known[-1], known)
-    for stem, draw in pictures(verdicts, attack).items():
+    for stem, draw in pictures(marked(verdicts), attack).items():
         try:
             figure = draw()
         except VerdictsError as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from faal_lab.evaluation import Verdicts
 from faal_lab.runs import RunFolder
-from faal_lab.tables import ATTACK_TITLES, SPREAD_TITLES, last_attack, spread_cells, spread_rows
+from faal_lab.tables import ATTACK_TITLES, SPREAD_TITLES, last_attack, marked, spread_cells, spread_rows
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,6 +23,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
     """How unequal the classes are under `attack` (empty: the last one): a line a measure, a column a run."""
+    verdicts = marked(verdicts)
     first = next(iter(verdicts))
     cells = [spread_cells(row) for row in spread_rows(verdicts, attack)]
     head = [f"under {ATTACK_TITLES[attack or last_attack(verdicts[first])]}", *verdicts]

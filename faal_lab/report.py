@@ -27,6 +27,7 @@ from faal_lab.tables import (
     comparisons,
     labels_of,
     last_attack,
+    marked,
     notes,
     paired_sentences,
     result_rows,
@@ -171,8 +172,8 @@ def evaluate_command(run: Reported) -> str:
 
 def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
     """The report's figures by their headings: classes, then what the attacks did to each run, then how training went."""
-    verdicts = {run.name: run.verdicts for run in runs}
-    attacks = [a for a in verdicts[runs[0].name].survived if a != "clean"]
+    verdicts = marked({run.name: run.verdicts for run in runs})
+    attacks = [a for a in runs[0].verdicts.survived if a != "clean"]
     shown = list(dict.fromkeys([attacks[-1], attacks[0]])) if attacks else ["clean"]
     found = {"": [class_bars(verdicts, attack) for attack in shown]}
     for stem, draw in pictures(verdicts, shown[0]).items():

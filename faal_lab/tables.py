@@ -108,6 +108,11 @@ def last_attack(verdicts: Verdicts) -> str:
     return list(verdicts.survived)[-1]
 
 
+def marked(verdicts: Mapping[str, Verdicts]) -> dict[str, Verdicts]:
+    """The same by names that say what must stand beside every number, for columns, legends and files."""
+    return {name + "".join(f" [{label}]" for label in labels_of(v)): v for name, v in verdicts.items()}
+
+
 def labels_of(verdicts: Verdicts) -> list[str]:
     """What must stand beside every number of a run, in two or three words."""
     header = verdicts.header
@@ -141,6 +146,7 @@ def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict
         row: dict[str, Any] = {
             "run": run, "attack": name, "gap": 100 * found.gap, "deviation": 100 * found.deviation,
             "normalised": found.normalised, "gini": found.gini, "ratio": found.ratio, "tenth": 100 * tenth.observed,
+            "tenth_low": 100 * tenth.corrected.low, "tenth_high": 100 * tenth.corrected.high,
             "corrected": 100 * lowest.corrected.value, "corrected_low": 100 * lowest.corrected.low,
             "corrected_high": 100 * lowest.corrected.high, "boundary": None, "boundary_class": None, "rho": None,
             "spectral": spectral_norm(confusion(verdict.labels, verdict.predicted[name], classes)),
@@ -163,6 +169,7 @@ def spread_cells(row: dict[str, Any]) -> dict[str, str]:
         value = row[key]
         ratio = key in ("normalised", "gini", "ratio", "spectral", "rho")
         cells[key] = "-" if value is None or np.isnan(value) else f"{value:.2f}" if ratio else f"{value:.1f}"
+    cells["tenth"] += f" ({row['tenth_low']:.1f} to {row['tenth_high']:.1f})"
     cells["corrected"] += f" ({row['corrected_low']:.1f} to {row['corrected_high']:.1f})"
     if row["boundary_class"] is not None:
         cells["boundary"] += f" ({row['boundary_class']})"
@@ -173,7 +180,7 @@ def spread_cells(row: dict[str, Any]) -> dict[str, str]:
 
 def spread_table(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
     """How unequal the classes are, for a terminal: one line a measure, one column a run."""
-    rows = spread_rows(verdicts, attack)
+    rows = spread_rows(marked(verdicts), attack)
     cells = [spread_cells(row) for row in rows]
     lines = [f"{'under ' + rows[0]['attack']:<36}" + "".join(f"{row['run']:>24}" for row in rows)]
     return "\n".join(lines + [f"{title:<36}" + "".join(f"{c[key]:>24}" for c in cells) for key, title in SPREAD_TITLES.items()])

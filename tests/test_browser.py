@@ -253,3 +253,26 @@ def test_a_comparison_survives_a_reload(lab: tuple[str, Path], page: Any, base: 
     assert not page.inner_text(".faal-error").strip()
     assert not page.outside
     assert not page.errors
+
+
+STEP = """() => { const plot = [...document.querySelectorAll('.js-plotly-plot')].find(p => p.layout.sliders);
+  return {mark: plot.data[4].x[0], loss: plot.data[4].y[0], line: Array.from(plot.data[3].y), belief: Array.from(plot.data[2].y)}; }"""
+
+
+@pytest.mark.browser
+def test_the_slider_over_attack_steps_moves_every_picture(lab: tuple[str, Path], page: Any) -> None:
+    open_and_run(page, lab[0], "notebooks/03_attack_microscope.ipynb")
+    page.wait_for_selector(".slider-rail-touch-rect")
+    end = page.evaluate(STEP)
+    assert end["mark"] == 20, "it opens at the last step"
+    page.locator(".slider-rail-touch-rect").scroll_into_view_if_needed()
+    rail = page.locator(".slider-rail-touch-rect").bounding_box()
+    page.mouse.click(rail["x"] + rail["width"] / 4, rail["y"] + rail["height"] / 2)
+    page.wait_for_function(f"() => ({STEP})().mark === 5")
+    early = page.evaluate(STEP)
+    assert early["loss"] == early["line"][5]
+    assert sum(early["belief"]) == pytest.approx(1, abs=1e-4)
+    assert early["belief"] != end["belief"]
+    shoot(page, "microscope")
+    assert not page.outside
+    assert not page.errors

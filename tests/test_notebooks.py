@@ -17,6 +17,7 @@ from faal_lab.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted([*ROOT.glob("parameterized/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
+TEACHING = sorted(ROOT.glob("notebooks/*.ipynb"))
 QUICK = ["-p", "epochs", "1", "-p", "batch_size", "250", "-p", "attack_steps", "1"]
 
 
@@ -31,6 +32,10 @@ def cells(path: Path, kind: str) -> list[dict]:
     return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
 
 
+def words(cell: dict) -> int:
+    return len(" ".join(line for line in cell["source"] if not line.startswith(("import ", "from "))).split())
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_thin_and_without_output(path: Path) -> None:
     code, prose = cells(path, "code"), cells(path, "markdown")
@@ -40,7 +45,9 @@ def test_notebooks_are_thin_and_without_output(path: Path) -> None:
     assert prose, "a notebook explains itself"
     assert json.loads(path.read_text())["metadata"]["kernelspec"]["name"] == "python3"
     tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
-    assert len(tagged) == (1 if path.parent.name == "parameterized" else 0)
+    assert len(tagged) == 1 if path.parent.name == "parameterized" else len(tagged) <= 1
+    if path.parent.name == "notebooks":
+        assert sum(map(words, prose)) > sum(map(words, code)), "more prose than code"
 
 
 @pytest.mark.parametrize("name", ["train", "finetune"])
@@ -70,9 +77,23 @@ def test_the_whole_chain_by_papermill(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.notebook
-def test_the_live_notebook_runs_unattended(tmp_path: Path) -> None:
-    found = papermill("notebooks/04_train_live.ipynb", tmp_path)
+@pytest.mark.parametrize("path", TEACHING, ids=lambda p: p.stem)
+def test_a_teaching_notebook_runs_unattended(path: Path, tmp_path: Path) -> None:
+    smoke = any("parameters" in c["metadata"].get("tags", []) for c in cells(path, "code"))
+    found = papermill(f"notebooks/{path.name}", tmp_path, *(["-p", "smoke", "True"] if smoke else []))
     assert found.returncode == 0, found.stderr[-2000:]
+    said = (tmp_path / "out.ipynb").read_text()
+    assert "That cannot be checked" not in said
+    assert ("Not answered yet" in said) == ("answer_1" in said)
+
+
+def test_links_between_notebooks_lead_somewhere() -> None:
+    linked = set()
+    for path in TEACHING:
+        for target in re.findall(r"\]\(([^)#]+)\)", "".join("".join(c["source"]) for c in cells(path, "markdown"))):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+            linked |= {target} if path.stem == "00_map" else set()
+    assert {p.name for p in TEACHING} - {"00_map.ipynb"} <= linked, "the map names every notebook"
 
 
 @pytest.mark.notebook

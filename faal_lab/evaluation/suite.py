@@ -150,7 +150,7 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
         raise EvaluationError(
             f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean."
         )
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise EvaluationError(
             "The model is in training mode, where BatchNorm and dropout depend on the batch. Call model.eval() first."
         )
