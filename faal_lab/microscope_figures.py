@@ -66,8 +66,8 @@ def _walk_traces(found: Walk, names: Sequence[str], label: int, radius: float, k
     """The five traces of `walk_figure` after step `k`."""
     import plotly.graph_objects as go
 
-    belief, losses = found.beliefs[k].cpu().numpy(), found.losses.cpu().numpy()
-    top = int(belief.argmax())
+    belief, losses = found.beliefs[k].tolist(), found.losses.tolist()
+    top = int(found.beliefs[k].argmax())
     colours = [KIND_COLOURS["robust"] if c == label else _WRONG if c == top else INK for c in range(len(names))]
     added = 0.5 + (found.points[k] - found.points[0]) / (2 * radius)
     line = {"color": INK, "width": 2}
@@ -76,7 +76,7 @@ def _walk_traces(found: Walk, names: Sequence[str], label: int, radius: float, k
         go.Image(z=_pixels(found.points[k]), hoverinfo="skip"),
         go.Image(z=_pixels(added), hoverinfo="skip"),
         go.Bar(x=list(names), y=belief, marker={"color": colours}, hovertemplate="%{x}: %{y:.3f}<extra></extra>"),
-        go.Scatter(x=np.arange(len(losses)), y=losses, mode="lines+markers", line=line, marker={"size": 5, "color": INK}),
+        go.Scatter(x=list(range(len(losses))), y=losses, mode="lines+markers", line=line, marker={"size": 5, "color": INK}),
         go.Scatter(x=[k], y=[losses[k]], mode="markers", marker=mark, hovertemplate="step %{x}: %{y:.3f}<extra></extra>"),
     ]
 

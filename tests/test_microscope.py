@@ -89,4 +89,4 @@ def test_table_and_pictures_hold_the_numbers(few: Splits) -> None:
     first, last = drawn.frames[0].data, drawn.frames[-1].data
     assert (first[1].z == 128).all(), "nothing was added yet"
     assert (drawn.data[0].z == last[0].z).all(), "it opens at the last step"
-    assert last[3].y.tolist() == pytest.approx(steps.losses.tolist())
+    assert list(last[3].y) == pytest.approx(steps.losses.tolist())
