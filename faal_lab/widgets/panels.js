@@ -143,9 +143,9 @@ class Panel {
       for (let i = 0; i < data.x.length; i += skip) pen.fillText(this.view.spec.classes[i].slice(0, Math.max(3, wide * skip / 6 | 0)), this.px(i), frame.bottom + 5);
     } else {
       const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
-      for (const x of places) pen.fillText(short(x), this.px(x), frame.bottom + 5);
+      for (const x of places) if (this.px(x) < frame.right - 42) pen.fillText(short(x), this.px(x), frame.bottom + 5);
       pen.textAlign = "right";
-      pen.fillText(spec.x, frame.right, frame.bottom + 12 > HEIGHT - 11 ? frame.bottom + 5 : frame.bottom + 12);
+      pen.fillText(spec.x, frame.right, frame.bottom + 5);
     }
   }
 
