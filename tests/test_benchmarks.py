@@ -162,3 +162,15 @@ def test_the_dashboards_benchmark_reckons_right(tmp_path: Path) -> None:
     assert benchmark.clock(run)[:, 0].tolist() == list(range(1, 201))
     assert benchmark.settings(5, tmp_path).data == "folder"
     assert len(list((tmp_path / "images").rglob("*.png"))) == 200
+
+
+def test_the_readme_states_what_the_live_page_costs() -> None:
+    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    measured = json.loads((BENCHMARKS / "dashboard.json").read_text())
+    for classes, end in ((10, "at ten classes"), (100, "at 100")):
+        late = measured[f"latency, {classes} classes"]["seconds from batch to picture"]
+        assert f"{late['median']:.2f} s (95 %: {late['95 %']:.2f} s) {end}" in readme
+    lost = measured["one thread, 10 classes"]["cost"]
+    assert f"lost {lost['median']:.1%} of its steps" in readme
+    assert f"between {lost['low']:.1%} and {lost['high']:.1%}" in readme
+    assert f"by {measured['memory, 10 classes']['bytes a step']['kernel MB'] / 1000:.1f} kB a step" in readme
