@@ -26,7 +26,8 @@ class Column:
     def append(self, row: Any) -> None:
         """Add one row; None becomes NaN."""
         if self._length == len(self._room):
-            self._room = np.concatenate([self._room, np.empty_like(self._room)])
+            room = np.empty((2 * self._length, *self._room.shape[1:]))  # its second half is not touched before it is used
+            room[: self._length], self._room = self._room, room
         self._room[self._length] = row
         self._length += 1
 
