@@ -49,11 +49,18 @@ def pictures(verdicts: dict[str, Verdicts], attack: str) -> dict[str, Callable[[
     if len(verdicts) > 1:
         found[f"classes-{attack}"] = partial(class_bars, verdicts, attack)
     for name, verdict in verdicts.items():
-        found[f"{name}-flow-{attack}"] = partial(confusion_flow, verdict, attack, name)
-        found[f"{name}-confusion-{attack}"] = partial(confusion_heatmap, verdict, attack, name)
-        found[f"{name}-radius"] = partial(radius_curves, verdict, name)
-        found[f"{name}-images"] = partial(image_strip, verdict, name)
+        found |= run_pictures(name, verdict, attack)
     return found
+
+
+def run_pictures(name: str, verdict: Verdicts, attack: str) -> dict[str, Callable[[], go.Figure]]:
+    """Those of `pictures` that show one run alone."""
+    return {
+        f"{name}-flow-{attack}": partial(confusion_flow, verdict, attack, name),
+        f"{name}-confusion-{attack}": partial(confusion_heatmap, verdict, attack, name),
+        f"{name}-radius": partial(radius_curves, verdict, name),
+        f"{name}-images": partial(image_strip, verdict, name),
+    }
 
 
 def clean_and_robust_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:

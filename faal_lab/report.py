@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from faal_lab.adoption import SETTINGS
 from faal_lab.evaluation import Verdicts, VerdictsError, describe
-from faal_lab.evaluation_figures import pictures
+from faal_lab.evaluation_figures import run_pictures
 from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
 from faal_lab.history import History, load_history
@@ -176,11 +176,10 @@ def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
     attacks = [a for a in runs[0].verdicts.survived if a != "clean"]
     shown = list(dict.fromkeys([attacks[-1], attacks[0]])) if attacks else ["clean"]
     found = {"": [class_bars(verdicts, attack) for attack in shown]}
-    for stem, draw in pictures(verdicts, shown[0]).items():
-        heading = next((f"What the attack does to {name}" for name in verdicts if stem.startswith(f"{name}-")), "")
-        if heading:
+    for name, verdict in verdicts.items():
+        for draw in run_pictures(name, verdict, shown[0]).values():
             with suppress(VerdictsError):  # older verdicts have no curve and no images
-                found.setdefault(heading, []).append(draw())
+                found.setdefault(f"What the attack does to {name}", []).append(draw())
     trained = [figure for run in runs if not run.adopted for figure in _training_figures(run)]
     return found | ({"How training went": trained} if trained else {})
 

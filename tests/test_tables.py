@@ -13,7 +13,7 @@ from faal_lab.evaluation.suite import describe
 from faal_lab.experiment import run
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import run_command
-from faal_lab.report import read_runs, read_seeds, write_report
+from faal_lab.report import figures_of, read_runs, read_seeds, write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.tables import SPREAD_TITLES, labels_of, result_rows, seed_sentences, spread_rows, spread_table, text_table
@@ -177,5 +177,8 @@ def test_commands_compare_and_report(base: Path, tmp_path: Path, capsys: pytest.
     assert "'b=,' names no run folder; expected a group of seeds" in capsys.readouterr().err
     odd = shutil.copytree(paths[0], tmp_path / "b=0")
     assert list(read_seeds([f"{odd},{paths[1]}"])) == ["b=0"]
+    names = {"a": paths[0], "a-flow": paths[1]}  # one name begins the other
+    drawn = figures_of(read_runs([f"{name}={path}" for name, path in names.items()]))
+    assert [len(drawn[f"What the attack does to {name}"]) for name in names] == [4, 4]
     with pytest.raises(VerdictsError, match="Two groups are named a-0"):
         read_seeds([paths[0], paths[0]])
