@@ -69,7 +69,7 @@ def jupyter(root: Path, private: Path, start: str) -> Iterator[tuple[str, subpro
 
 
 @contextlib.contextmanager
-def chromium(height: int = 1400) -> Iterator[Any]:
+def chromium(height: int = 900) -> Iterator[Any]:
     """A page of a headless Chromium."""
     from playwright.sync_api import sync_playwright
 

@@ -26,7 +26,7 @@ from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.stream import StreamView
 
 _PERIOD = 0.1  # seconds between looks at the folder
-_LINE = 0.8  # seconds between two status lines that say the same
+_LINE = 1.6  # seconds between two status lines that say the same
 
 
 class Dashboard(W.VBox):

@@ -51,7 +51,18 @@ class Panel {
     this.canvas.addEventListener("mouseup", (e) => this.release(e));
     this.canvas.addEventListener("dblclick", () => view.zoom(null));
     this.data = null;
+    this.inView = true;
+    // What nobody sees is not drawn; and were its canvas not hidden, the browser would copy it at every frame all the same.
+    this.watcher = new IntersectionObserver((found) => {
+      this.inView = found[found.length - 1].isIntersecting;
+      this.canvas.style.visibility = this.inView ? "" : "hidden";
+      if (this.inView) view.redraw();
+    }, { rootMargin: "60px" });
+    this.watcher.observe(this.canvas);
   }
+
+  // Asked for when the page is laid out anew; at every drawing it would make the browser do that.
+  measure() { this.width = this.canvas.clientWidth; }
 
   take(entry, buffers) {
     this.data = { x: floats(buffers[entry.x]), y: floats(buffers[entry.y]), rows: entry.rows, top: entry.top };
@@ -62,7 +73,7 @@ class Panel {
   at(row, i, from = this.data.y) { return from[row * this.data.x.length + i]; }
 
   size() {
-    const ratio = window.devicePixelRatio || 1, width = this.canvas.clientWidth || 300;
+    const ratio = window.devicePixelRatio || 1, width = this.width || 300;
     if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
     if (this.canvas.height !== Math.round(HEIGHT * ratio)) this.canvas.height = Math.round(HEIGHT * ratio);
     const pen = this.canvas.getContext("2d");

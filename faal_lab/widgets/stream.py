@@ -1,8 +1,8 @@
 """Live panels as one anywidget: arrays go to the page as bytes, and the page draws them on canvas.
 
 A FigureWidget sends whole arrays as several messages and queues without limit; drawing it costs a training run on the same
-two cores far more than this (`benchmarks/dashboard.py`). At most HERTZ updates a second are sent, each only after the page
-has drawn the one before, or two seconds have passed: nobody is looking. A page that is opened or reloaded asks for
+two cores far more than this (`benchmarks/dashboard.py`). At most HERTZ updates a second are sent, and none while the page is
+AHEAD updates behind, unless two seconds have passed: nobody is looking. A page that is opened or reloaded asks for
 everything, and gets it with the next update: so a reload loses nothing.
 """
 
@@ -17,7 +17,10 @@ import anywidget
 import numpy as np
 import traitlets
 
-HERTZ = 4.0
+HERTZ = 2.5
+# How far the page may be behind, and how often it says where it is: half of that. Each of its messages makes the kernel busy
+# and idle again, which JupyterLab shows in three places and lays the page out anew for: more than drawing costs.
+AHEAD = 8
 _PATIENCE = 2.0  # seconds to wait for a page that does not answer
 _HERE = Path(__file__).parent
 
@@ -65,7 +68,7 @@ class StreamView(anywidget.AnyWidget):
     def ready(self) -> bool:
         """Whether an update may be sent now."""
         waited = time.monotonic() - self._sent
-        return waited >= 1 / HERTZ and (self._drawn >= self._number or waited >= _PATIENCE)
+        return waited >= 1 / HERTZ and (self._number - self._drawn < AHEAD or waited >= _PATIENCE)
 
     def show(self, pictures: dict[str, Picture], marks: list[dict[str, Any]]) -> None:
         """Send what panels (by their id) show now, and where dials were turned: {"x": batch, "text": ...}."""

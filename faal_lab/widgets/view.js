@@ -11,7 +11,7 @@ class View {
     this.tip.hidden = true;
     this.marks = [];
     this.span = null;
-    this.number = this.drawn = 0;
+    this.number = this.drawn = this.told = 0;
     this.build();
     this.heard = (message, buffers) => this.hear(message, buffers);
     this.rebuilt = () => { this.build(); this.model.send({ kind: "hello" }); };
@@ -19,7 +19,7 @@ class View {
     model.on("msg:custom", this.heard);
     model.on("change:spec", this.rebuilt);
     model.on("change:followed", this.recoloured);
-    this.watcher = new ResizeObserver(() => this.redraw());
+    this.watcher = new ResizeObserver(() => { for (const panel of this.panels.values()) panel.measure(); this.redraw(); });
     this.watcher.observe(this.grid);
     // JupyterLab changes its theme by an attribute of the body; other pages follow the system
     this.theme = new MutationObserver(() => this.redraw());
@@ -33,14 +33,17 @@ class View {
     this.model.off("change:spec", this.rebuilt);
     this.model.off("change:followed", this.recoloured);
     this.watcher.disconnect();
+    for (const panel of this.panels.values()) panel.watcher.disconnect();
     this.theme.disconnect();
   }
 
   build() {
     this.spec = this.model.get("spec");
     this.followed = this.model.get("followed");
+    for (const panel of this.panels ? this.panels.values() : []) panel.watcher.disconnect();
     this.grid.replaceChildren();
     this.panels = new Map(this.spec.panels.map((panel) => [panel.id, new Panel(this, panel, this.grid)]));
+    for (const panel of this.panels.values()) panel.measure();
     this.legend.replaceChildren();
     this.chips = this.spec.classes.map((name, i) => {
       const chip = make("button", "faal-chip", this.legend);
@@ -71,9 +74,10 @@ class View {
     requestAnimationFrame(() => {
       this.waiting = false;
       this.ink = getComputedStyle(this.root).color;
-      for (const panel of this.panels.values()) panel.draw();
-      if (this.drawn !== this.number) {
-        this.drawn = this.number;
+      for (const panel of this.panels.values()) if (panel.inView) panel.draw();
+      this.drawn = this.number;
+      if (this.number - this.told >= 4) {
+        this.told = this.number;
         this.model.send({ kind: "drawn", number: this.number });
       }
     });
@@ -116,6 +120,7 @@ class View {
     pen.fillStyle = this.ink;
     pen.font = "13px system-ui, sans-serif";
     for (const panel of this.panels.values()) {
+      panel.draw();
       const place = panel.canvas.getBoundingClientRect();
       pen.fillText(panel.spec.title, place.left - box.left, place.top - box.top - 6);
       pen.drawImage(panel.canvas, place.left - box.left, place.top - box.top, place.width, place.height);
