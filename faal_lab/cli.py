@@ -22,12 +22,13 @@ from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
 from faal_lab.presets import PRESETS, PROTOCOLS
 from faal_lab.runs import CheckpointError, RunFolderError, RunLocked
+from faal_lab.sweep.plan import SweepError
 from faal_lab.training import TrainingDiverged
 
 # Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
 _EXPECTED = (
     UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError,
-    EvaluationError, DemoError, TrainingDiverged, ImportError, OSError,
+    EvaluationError, DemoError, SweepError, TrainingDiverged, ImportError, OSError,
 )  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_settings(sub.add_argument_group("settings"), get_type_hints(RunConfig))
 
+    _sweep_options(add("sweep", commands.sweep, "Make all that a sweep file states: papermill runs, resumed where they stopped."))
+
 
 def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Commands that evaluate, and read evaluations."""
@@ -132,6 +135,23 @@ def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--protocol", default="", metavar="NAME", help="one of " + ", ".join(PROTOCOLS))
 
     add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
+
+
+def _sweep_options(sub: argparse.ArgumentParser) -> None:
+    """Which part of a sweep is made, where, and what is made again."""
+    sub.add_argument("file", type=Path, help="a sweep file in YAML, such as reproduce/digits.yaml")
+    sub.add_argument(
+        "--out", type=Path, help="the sweep's folder (default: runs/NAME); started again, what is done there is kept"
+    )
+    sub.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="jobs at once (0: one a GPU, else one a core, at most 4)"
+    )
+    sub.add_argument("--gpus", help="comma-separated numbers of the GPUs to use (default: all), none for the processor")
+    sub.add_argument("--where", default="local", help="local; dask://HOST:PORT; or cluster, as the file's `cluster` states it")
+    sub.add_argument("--shard", default="", metavar="I/N", help="only the i-th of n parts, for machines that share nothing")
+    sub.add_argument("--dry-run", action="store_true", help="print what would be made, and how long that takes by earlier runs")
+    sub.add_argument("--force", action="store_true", help="make everything again")
+    sub.add_argument("--any-code", action="store_true", help="keep what another version of the package has made")
 
 
 def _evaluate_options(sub: argparse.ArgumentParser) -> None:

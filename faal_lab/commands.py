@@ -67,6 +67,16 @@ def run(options: argparse.Namespace) -> None:
         print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """Make the jobs of a sweep file; 1 where one failed."""
+    from faal_lab.sweep import make
+
+    return make.command(
+        options.file, options.out, workers=options.workers, gpus=options.gpus, where=options.where, part=options.shard,
+        dry_run=options.dry_run, force=options.force, any_code=options.any_code,
+    )  # fmt: skip
+
+
 def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> RunConfig:
     """Settings from the command line, a recipe and protocol, a file, and a base run where one is named; the first one wins."""
     loaded: Any = {}

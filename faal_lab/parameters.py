@@ -61,19 +61,23 @@ def listed(text: str) -> list[str]:
     return entries
 
 
-def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
-    """Settings and run folder of a training notebook: any setting of RunConfig, `recipe`, `protocol` and `out`.
+def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path, bool]:
+    """Settings and run folder of a training notebook, and whether it goes on with the run that lies there.
+
+    The parameters are any setting of RunConfig, `recipe`, `protocol`, `out` and `resume`.
 
     Settings win over the recipe's, the recipe's over the protocol's. With a base, a setting that is None or not given is the base
     run's. An empty `out` becomes a free name in `runs/`.
     """
-    names = ["out", "recipe", "protocol", *(f.name for f in fields(RunConfig))]
+    names = ["out", "resume", "recipe", "protocol", *(f.name for f in fields(RunConfig))]
     values = given(namespace)
     for name in values:
         check_name("parameter", name, names)
-    out = values.pop("out", "")
+    out, resume = values.pop("out", ""), values.pop("resume", False)
     if not isinstance(out, str):
         raise ConfigError(f"out must be text, got {out!r}.")
+    if not isinstance(resume, bool):
+        raise ConfigError(f"resume must be True or False, got {resume!r}.")
     named = ["" if (value := values.pop(kind, None)) is None else value for kind in ("recipe", "protocol")]
     for value in named:
         if not isinstance(value, str):
@@ -81,7 +85,8 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path]:
     stated = preset_settings(*named) | {name: value for name, value in values.items() if value is not None}
     config = based_on(stated.get("base", ""), stated)
     stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
-    return config, Path(out) if out else free_name("runs", stem)
+    folder = Path(out) if out else free_name("runs", stem)
+    return config, folder, resume and (folder / "config.json").is_file()
 
 
 def based_on(base: str, stated: Mapping[str, Any]) -> RunConfig:

@@ -6,6 +6,7 @@ Knows: run folders, figures, widgets. Must not know: how a run trains; it could 
 from faal_lab.widgets.comparison import Comparison
 from faal_lab.widgets.dashboard import Dashboard
 from faal_lab.widgets.explorer import AmbiguityExplorer
+from faal_lab.widgets.sweep_panel import SweepPanel
 from faal_lab.widgets.workbench import Workbench
 
-__all__ = ["AmbiguityExplorer", "Comparison", "Dashboard", "Workbench"]
+__all__ = ["AmbiguityExplorer", "Comparison", "Dashboard", "SweepPanel", "Workbench"]
