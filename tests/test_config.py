@@ -75,12 +75,19 @@ def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "x", "_i": "code", "In": [], "json": pytest, "tau": 0.7, "epochs": 3, "out": ""}
     assert given(namespace) == {"tau": 0.7, "epochs": 3, "out": ""}
-    config, out = run_parameters(namespace)
+    config, out, resume = run_parameters(namespace)
+    assert not resume
     assert (config.tau, config.epochs, str(out)) == (0.7, 3, "runs/digits-at-none")
     with pytest.raises(UnknownName, match=r"Unknown parameter 'epoch'\. Did you mean 'epochs'"):
         run_parameters({"epoch": 3})
     with pytest.raises(ConfigError, match=r"seed must be a whole number, got '7' \(str\) \(papermill's -r"):
         run_parameters({"seed": "7"})
+    (tmp_path / "mine").mkdir()
+    assert not run_parameters({"out": "mine", "resume": True})[2], "nothing to go on with"
+    (tmp_path / "mine" / "config.json").touch()
+    assert run_parameters({"out": "mine", "resume": True})[2]
+    with pytest.raises(ConfigError, match="resume must be True or False, got 1"):
+        run_parameters({"resume": 1})
     with pytest.raises(UnknownName, match=r"Unknown parameter 'run'\. Did you mean 'runs'"):
         checked({"run": "x"}, {"runs": ""})
     with pytest.raises(ConfigError, match="epsilon must be of type float, got 'x'"):
@@ -88,7 +95,7 @@ def test_parameters_of_a_notebook(tmp_path, monkeypatch) -> None:
 
 
 def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
-    config, _ = run_parameters({"base": str(base), "fairness": "faal", "epsilon": None})
+    config, *_ = run_parameters({"base": str(base), "fairness": "faal", "epsilon": None})
     assert (config.fairness, config.attack_steps) == ("faal", quick.attack_steps)
     assert (config.epochs, config.batch_size, config.learning_rate) == (4, 50, 0.01), (
         "its own: the base's rate would undo the base"
@@ -97,7 +104,7 @@ def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
 
 def test_a_notebook_can_name_a_recipe_and_a_protocol() -> None:
     given = {"recipe": "faal-at-awp", "protocol": "finetune-2ep", "data": "digits", "tau": 0.3}
-    config, _ = run_parameters(given)
+    config, *_ = run_parameters(given)
     assert (config.fairness, config.awp_gamma, config.epochs, config.tau) == ("faal", 0.01, 2, 0.3)
     with pytest.raises(UnknownName, match="Unknown protocol 'finetune-2'. Did you mean 'finetune-2ep'"):
         run_parameters({"protocol": "finetune-2"})

@@ -55,7 +55,7 @@ def test_the_defaults_a_notebook_shows_are_settings(name: str) -> None:
     (cell,) = [c for c in cells(ROOT / f"parameterized/{name}.ipynb", "code") if "parameters" in c["metadata"].get("tags", [])]
     shown: dict = {}
     exec("".join(cell["source"]), shown)
-    shown = {k: v for k, v in shown.items() if not k.startswith("_") and k != "out"}
+    shown = {k: v for k, v in shown.items() if not k.startswith("_") and k not in ("out", "resume")}
     config = RunConfig.from_mapping(shown)
     if name == "train":
         assert config == RunConfig(), "the notebook and the library have the same defaults"

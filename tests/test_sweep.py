@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,6 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_said_before_anything_starts(tmp_path: Path, changes: dict, text: str) -> None:
-    import re
-
     with pytest.raises(ValueError, match=re.sub(r"[{}]", lambda found: "\\" + found[0], text)):
         check_plan(read_plan(write(tmp_path, **changes), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -252,7 +251,7 @@ def test_the_plan_says_how_long(tmp_path: Path) -> None:
     assert Durations.beside(beside).of(beside.jobs["base/trades-0"], "") == 50, "one of the same stage"
     assert Durations.beside(beside).of(beside.jobs["report"], "") is None
     text = plan_text(plan, orders, 2)
-    assert "base/at-0                   train     done already" in text
+    assert re.search(r"base/at-0 +train +done already", text)
     # two bases at 50 s side by side, then 21 jobs at 50 s on two workers
     assert "About 10 min with 2 at once, by earlier runs on this machine; 21 jobs were guessed from the others" in text
 

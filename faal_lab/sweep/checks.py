@@ -42,11 +42,12 @@ def _assigned(source: str, notebook: Path) -> dict[str, Any]:
     found = {}
     for line in ast.parse(source).body:
         targets = [line.target] if isinstance(line, ast.AnnAssign) else line.targets if isinstance(line, ast.Assign) else []
-        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or getattr(line, "value", None) is None:
+        value = line.value if isinstance(line, (ast.AnnAssign, ast.Assign)) else None
+        if value is None or len(targets) != 1 or not isinstance(targets[0], ast.Name):
             raise SweepError(
-                f"{notebook.name}: its parameters cell may hold `name: type = value` alone, line {line.lineno} is else."
+                f"{notebook.name}: its parameters cell may hold lines `name: type = value` alone; line {line.lineno} is none."
             )
-        found[targets[0].id] = ast.literal_eval(line.value)  # pyright: ignore[reportAttributeAccessIssue]
+        found[targets[0].id] = ast.literal_eval(value)
     return found
 
 

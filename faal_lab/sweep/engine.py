@@ -51,9 +51,8 @@ class Local:
     """Processes of this machine: one job a GPU, or the processor's threads dealt out evenly."""
 
     def __init__(self, workers: int, gpus: Sequence[int], threads: int, more: tuple[str, ...]) -> None:
-        self._free: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus] or [
-            {"OMP_NUM_THREADS": str(threads or max(1, cores() // workers))} for _ in range(workers)
-        ]
+        own = {"OMP_NUM_THREADS": str(threads or max(1, cores() // workers)), "CUDA_VISIBLE_DEVICES": ""}
+        self._free = [{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus] or [own] * workers
         self._more = more
         self._running: dict[str, tuple[Order, dict[str, str], subprocess.Popen[bytes]]] = {}
 

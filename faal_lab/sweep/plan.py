@@ -194,7 +194,8 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
     upstream: list[Job | None] = [j for s in settings["each"] for j in of_stage[s]] or [None]
     waits = [j.key for s in (*settings["after"], *(settings["uses"] & set(of_stage))) for j in of_stage[s]]
     combined = [dict(zip(settings["grid"], v, strict=True)) for v in itertools.product(*settings["grid"].values())]
-    for source, entry, point in itertools.product(upstream, settings["list"], combined):
+    entries: list[dict[str, Any]] = settings["list"]
+    for source, entry, point in ((s, e, p) for s in upstream for e in entries for p in combined):
         own = {k: v for k, v in entry.items() if k != "label"}
         values = point if "label" in entry else {**own, **point}
         parts = [str(entry["label"])] if "label" in entry else []
@@ -206,9 +207,9 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
         stated = {**settings["parameters"], **own, **point}
         known = {s: ",".join(str(j.folder) for j in jobs) for s, jobs in of_stage.items()}
         known |= {"here": str(folder), "paper": str(out / "paper.json"), "each": str(source.folder) if source is not None else ""}
-        needs = dict.fromkeys([*([source.key] if source is not None else []), *waits])
+        needs = tuple(dict.fromkeys([source.key, *waits] if source is not None else waits))
         yield Job(
-            stage, label, notebook, stated, _resolved(stated, known), tuple(needs), folder, out / "jobs" / folder.relative_to(out)
+            stage, label, notebook, stated, _resolved(stated, known), needs, folder, out / "jobs" / folder.relative_to(out)
         )  # fmt: skip
 
 
