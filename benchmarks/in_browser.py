@@ -88,7 +88,7 @@ def open_and_run(page: Any, address: str, notebook: str) -> None:
     page.wait_for_function(READY)
     page.evaluate(FIRE, "notebook:run-all-cells")
     page.wait_for_function(ALL_RUN)
-    page.wait_for_selector(".js-plotly-plot .main-svg, .faal-view canvas")
+    page.wait_for_selector(".js-plotly-plot .main-svg, .faal-view canvas", state="attached")  # panels out of view are hidden
 
 
 def write_notebook(file: Path, *cells: str) -> Path:
