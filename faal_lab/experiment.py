@@ -21,7 +21,7 @@ from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
 from faal_lab.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.machine import device_of, placed, versions
-from faal_lab.models import ModelSpec, build, statistics, try_model
+from faal_lab.models import ModelSpec, build, statistics, takes_bfloat16, try_model
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
@@ -71,6 +71,8 @@ def prepare(
         model = build(spec, config.seed)
     placed(model, device)
     try_model(model, name, splits.num_classes, (channels, height, width))
+    if config.precision == "bfloat16" and not takes_bfloat16(model):
+        raise ConfigError(f"precision=bfloat16 is for ResNets; {name} trains in float32. Leave precision at auto.")
     selected_on_test = config.validation == "test"
     if config.base and from_base:
         selected_on_test |= load_weights(model, spec, config, base_file(config), splits)

@@ -15,7 +15,7 @@ from faal_lab.class_stats import CLASS_SCORES
 from faal_lab.data import AUGMENTATIONS, LOADERS, VALIDATIONS
 from faal_lab.fairness import FAIRNESS
 from faal_lab.fairness.faal import SCORES
-from faal_lab.models import FILTERS, MODELS, NORMALIZATIONS, PATH_FORM, ZOO
+from faal_lab.models import FILTERS, MODELS, NORMALIZATIONS, PATH_FORM, PRECISIONS, ZOO
 from faal_lab.names import check_name
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.recipe import STARTS, VARIANTS
@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "average_buffers": ("treatment of buffers", BUFFERS),
     "solver": ("solver", ("exact", "cvxpy")),
     "attack_start": ("attack start", ("auto", *STARTS)),
+    "precision": ("precision", PRECISIONS),
     "lr_schedule": ("learning-rate schedule", LR_SCHEDULES),
 }
 

@@ -22,6 +22,7 @@ from faal_lab.evaluation.attacks import Attack, count_by_class, survivors
 from faal_lab.events import DialTurned, EpochDone, Event
 from faal_lab.fairness import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.measuring import Measurement
+from faal_lab.models import in_bfloat16, wants_bfloat16
 from faal_lab.sampling import Sampler
 from faal_lab.state import TrainingState
 from faal_lab.steering import BatchAgain, Poll, Steering, Stopped
@@ -86,6 +87,7 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
     """The steps of one epoch that are still to be made."""
     steps = steps_per_epoch(splits, config)
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
+    low = wants_bfloat16(config.precision, state.model, splits.train.labels.device)
     sampler = Sampler(splits.train, config.seed, state.epoch, config.batch_size, augmentation)
     while state.batch < steps:
         steering.replay()
@@ -98,13 +100,15 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
         before = before_batch(state)
         try:
-            attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
+            with in_bfloat16(state.model, low):
+                attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
         except (BatchAgain, Stopped) as reason:
             put_back(state, before)  # an attack in training mode has moved BatchNorm
             if isinstance(reason, Stopped):
                 raise
             continue
-        done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
+        with in_bfloat16(state.model, low):
+            done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
         steering.singles = max(0, steering.singles - 1)
         yield done
 

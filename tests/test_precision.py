@@ -1,0 +1,111 @@
+"""bfloat16 in training: where it acts, where it must not, and what it does to each class. And how much work a step is."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from faal_lab.adversary import frozen, pgd
+from faal_lab.config import ConfigError, RunConfig
+from faal_lab.experiment import prepare
+from faal_lab.models import ModelSpec, build, in_bfloat16, wants_bfloat16
+from faal_lab.training import train
+
+CPU = torch.device("cpu")
+
+
+def network(name: str = "preact-resnet-18", filters: int = 8) -> nn.Module:
+    return build(ModelSpec(name, 10, 3, 16, 16, (0.5,) * 3, (0.25,) * 3, filters), 0)
+
+
+def test_only_what_may_be_rounded_is_rounded() -> None:
+    model = network().eval()
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    kinds: dict[str, torch.dtype] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(lambda m, _, out, name=name: kinds.update({name: out.dtype}))
+    exact = model(pixels)
+    names = list(model.state_dict())
+    assert set(kinds.values()) == {torch.float32}
+    with in_bfloat16(model, True):
+        rough = model(pixels)
+        moved = model((pixels + 1e-4).clamp(0, 1))
+    first, *others = kinds
+    assert kinds[first] == torch.float32
+    assert {kinds[name] for name in others} == {torch.bfloat16}
+    assert rough.dtype == torch.float32, "losses are float32"
+    assert not torch.equal(rough, exact)
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+    assert not torch.equal(rough, moved), "a change far below 1/256 gets through the first layer"
+    assert torch.equal(model(pixels), exact), "afterwards all is as it was"
+    assert list(model.state_dict()) == names
+    assert type(next(m for m in model.modules() if isinstance(m, nn.Conv2d))) is nn.Conv2d
+
+
+def test_an_attacks_signs_agree_in_every_class() -> None:
+    """A precision effect that hit some classes alone would look like unfairness: look at each."""
+    model = network(filters=16)
+    numbers = torch.Generator().manual_seed(1)
+    pixels, labels = torch.rand(80, 3, 16, 16, generator=numbers), torch.arange(80) % 10
+    found = []
+    for low in (False, True):
+        with frozen(model), in_bfloat16(model, low):
+            found.append((pgd(model, pixels, labels, radius=0.03, step=0.01, steps=1) - pixels).sign())
+    agree = (found[0] == found[1]).float().mean((1, 2, 3))
+    by_class = torch.stack([agree[labels == c].mean() for c in range(10)])
+    assert by_class.min() > 0.9
+    assert by_class.max() - by_class.min() < 0.05
+
+
+def test_what_a_setting_comes_to(monkeypatch) -> None:
+    resnet, small = network(), build(ModelSpec("small-cnn", 10, 1, 8, 8, (0.5,), (0.25,), 8), 0)
+    for native in (True, False):
+        monkeypatch.setattr("faal_lab.models.precision.has_bfloat16", lambda _, native=native: native)
+        assert wants_bfloat16("auto", resnet, CPU) == native
+        assert wants_bfloat16("bfloat16", resnet, CPU)
+        assert not wants_bfloat16("float32", resnet, CPU)
+        assert not wants_bfloat16("auto", small, CPU), "nothing to gain: float32 wherever it runs"
+    with pytest.raises(ConfigError, match="precision=bfloat16 is for ResNets; small-cnn trains in float32"):
+        prepare(RunConfig(precision="bfloat16"))
+    with pytest.raises(ValueError, match="Unknown precision 'half'"):
+        RunConfig(precision="half")
+
+
+class Counting(TorchDispatchMode):
+    """Floating-point operations of matrix products and convolutions. (FlopCounterMode's hooks refuse a gradient for pixels.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@pytest.mark.parametrize(
+    "changes, forwards",
+    [
+        ({}, 23),
+        ({"fairness": "faal"}, 23),
+        ({"objective": "trades"}, 27),
+        ({"objective": "trades", "fairness": "faal"}, 27),
+        ({"attack_steps": 3}, 9),
+        ({"objective": "standard"}, 3),
+    ],
+)
+def test_a_step_costs_no_more_than_it_must(changes: dict, forwards: int) -> None:
+    """In forward passes F of the same images: a gradient for pixels alone is F more, one for weights and pixels 2 F."""
+    config = RunConfig(model="preact-resnet-18", filters=8, batch_size=50, precision="float32", epochs=1, **changes)
+    experiment = prepare(config)
+    images = experiment.splits.train.batch(torch.arange(50))[0]
+    with Counting() as one, torch.no_grad():
+        experiment.state.model(images)
+    events = train(experiment.state, experiment.splits, config)
+    next(events)
+    with Counting() as step:
+        next(events)
+    # no gradient for the pixels is asked for in the weights' backward pass: a little under 2 F
+    assert step.total / one.total == pytest.approx(forwards, abs=0.35)
