@@ -134,9 +134,9 @@ class RunConfig:
     """Seed of the weights, the order and the noise."""
     split_seed: int = 0
     """Seed of the split in train, validation and test; a fine-tuning must keep its base's."""
-    precision: str = "auto"
-    """Training's forward passes: float32, bfloat16 (but pixels and first convolution), or auto (bfloat16 where the device
-    has it and the network is a ResNet; measuring is float32 always)."""
+    precision: str = "float32"
+    """Training's forward passes: float32, bfloat16 (all but pixels and first convolution), or auto (bfloat16 where the device
+    has it and the network is a ResNet). Measuring is float32 always."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 

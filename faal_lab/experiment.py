@@ -72,7 +72,7 @@ def prepare(
     placed(model, device)
     try_model(model, name, splits.num_classes, (channels, height, width))
     if config.precision == "bfloat16" and not takes_bfloat16(model):
-        raise ConfigError(f"precision=bfloat16 is for ResNets; {name} trains in float32. Leave precision at auto.")
+        raise ConfigError(f"precision=bfloat16 is for ResNets; {name} trains in float32. Leave precision as it is.")
     selected_on_test = config.validation == "test"
     if config.base and from_base:
         selected_on_test |= load_weights(model, spec, config, base_file(config), splits)

@@ -177,3 +177,22 @@ def test_the_readme_states_what_the_live_page_costs() -> None:
     assert f"{ten['median']:.0%} at ten classes ({ten['low']:.0%} to {ten['high']:.0%})" in readme
     assert f"{many['median']:.0%} at 100 ({many['low']:.0%} to {many['high']:.0%})" in readme
     assert f"by {measured['memory, 10 classes']['bytes a step']['kernel MB'] / 1000:.1f} kB a step" in readme
+
+
+def test_the_training_benchmark_times_what_it_says() -> None:
+    import training as benchmark
+    from test_precision import Counting
+
+    case, device = benchmark.Case("preact-resnet-18", 4, 10, 1), torch.device("cpu")
+    images = benchmark.pictures(10).batch(torch.arange(10))[0]
+    with Counting() as one, torch.no_grad():
+        benchmark.network(case)(images)
+    work = {}
+    for name, call in (("written", benchmark.plain(case, device)), ("ours", benchmark.ours(case, device, quick=False))):
+        call()
+        with Counting() as counted:
+            call()
+        work[name] = counted.total / one.total
+    assert work["written"] == pytest.approx(34, abs=0.5), "10 x 3 in the attack, two forwards, one backward"
+    assert work["ours"] == pytest.approx(23, abs=0.4)
+    assert benchmark.phase_two(case, device) > 0

@@ -11,7 +11,7 @@ from faal_lab.models.small import SmallConvNet
 from faal_lab.models.spec import FILTERS, MODELS, ModelSpec, build
 
 __all__ = [
-    "FILTERS", "MODELS", "NORMALIZATIONS", "PATH_FORM", "PRECISIONS", "ZOO", "ModelProblem", "ModelSpec", "Normalize", "Normalized",
-    "SmallConvNet", "Statistics", "build", "has_bfloat16", "in_bfloat16", "statistics", "takes_bfloat16", "try_model",
-    "wants_bfloat16",
+    "FILTERS", "MODELS", "NORMALIZATIONS", "PATH_FORM", "PRECISIONS", "ZOO", "ModelProblem", "ModelSpec", "Normalize",
+    "Normalized", "SmallConvNet", "Statistics", "build", "has_bfloat16", "in_bfloat16", "statistics", "takes_bfloat16",
+    "try_model", "wants_bfloat16",
 ]  # fmt: skip

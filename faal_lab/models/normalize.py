@@ -32,7 +32,7 @@ class Normalize(nn.Module):
 class Normalized(nn.Module):
     """A network behind its normalisation. The two lie side by side, so that foreign weights go into `network` as they are."""
 
-    bfloat16 = False  # set by `in_bfloat16` alone
+    reduced = False  # set by `in_bfloat16` alone
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Normalized(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
-        if not self.bfloat16:
+        if not self.reduced:
             return self.network(self.normalize(images))
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.network(self.normalize(images)).float()

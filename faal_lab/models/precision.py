@@ -60,9 +60,9 @@ def in_bfloat16(model: nn.Module, on: bool) -> Iterator[None]:
     kind = type(first)
     if kind is nn.Conv2d:
         first.__class__ = Float32Conv2d  # in place: names, weights and optimiser stay what they are
-    model.bfloat16 = True
+    model.reduced = True
     try:
         yield
     finally:
-        model.bfloat16 = False
+        model.reduced = False
         first.__class__ = kind
