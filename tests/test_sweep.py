@@ -253,7 +253,7 @@ def test_the_plan_says_how_long(tmp_path: Path) -> None:
     text = plan_text(plan, orders, 2)
     assert re.search(r"base/at-0 +train +done already", text)
     # two bases at 50 s side by side, then 21 jobs at 50 s on two workers
-    assert "About 10 min with 2 at once, by earlier runs on this machine; 21 jobs were guessed from the others" in text
+    assert "About 10 min with 2 at once, by earlier runs on this machine; 21 guessed from the others" in text
 
 
 def test_rows_come_from_the_folder_alone(tmp_path: Path) -> None:
@@ -264,7 +264,9 @@ def test_rows_come_from_the_folder_alone(tmp_path: Path) -> None:
     found = {row.key: row for row in rows(plan)}
     assert (found["base/at-0"].state, found["base/at-0"].text) == ("done", "2 min")
     assert (found["base/at-1"].state, found["base/at-1"].text) == ("failed", "ConfigError: no")
-    assert found["report"].state == "waiting"
+    assert found["base/trades-0"].state == "waiting"
+    assert (found["tuned/at-1-fair"].state, found["tuned/at-1-fair"].text) == ("blocked", "needs base/at-1")
+    assert found["report"].state == "blocked"
     (Path(order.home) / "status.json").write_text("{half")
     assert read_status(Path(order.home)) is None
     assert json.loads((plan.jobs["base/at-0"].home / "status.json").read_text())["attempts"] == 1

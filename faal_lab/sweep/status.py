@@ -21,7 +21,7 @@ STATUS = "status.json"
 
 @dataclass(frozen=True)
 class Status:
-    """`state` is running, done or failed; `seconds` is the work of all attempts together."""
+    """`state` is running, done or failed; `seconds` is the work of all attempts that were not killed."""
 
     state: str
     fingerprint: str

@@ -113,7 +113,9 @@ def rows(plan: Plan) -> list[Row]:
     for key, job in plan.jobs.items():
         status = read_status(job.home)
         if status is None or status.state == "clearing":
-            found.append(Row(key, "waiting", 0.0, ""))
+            behind = [row.key for row in found if row.key in job.needs and row.state in ("failed", "blocked")]
+            text = f"needs {behind[0]}" if behind else ""
+            found.append(Row(key, "blocked" if behind else "waiting", 0.0, text))
         elif status.state == "running":
             began = (job.home / "status.json").stat().st_mtime
             text, share = running_text(job, max(0.0, time.time() - began), None)
@@ -140,7 +142,7 @@ def plan_text(plan: Plan, orders: Mapping[str, Order | None], workers: int) -> s
         lines.append("Nothing is left to be made.")
     elif known:
         filled = {key: guess if guess is not None else sum(known) / len(known) for key, guess in guessed.items()}
-        unknown = f"; {len(guessed) - len(known)} jobs were guessed from the others" if len(known) < len(guessed) else ""
+        unknown = f"; {len(guessed) - len(known)} guessed from the others" if len(known) < len(guessed) else ""
         lines.append(
             f"About {span(_length(plan, filled, workers))} with {workers} at once, by earlier runs on this machine{unknown}."
         )

@@ -21,7 +21,8 @@ from faal_lab.sweep.plan import read_plan
 from faal_lab.sweep.view import Row, rows
 
 _PERIOD = 1.0  # seconds between looks
-_SIGNS = {"done": "✓", "running": "▶", "failed": "✗", "waiting": "·"}
+_SIGNS = {"done": "✓", "running": "▶", "failed": "✗", "blocked": "-", "waiting": "·"}
+_COLOURS = {"failed": "var(--jp-error-color1, #b00020)", "running": "var(--jp-brand-color1, #1976d2)"}
 
 
 class SweepPanel(W.VBox):
@@ -89,9 +90,10 @@ class SweepPanel(W.VBox):
 def _row(row: Row) -> str:
     text = html.escape(row.text if row.state != "failed" else row.text.splitlines()[-1] if row.text else "")
     share = f"<progress value='{row.share:.2f}'></progress>" if row.state == "running" else ""
-    return (
-        f"<tr><td>{_SIGNS.get(row.state, '')}</td><td>{html.escape(row.key)}</td><td>{row.state}</td><td>{share} {text}</td></tr>"
-    )
+    cells = (_SIGNS.get(row.state, ""), html.escape(row.key), row.state)
+    narrow = "".join(f"<td style='white-space:nowrap;padding-right:1em;vertical-align:top'>{cell}</td>" for cell in cells)
+    style = f"line-height:1.45;color:{_COLOURS.get(row.state, 'inherit')}"
+    return f"<tr style='{style}'>{narrow}<td>{share} {text}</td></tr>"
 
 
 def _last_words(panel: SweepPanel) -> str:
