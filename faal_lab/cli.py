@@ -82,6 +82,12 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub.add_argument("--port", type=int, default=8888, help="the next free one is taken if it is in use")
 
+    sub = add("dashboard", commands.dashboard, "Serve the workbench alone as a page on 127.0.0.1, with a token (by Voila).")
+    sub.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are shown from and go to")
+    sub.add_argument("--no-browser", action="store_true", help="only print the address")
+    sub.add_argument("--port", type=int, default=8866, help="the next free one is taken if it is in use; 0: any")
+    sub.add_argument("--dark", action="store_true", help="light on dark")
+
     sub = add("run", commands.run, "Train one model into a run folder.")
     sub.add_argument("--out", type=Path, help="the run folder (default: a free name in runs/)")
     sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run; settings are the folder's")

@@ -42,6 +42,13 @@ def lab(options: argparse.Namespace) -> int:
     return open_lab(port=options.port, browser=not options.no_browser)
 
 
+def dashboard(options: argparse.Namespace) -> int:
+    """Serve the workbench as a page; returns the server's exit code."""
+    from faal_lab.page import open_page
+
+    return open_page(options.runs, port=options.port, browser=not options.no_browser, dark=options.dark)
+
+
 def run(options: argparse.Namespace) -> None:
     """Train, or go on with a run."""
     from faal_lab.experiment import run as train

@@ -94,6 +94,14 @@ def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str
     return {n: v for n, v in config.to_mapping().items() if n in known} | {"tau": tau, "validation": validation}
 
 
+def own_parts(model: nn.Module | None, recipe: Recipe | None) -> dict[str, str]:
+    """Which parts of a run are objects that no setting names, and of which class they are."""
+    named = {} if model is None else {"model": type(model).__name__}
+    if recipe is not None:
+        named["recipe"] = f"{type(recipe.objective).__name__} with {type(recipe.fairness).__name__}"
+    return named
+
+
 def run(
     config: RunConfig,
     out: str | Path,
@@ -113,6 +121,13 @@ def run(
         folder = RunFolder.open(out)
         if folder.config() != config:
             raise ConfigError(f"{out} was made with other settings; resume it with those: RunFolder({str(out)!r}).config()")
+        if absent := {p: name for p, name in folder.own().items() if p not in own_parts(model, recipe)}:
+            said = " and ".join(f"a {part} ({name})" for part, name in absent.items())
+            again = ", ".join(f"{part}=..." for part in absent)
+            raise ConfigError(
+                f"{out} was made with {said} that was an object of another process. Hand it over to resume: in Python by "
+                f"run(config, out, resume=True, {again}), in a notebook by Workbench({again})."
+            )
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
         if checkpoint is not None and "adopted" in checkpoint.header:
@@ -125,7 +140,7 @@ def run(
             experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
     else:
         experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, versions())
+        folder = RunFolder.create(out, config, versions(), own_parts(model, recipe))
     total = config.epochs * steps_per_epoch(experiment.splits, config)
 
     def report() -> tuple[str, float]:

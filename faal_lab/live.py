@@ -74,6 +74,7 @@ class LiveRun:
             except BaseException as error:
                 live._error.append(error)
 
+        Path(out).mkdir(parents=True, exist_ok=True)  # whoever follows the folder takes a missing one for deleted
         thread = threading.Thread(target=work, name="faal-run", daemon=True)
         live = LiveRun(out, None, thread)
         thread.start()

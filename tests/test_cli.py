@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from faal_lab.doctor import examine
 from faal_lab.fairness import FAIRNESS
 from faal_lab.lab import lab_command
 from faal_lab.objectives import OBJECTIVES
+from faal_lab.page import free_port, page_settings
 from faal_lab.presets import PRESETS, PROTOCOLS
 from faal_lab.runs import RunFolder
 from faal_lab.seeds import differences, mean_rows
@@ -218,3 +220,15 @@ def test_methods_show_the_properties_of_table_4(capsys: pytest.CaptureFixture) -
     assert "Without remargin." in shown
     assert "trades-awp objective=trades" in shown
     assert "tau_changes=150:0.5" in shown
+
+
+def test_the_dashboard_is_for_this_machine_and_says_what_it_needs(tmp_path: Path, monkeypatch, capsys) -> None:
+    settings = page_settings(tmp_path, 9000, "secret", dark=True)
+    assert settings["Voila"].items() >= {("ip", "127.0.0.1"), ("port", 9000), ("token", "secret")}
+    assert settings["VoilaConfiguration"]["theme"] == "dark"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["dashboard", "--runs", str(tmp_path)]) == 1
+    assert "served by Voila, which is missing: pip install 'faal-lab[dashboard]'" in capsys.readouterr().err

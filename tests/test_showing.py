@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from faal_lab.ambiguity import KLBall
 from faal_lab.ambiguity.multiplier import largest_multiplier
-from faal_lab.config import RunConfig
+from faal_lab.config import ConfigError, RunConfig
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
 from faal_lab.experiment import run
@@ -27,7 +28,7 @@ from faal_lab.history import MAX_POINTS, History, load_history, thinned
 from faal_lab.live import LiveRun
 from faal_lab.parameters import as_yaml, papermill_command, run_command, run_parameters
 from faal_lab.presets import preset_settings
-from faal_lab.recipe import parts
+from faal_lab.recipe import Recipe, parts
 from faal_lab.records import run_files
 from faal_lab.report import headlines, read_runs, write_report
 from faal_lab.runs import RunFolder, RunFolderError
@@ -282,6 +283,58 @@ def test_the_workbench_starts_steers_and_stops_a_run(tmp_path: Path) -> None:
         until(lambda: bench.dashboard.status == "stopped")
         until(lambda: bench.buttons["stop"].disabled and not bench.buttons["start"].disabled)
         assert folder.config().attack_steps == 2, "settings without a control are those the workbench was given"
+    finally:
+        bench.dashboard.close()
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1))
+
+
+def test_the_workbench_trains_objects_of_the_notebook(tmp_path: Path) -> None:
+    network, recipe = Linear(), Recipe.named("faal-at", tau=0.5)
+    before = network.layer.weight.clone()
+    bench = Workbench(tmp_path, model=network, recipe=recipe, attack_steps=1, validation_steps=1, epochs=500, batch_size=250)
+    try:
+        assert not {"model", "objective", "fairness", "ambiguity", "averaging", "awp_gamma"} & bench.settings.keys()
+        assert "run(config, out, model=model, recipe=recipe)" in bench.setup.commands.value
+        bench.buttons["start"].click()
+        until(lambda: bench.dashboard.status == "training" and points(bench.dashboard) > 8)
+        assert bench.run is not None
+        folder = bench.run.folder
+        assert folder.own() == {"model": "Linear", "recipe": "AdversarialTraining with FAAL"}
+        bench.settings["tau"].value = 0.9
+        until(lambda: [e.new for e in folder.events() if isinstance(e, DialTurned)] == [0.9])
+        bench.buttons["stop"].click()
+        until(lambda: bench.dashboard.status == "stopped" and bench.buttons["pause"].description == "Resume")
+        steps = [e for e in folder.events() if isinstance(e, StepDone)]
+        assert steps[-1].weights != steps[0].weights, "FAAL of the recipe weighs, though the settings name no method"
+        bench.strip.look()
+        assert bench.strip.shown.value.count("<img") == 18
+        bench.buttons["pause"].click()
+        until(lambda: any(isinstance(e, RunResumed) for e in folder.events()) and bench.dashboard.status == "training")
+        bench.buttons["stop"].click()
+        until(lambda: bench.dashboard.status == "stopped" and bench.run is not None and not bench.run.running())
+        assert torch.equal(network.layer.weight, before), "a run trains a copy"
+    finally:
+        bench.dashboard.close()
+    with pytest.raises(ConfigError, match=r"made with a model \(Linear\) and a recipe \(.*\) .* Workbench\(model=\.\.\., recipe"):
+        next(iter(run(folder.config(), folder.path, resume=True)))
+
+
+def test_errors_of_a_run_in_a_thread_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recipe must be a Recipe, got 'faal-at'"):
+        Workbench(tmp_path, recipe="faal-at")  # pyright: ignore[reportArgumentType]
+    bench = Workbench(tmp_path, model=Linear(classes=3))
+    try:
+        bench.buttons["start"].click()
+        until(lambda: "Linear" in bench.message.value and "10" in bench.message.value and "Run folder" not in bench.message.value)
+        until(lambda: not bench.buttons["start"].disabled)
     finally:
         bench.dashboard.close()
 

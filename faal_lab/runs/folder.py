@@ -1,6 +1,6 @@
 """A run folder and what lies in it.
 
-config.json        every setting, its hash, versions of the libraries, the git commit
+config.json        every setting, its hash, versions of the libraries, the git commit, parts that were objects
 metrics.jsonl      one event a line; the same bytes for the same seed
 timing.jsonl       clock times, kept apart for that reason
 control/           commands to the run, one file each
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -47,8 +47,11 @@ class RunFolder:
         return f"RunFolder({str(self.path)!r})"
 
     @staticmethod
-    def create(path: str | Path, config: RunConfig, versions: dict[str, str]) -> RunFolder:
-        """Make a new run folder; raises RunFolderError where one is already there, or none can be made."""
+    def create(path: str | Path, config: RunConfig, versions: dict[str, str], own: Mapping[str, str] | None = None) -> RunFolder:
+        """Make a new run folder; raises RunFolderError where one is already there, or none can be made.
+
+        `own` names the parts that were handed over as objects, which no setting says: {"model": "Linear"}.
+        """
         folder = RunFolder(path)
         if folder.metrics_file.exists() or folder.config_file.exists():
             raise RunFolderError(
@@ -56,7 +59,9 @@ class RunFolder:
             )
         try:
             folder.control.mkdir(parents=True, exist_ok=True)
-            record = {"config": config.to_mapping(), "hash": config.digest(), "versions": versions}
+            record: dict[str, Any] = {"config": config.to_mapping(), "hash": config.digest(), "versions": versions}
+            if own:
+                record["own"] = dict(own)
             replace_file(folder.config_file, json.dumps(record, indent=1).encode())
         except OSError as error:
             raise RunFolderError(f"Cannot write to the run folder {path}: {error.strerror or error}. Choose another.") from error
@@ -73,7 +78,8 @@ class RunFolder:
     def _header(self) -> dict[str, Any]:
         try:
             record = json.loads(self.config_file.read_text(encoding="utf-8"))
-            return {"config": record["config"], "hash": record["hash"], "versions": record["versions"]}
+            known = {"config": record["config"], "hash": record["hash"], "versions": record["versions"]}
+            return known | {"own": record.get("own", {})}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}.") from error
 
@@ -87,6 +93,10 @@ class RunFolder:
     def versions(self) -> dict[str, str]:
         """Versions of Python, faal-lab and the libraries that made the run."""
         return self._header()["versions"]
+
+    def own(self) -> dict[str, str]:
+        """Which parts (model, recipe) were objects of the process that made the run, and of which class."""
+        return self._header()["own"]
 
     def checkpoint(self, which: str = "last") -> Path:
         """Where the checkpoint `last` or `best` lies."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as W
@@ -39,6 +39,14 @@ def error_text(text: str) -> str:
     return f"<pre style='{style}'>{html.escape(text)}</pre>"
 
 
+_REPLACED = {"model": ("model",), "recipe": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma")}  # by objects
+
+
+def _label(name: str) -> dict[str, Any]:
+    """How a control looks: its description beside it, all of one width."""
+    return {"description": name.replace("_", " "), "layout": W.Layout(width="19rem"), "style": {"description_width": "6.5rem"}}
+
+
 def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
     """One widget a setting; tests and styles find it by its class."""
     whole: dict[str, Any] = {"min": 1, "max": 100_000}
@@ -60,9 +68,7 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
     made = {}
     for name, (kind, options) in kinds.items():
         value = getattr(config, name) or (SCRATCH if name == "base" else getattr(config, name))
-        layout, style = W.Layout(width="19rem"), {"description_width": "6.5rem"}
-        label = name.replace("_", " ")
-        made[name] = kind(value=value, description=label, tooltip=field_docs()[name], layout=layout, style=style, **options)
+        made[name] = kind(value=value, tooltip=field_docs()[name], **_label(name), **options)
         made[name].add_class(f"faal-{name.replace('_', '-')}")
     return made
 
@@ -71,12 +77,17 @@ class Setup(W.VBox):
     """Presets, controls in groups, and what they come to: errors, the largest multiplier, commands that reproduce it.
 
     `config()` is the outcome. `given` are settings by name, also those that have no control; `on_error` hears what does not
-    go together as soon as it is set, "" when all is well.
+    go together as soon as it is set, "" when all is well. `own` names parts (model, recipe) that are objects of the notebook:
+    the name stands where there would be a choice.
     """
 
-    def __init__(self, given: dict[str, Any], bases: list[str], on_error: Callable[[str], None]) -> None:
-        self._given, self._on_error, self._filling = dict(given), on_error, False
-        self.controls = _controls(RunConfig.from_mapping(given), bases)
+    def __init__(
+        self, given: dict[str, Any], bases: list[str], on_error: Callable[[str], None], own: Mapping[str, str] | None = None
+    ) -> None:
+        self._given, self._on_error, self._filling, self._own = dict(given), on_error, False, dict(own or {})
+        replaced = {name for part in self._own for name in _REPLACED[part]}
+        made = _controls(RunConfig.from_mapping(given), bases)
+        self.controls = {name: widget for name, widget in made.items() if name not in replaced}
         self.presets = {
             kind: W.Dropdown(options=[_OWN, *names], description=kind, layout=W.Layout(width="19rem"), tooltip=tip)
             for kind, names, tip in (
@@ -84,6 +95,8 @@ class Setup(W.VBox):
                 ("protocol", PROTOCOLS, "How long and at which rates a paper trained"),
             )
         }
+        if "recipe" in self._own:
+            del self.presets["recipe"]
         for kind, widget in self.presets.items():
             widget.add_class(f"faal-{kind}").observe(lambda _: self._take_preset(), "value")
         for widget in self.controls.values():
@@ -93,7 +106,8 @@ class Setup(W.VBox):
         wrap = W.Layout(flex_flow="row wrap")
         rows: list[W.Widget] = [W.HBox(list(self.presets.values()), layout=wrap)]
         for title, names in _GROUPS.items():
-            widgets = [self.controls[name] for name in names]
+            said = [self._named(part) for part in self._own if _REPLACED[part][0] in names]
+            widgets = [*said, *(self.controls[name] for name in names if name in self.controls)]
             widgets += [self.radius] if title == "Method" else []
             rows.append(W.VBox([W.HTML(f"<b>{title}</b>"), W.HBox(widgets, layout=wrap)]))
         folded = W.Accordion([self.commands], titles=("The same without this page: command, papermill, YAML",))
@@ -106,12 +120,17 @@ class Setup(W.VBox):
         stated_here["base"] = "" if stated_here["base"] == SCRATCH else stated_here["base"]
         return based_on(stated_here["base"], stated_here)
 
+    def _named(self, part: str) -> W.Text:
+        """A part of the notebook's own, where the choice would stand."""
+        tip = "An object of this notebook. The run goes on in a thread of its kernel, and stops with it."
+        return W.Text(self._own[part], disabled=True, tooltip=tip, **_label(part)).add_class(f"faal-own-{part}")
+
     def _take_preset(self) -> None:
         """Fill the controls with what the chosen names stand for; what has no control is kept beside them."""
-        chosen = [str(w.value) if w.value != _OWN else "" for w in self.presets.values()]
+        chosen = {kind: str(w.value) for kind, w in self.presets.items() if w.value != _OWN}
         self._filling = True
         try:
-            for name, value in preset_settings(*chosen).items():
+            for name, value in preset_settings(chosen.get("recipe", ""), chosen.get("protocol", "")).items():
                 if name not in self.controls:
                     self._given[name] = value
                     continue
@@ -133,11 +152,16 @@ class Setup(W.VBox):
         try:
             config = self.config()
             kind = AMBIGUITY_SETS[config.ambiguity]()
-            said = stated(kind, config.tau, 10) if config.fairness == "faal" else ""
+            said = stated(kind, config.tau, 10) if config.fairness == "faal" and "recipe" not in self._own else ""
         except (ConfigError, UnknownName, ValueError, OSError) as error:
             self._on_error(str(error))
             return
         self._on_error("")
         self.radius.value = f"{html.escape(said)} at ten classes: c* is the most a class can count" if said else ""
-        texts = (run_command(config, "runs/mine"), papermill_command(config, "runs/mine"), as_yaml(config))
+        if self._own:
+            objects = ", ".join(f"{part}={part}" for part in self._own)
+            texts = [f"# in Python alone: this notebook has the {' and '.join(self._own)}\nrun(config, out, {objects})"]
+        else:
+            texts = [run_command(config, "runs/mine"), papermill_command(config, "runs/mine")]
+        texts.append(as_yaml(config))
         self.commands.value = "".join(f"<pre style='white-space:pre-wrap;user-select:all'>{html.escape(t)}</pre>" for t in texts)

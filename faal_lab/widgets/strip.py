@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ipywidgets as W
 import numpy as np
+from torch import nn
 
 from faal_lab.hardest import Hardest, hardest
 from faal_lab.widgets.setup import error_text
@@ -66,11 +67,17 @@ def strip_html(found: Hardest) -> str:
 class Strip(W.VBox):
     """A button, and below it the images of the class that is followed, else of the hardest one.
 
-    `folder` and `followed` tell which run and class (-1: none) are meant when the button is pressed.
+    `folder` and `followed` tell which run and class (-1: none) are meant when the button is pressed; `model` hands over a
+    network that takes the run's weights, where no name stands for its own.
     """
 
-    def __init__(self, folder: Callable[[], Path | None], followed: Callable[[], int]) -> None:
-        self._folder, self._followed = folder, followed
+    def __init__(
+        self,
+        folder: Callable[[], Path | None],
+        followed: Callable[[], int],
+        model: Callable[[], nn.Module | None] = lambda: None,
+    ) -> None:
+        self._folder, self._followed, self._model = folder, followed, model
         tip = "Validation images of the hardest class, or of the one that is followed, by the latest checkpoint"
         self.button = W.Button(description="Show images", tooltip=tip).add_class("faal-strip")
         self.shown = W.HTML().add_class("faal-strip-shown")
@@ -85,7 +92,7 @@ class Strip(W.VBox):
             return
         self.button.disabled = True
         try:
-            self.shown.value = strip_html(hardest(path, of_class=None if followed < 0 else followed))
+            self.shown.value = strip_html(hardest(path, of_class=None if followed < 0 else followed, model=self._model()))
         except Exception as error:  # in a thread of its own: an error would be shown nowhere
             self.shown.value = error_text(str(error))
         finally:

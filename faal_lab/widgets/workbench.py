@@ -1,20 +1,25 @@
 """Controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder.
 
+A network or a recipe that exists in the notebook alone is trained in a thread of its kernel instead.
 Must not know: how a run trains. What it shows and steers may have been started by anybody.
 """
 
 from __future__ import annotations
 
+import copy
 import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+from torch import nn
 
 from faal_lab.config import DIALS, ConfigError, RunConfig
+from faal_lab.experiment import own_parts
 from faal_lab.live import LiveRun
 from faal_lab.names import UnknownName
+from faal_lab.recipe import Recipe
 from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
 from faal_lab.widgets.dashboard import Dashboard
 from faal_lab.widgets.setup import SCRATCH, Setup, error_text
@@ -22,7 +27,7 @@ from faal_lab.widgets.strip import Strip
 
 _HANDLED = (UnknownName, ConfigError, RunFolderError, OSError, ValueError)
 _BUTTONS = {
-    "start": ("Start", "Start a new run in a process of its own"),
+    "start": ("Start", "Start a new run"),
     "pause": ("Pause", "Stand still, or go on"),
     "step": ("Step", "One batch, then stand still"),
     "stop": ("Stop", "End the run; its state is saved and can be resumed"),
@@ -35,10 +40,27 @@ class Workbench(W.VBox):
 
     `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
     nothing. Runs in `recorded` can be looked at, too. Settings given by name (any of RunConfig) are the controls' first values.
+
+    `model` and `recipe` may be objects: then each Start trains a copy of them in a thread, which ends with the kernel (its last
+    checkpoint can be resumed). Raises ConfigError where they are of another kind.
     """
 
-    def __init__(self, runs: str | Path = "runs", recorded: str | Path = "recorded", **settings: Any) -> None:
+    def __init__(
+        self,
+        runs: str | Path = "runs",
+        recorded: str | Path = "recorded",
+        *,
+        model: str | nn.Module | None = None,
+        recipe: Recipe | None = None,
+        **settings: Any,
+    ) -> None:
         self.runs, self._recorded = Path(runs), Path(recorded)
+        if isinstance(model, str):
+            settings["model"], model = model, None
+        for name, given, kind in (("model", model, nn.Module), ("recipe", recipe, Recipe)):
+            if not isinstance(given, kind | None):
+                raise ConfigError(f"{name} must be a {kind.__name__}, got {given!r}. Named ones are chosen on the page.")
+        self._model, self._recipe = model, recipe
         self.run: LiveRun | None = None
         self._shown: tuple[bool, str] | None = None
         self.message = W.HTML().add_class("faal-message")
@@ -47,7 +69,7 @@ class Workbench(W.VBox):
             for name, (label, tip) in _BUTTONS.items()
         }
         self.buttons["start"].button_style = "primary"
-        self.setup = Setup(settings, self._bases(), self._judge)
+        self.setup = Setup(settings, self._bases(), self._judge, own_parts(model, recipe))
         self.settings = self.setup.controls
         self.fairness_on = W.Checkbox(
             True, description="fairness on", indent=False, tooltip="Let the fairness method act, or train without it",
@@ -61,7 +83,7 @@ class Workbench(W.VBox):
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
         acts = W.HBox([*self.buttons.values(), self.fairness_on, self.opened], layout=wrap)
-        self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed)
+        self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed, self._shape)
         super().__init__([self.setup, acts, self.message, self.dashboard, self.strip])
         self._take_up()
 
@@ -111,9 +133,21 @@ class Workbench(W.VBox):
         """Start a run with the settings as they stand; nothing happens while one is active."""
         if self._active():
             return
-        config = self.config()
-        self._follow(LiveRun.start(config, free_name(self.runs, f"{config.data}-{config.objective}-{config.fairness}")))
+        config, own = self.config(), own_parts(self._model, self._recipe)
+        stem = "-".join([config.data, *(["own", *own] if own else [config.objective, config.fairness])])
+        self._follow(self._launch(config, free_name(self.runs, stem), bool(own)))
         self.settings["base"].options = self._bases()
+
+    def _launch(self, config: RunConfig, out: Path, own: bool, resume: bool = False) -> LiveRun:
+        """In a process of its own; a run of objects (`own`) in a thread, by copies: a run leaves what it was given as it was."""
+        if not own:
+            return LiveRun.start(config, out, resume=resume)
+        model, recipe = copy.deepcopy((self._model, self._recipe))
+        return LiveRun.in_thread(config, out, model=model, recipe=recipe, resume=resume)
+
+    def _shape(self) -> nn.Module | None:
+        """A network for the weights of the run that is shown, where it is of the notebook's own."""
+        return copy.deepcopy(self._model) if self.run is not None and "model" in self.run.folder.own() else None
 
     def look_at(self, path: str) -> None:
         """Show a run of any origin, to steer it while it goes on and to replay it afterwards."""
@@ -121,10 +155,10 @@ class Workbench(W.VBox):
             self._follow(LiveRun.attach(path))
 
     def _follow(self, run: LiveRun) -> None:
-        self.run, self._shown = run, None
         path = str(run.folder.path)
-        self.message.value = f"Run folder: {html.escape(path)}"
+        self.message.value = f"Run folder: {html.escape(path)}"  # before the run: its error may be there at once
         self.dashboard.follow(path)
+        self.run, self._shown = run, None
         if self.opened.value != path:
             self.opened.options = list(dict.fromkeys([*self._folders(), path]))
             self.opened.value = path
@@ -134,8 +168,9 @@ class Workbench(W.VBox):
         if self.run is None:
             return
         if not self._active():
-            path = self.run.folder.path
-            self._follow(LiveRun.start(RunFolder.open(path).config(), path, resume=True))
+            folder, given = RunFolder.open(self.run.folder.path), own_parts(self._model, self._recipe)
+            own = folder.own().keys() == given.keys() != set()  # else a process of its own says what is missing
+            self._follow(self._launch(folder.config(), folder.path, own, resume=True))
         else:
             (self.run.resume if self.dashboard.status == "paused" else self.run.pause)()
 
