@@ -17,8 +17,8 @@ ORDER = [
     "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training", "microscope",
-    "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
-    "progress", "tables", "html_tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures",
+    "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest", "evaluated", "epoch_times",
+    "progress", "tables", "published", "table_files", "html_tables", "figures", "confusion_figures", "evaluation_figures", "study_figures", "export", "ambiguity_figures",
     "microscope_figures", "exercises", "report", "checking", "widgets", "demo", "seeds", "doctor", "lab", "commands", "cli",
     "__main__",
 ]  # fmt: skip
