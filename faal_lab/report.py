@@ -68,7 +68,10 @@ def headlines(runs: list[Reported]) -> list[str]:
     )
     if any(run.others for run in runs):
         count = len(runs[0].group)
-        return [start, *seed_sentences({run.name: run.group for run in runs if len(run.group) == count}, attack)]
+        alike = {run.name: run.group for run in runs if len(run.group) == count}
+        others = [f"{run.name} has {len(run.group)} runs and {runs[0].name} {count}: not compared over seeds."
+                  for run in runs if run.name not in alike]  # fmt: skip
+        return [start, *seed_sentences(alike, attack), *others]
     return [start, *paired_sentences(comparisons({run.name: run.verdicts for run in runs}))]
 
 

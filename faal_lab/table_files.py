@@ -77,7 +77,7 @@ def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
 
 def paper_table(rows: Rows) -> Table:
     """Ours, the paper's and their difference, from rows of `published.paper_rows`."""
-    head = ["attack", "run", "number, %", f"ours {_INTERVAL}", "paper", f"difference {_INTERVAL}", "the paper's number stands in"]
+    head = ["attack", "run", "number, %", f"ours {_INTERVAL}", "paper", f"difference {_INTERVAL}", "source"]
     titles = {"average": "average", "worst": "worst class"}
     lines = [
         [
@@ -110,9 +110,10 @@ def as_latex(tables: Iterable[Table]) -> str:
     for table in tables:
         rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
         parts += [
-            r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}. {' '.join(map(_latex, table.notes))}}}",
+            r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}",
             rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\toprule", " & ".join(map(_latex, table.head)) + r" \\",
-            r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+            r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", "", r"\smallskip",
+            rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(map(_latex, table.notes))}}}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(parts)
 

@@ -122,7 +122,8 @@ def test_csv_holds_every_number() -> None:
 def test_latex_and_markdown_say_what_was_meant() -> None:
     odd = Table("50 % & more", ["a_b", "c"], [["[x] {y}", "-1.5 (-2 to 3)"], ["*", "a|b ~ C:\\d^2 <3>"]], ["at-0 $5 #1"])
     latex = as_latex([odd])
-    assert r"\caption{50 \% \& more. at-0 \$5 \#1}" in latex
+    assert r"\caption{50 \% \& more}" in latex
+    assert r"\footnotesize at-0 \$5 \#1}" in latex
     assert r"a\_b & c \\" in latex
     assert r"{[}x{]} \{y\} & $-$1.5 ($-$2 to 3) \\" in latex
     assert r"{*} & a\textbar{}b \textasciitilde{} C:\textbackslash{}d\textasciicircum{}2 \textless{}3\textgreater{} \\" in latex
@@ -163,6 +164,7 @@ def test_a_report_over_seeds_beside_a_paper(evaluated: dict[str, str], tmp_path:
     assert "fair against base, worst class: 0.0 points over 2 seeds" in said
     runs, paper = read_runs(words), read_paper(tmp_path / "paper.yaml")
     assert "mean of 2 seeds" in headlines(runs)[0]
+    assert headlines(read_runs(words[:3]))[-1] == "fair has 1 runs and base 2: not compared over seeds."
     (results, beside), data = report_tables(runs, paper)
     assert results.head[-1] == "seeds"
     text = page.read_text()
