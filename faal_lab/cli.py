@@ -115,10 +115,14 @@ def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub = add("check", commands.check, "Hold evaluated runs to demands, by exit code: 0 all hold, 1 one does not, 2 bad usage.")
     _check_options(sub)
 
-    sub = add("report", commands.report, "Write one HTML page on evaluated runs; it opens without a network.")
-    sub.add_argument("runs", nargs="+", help="run folders, or name=folder; the first is what the others are held against")
-    sub.add_argument("--out", type=Path, default=Path("report.html"))
+    about = "Write one HTML page on evaluated runs, which opens without a network, and its tables as CSV, LaTeX and Markdown."
+    sub = add("report", commands.report, about)
+    seeds = "run folders, name=folder, or seeds as name=folder,folder; the first is what the others are held against"
+    sub.add_argument("runs", nargs="+", help=seeds)
+    sub.add_argument("--out", type=Path, default=Path("report.html"), help="the page; its tables get its name")
     sub.add_argument("--title", default="Class-wise robustness")
+    beside = "YAML or JSON of a paper's numbers to stand beside ours: {run: {source: text, attacks: {attack: {average, worst}}}}"
+    sub.add_argument("--paper", type=Path, metavar="FILE", help=beside)
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
 
     _figures(add("figures", commands.figures, "Draw evaluated runs: bars, confusions, radius curves, images; a file a picture."))
@@ -208,4 +212,5 @@ def _figures(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     sub.add_argument("--formats", default="html,csv", help="comma-separated, of html, png, csv; png needs the extra `pictures`")
     sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
+    sub.add_argument("--setting", default="", metavar="NAME", help="also draw accuracy over this setting, such as tau")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")

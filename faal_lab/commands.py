@@ -144,12 +144,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Print paired sentences and how unequal the classes are; for groups of seeds, the means of the differences."""
-    from faal_lab.report import read_runs, read_seeds
+    from faal_lab.evaluated import grouped, read_runs, read_seeds
     from faal_lab.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
 
     if len(options.runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
-    if any("," in text for text in options.runs):
+    if any(len(paths) > 1 for paths in grouped(options.runs).values()):
         groups = read_seeds(options.runs, options.checkpoint)
         said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
         print("\n".join([*seed_sentences(groups, options.attack), *said]))
@@ -160,11 +160,16 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the page."""
-    from faal_lab.report import headlines, read_runs, write_report
+    """Write the page, and its tables beside it."""
+    from faal_lab.evaluated import read_runs
+    from faal_lab.published import read_paper
+    from faal_lab.report import headlines, write_report
+    from faal_lab.table_files import SUFFIXES
 
+    paper = read_paper(options.paper) if options.paper else None
     runs = read_runs(options.runs, options.checkpoint)
-    print("\n".join([*headlines(runs), f"Written: {write_report(runs, options.out, options.title)}"]))
+    page = write_report(runs, options.out, options.title, paper)
+    print("\n".join([*headlines(runs), *(f"Written: {path}" for path in (page, *map(page.with_suffix, SUFFIXES)))]))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -186,23 +191,13 @@ def check(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> None:
     """Draw and write all pictures of runs; what cannot be drawn is said with the reason."""
-    from faal_lab.evaluation_figures import pictures
-    from faal_lab.export import check_formats, export
-    from faal_lab.report import read_runs
-    from faal_lab.tables import marked
+    from faal_lab.evaluated import read_runs
+    from faal_lab.export import check_formats, export_all
+    from faal_lab.study_figures import all_pictures
 
     formats = check_formats(listed(options.formats))
-    verdicts = {run.name: run.verdicts for run in read_runs(options.runs, options.checkpoint)}
-    known = list(next(iter(verdicts.values())).survived)
-    attack = check_name("attack", options.attack or known[-1], known)
-    for stem, draw in pictures(marked(verdicts), attack).items():
-        try:
-            figure = draw()
-        except VerdictsError as error:
-            print(f"Not drawn: {stem}: {error}")
-            continue
-        for path in export(figure, options.out / stem.replace("/", "-").replace("\\", "-"), formats):
-            print(f"Written: {path}")
+    drawn = all_pictures(read_runs(options.runs, options.checkpoint), options.attack, options.setting)
+    print("\n".join(export_all(drawn, options.out, formats)))
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import Progress
 from faal_lab.progress import share_bar
-from faal_lab.report import read_runs
 from faal_lab.runs import RunFolder
 from faal_lab.runs.lock import is_alive, read_heartbeat
 from faal_lab.tables import result_rows, text_table

@@ -5,15 +5,15 @@ Knows: plotly figures. Must not know: what they show.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from faal_lab.evaluation import VerdictsError
 from faal_lab.names import check_name
 from faal_lab.runs.files import replace_file
+from faal_lab.table_files import csv_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,6 +50,23 @@ def export(figure: go.Figure, stem: str | Path, formats: Iterable[str] = FORMATS
         replace_file(path, content)
         paths.append(path)
     return paths
+
+
+def export_all(drawn: Mapping[str, Callable[[], go.Figure]], out: Path, formats: Iterable[str]) -> list[str]:
+    """Draw and write each picture into `out` by its name; returns what to say of each, also of what could not be drawn.
+
+    Raises what `export` raises.
+    """
+    said = []
+    for stem, draw in drawn.items():
+        try:
+            figure = draw()
+        except VerdictsError as error:
+            said.append(f"Not drawn: {stem}: {error}")
+            continue
+        paths = export(figure, out / stem.replace("/", "-").replace("\\", "-"), formats)
+        said += [f"Written: {path}" for path in paths]
+    return said
 
 
 def table_of(figure: go.Figure) -> dict[str, list[Any]]:
@@ -95,9 +112,4 @@ def _png(figure: go.Figure) -> bytes:
 
 
 def _csv(figure: go.Figure) -> bytes:
-    table = table_of(figure)
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    return file.getvalue().encode()
+    return csv_of(table_of(figure))

@@ -7,85 +7,35 @@ from __future__ import annotations
 
 import html
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.adoption import SETTINGS
+from faal_lab.evaluated import Reported
 from faal_lab.evaluation import Verdicts, VerdictsError, describe
 from faal_lab.evaluation_figures import run_pictures
-from faal_lab.events import RunStarted
 from faal_lab.figures import class_bars, validation_curves, weights_over_batches
-from faal_lab.history import History, load_history
 from faal_lab.html_tables import html_table, settings_html, spread_html
 from faal_lab.parameters import run_command, stated_settings
-from faal_lab.runs import RunFolder
+from faal_lab.published import Published, paper_rows
 from faal_lab.runs.files import replace_file
+from faal_lab.table_files import Table, as_csv, check_page, marked_run, paper_table, result_table, write_tables
 from faal_lab.tables import (
     ATTACK_TITLES,
     comparisons,
+    group_rows,
     labels_of,
     last_attack,
     marked,
     notes,
     paired_sentences,
-    result_rows,
+    seed_sentences,
 )
-from faal_lab.testing import read_verdicts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-
-@dataclass(frozen=True)
-class Reported:
-    """One run as the report needs it."""
-
-    name: str
-    folder: RunFolder
-    verdicts: Verdicts
-    history: History
-    adopted: bool  # trained elsewhere
-
-    @staticmethod
-    def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
-        """Read a run folder; raises RunFolderError or VerdictsError where something is missing, or verdicts are not its own."""
-        folder = RunFolder.open(path)
-        verdicts = read_verdicts(path, checkpoint)
-        adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
-        return Reported(name, folder, verdicts, load_history(path)[0], adopted)
-
-
-def read_runs(paths: list[str], checkpoint: str = "last") -> list[Reported]:
-    """Read run folders, named by their last part (or `name=path`)."""
-    runs = []
-    for path in paths:
-        name, _, rest = path.partition("=") if "=" in path and not Path(path).exists() else (Path(path).name, "", path)
-        runs.append(Reported.read(name, rest, checkpoint))
-    if len({r.name for r in runs}) < len(runs):
-        raise VerdictsError("Two runs have the same name: tell them apart by name=path.")
-    for other in runs[1:]:
-        runs[0].verdicts.check_same(other.verdicts, f"{runs[0].name} and {other.name}")
-    attacks = {tuple(r.verdicts.survived) for r in runs}
-    if len(attacks) > 1:
-        raise VerdictsError(f"The runs were evaluated with different attacks: {sorted(attacks)}. Evaluate them alike.")
-    return runs
-
-
-def read_seeds(texts: list[str], checkpoint: str = "last") -> dict[str, list[Verdicts]]:
-    """Groups of runs, each a comma-separated list of run folders, one a seed; named by `name=` or by their first folder."""
-    groups: dict[str, list[Verdicts]] = {}
-    for text in texts:
-        name, equals, rest = text.partition("=") if not Path(text.partition(",")[0]).exists() else ("", "", "")
-        paths = [part for part in (rest if equals else text).split(",") if part]
-        if not paths:
-            raise VerdictsError(f"{text!r} names no run folder; expected a group of seeds such as runs/a-0,runs/a-1.")
-        name = name if equals else Path(paths[0]).name
-        if name in groups:
-            raise VerdictsError(f"Two groups are named {name}: tell them apart by name=path,path.")
-        groups[name] = [Reported.read(name, path, checkpoint).verdicts for path in paths]
-    return groups
 
 
 def _comparisons_html(runs: list[Reported]) -> str:
@@ -108,30 +58,42 @@ def _comparisons_html(runs: list[Reported]) -> str:
 
 def headlines(runs: list[Reported]) -> list[str]:
     """What the first run reaches under the strongest attack, and what the others change, each with its interval."""
-    verdicts = {run.name: run.verdicts for run in runs}
     attack = last_attack(runs[0].verdicts)
-    row = next(r for r in result_rows(verdicts) if r["attack"] == attack)
-    marks = "".join(f" [{label}]" for label in row["labels"])
+    row = next(row for row in group_rows({runs[0].name: runs[0].group}) if row["attack"] == attack)
+    over = f", mean of {row['seeds']} seeds" if row["seeds"] > 1 else ""
     start = (
-        f"Under {ATTACK_TITLES[attack]}, {row['run']}{marks} classifies {row['average']:.1f} % on average "
-        f"({row['average_low']:.1f} to {row['average_high']:.1f}) and {row['worst']:.1f} % of its worst class, "
-        f"{row['worst_class']} ({row['worst_low']:.1f} to {row['worst_high']:.1f})."
+        f"Under {ATTACK_TITLES[attack]}, {marked_run(row)} classifies {row['average']:.1f} % on average "
+        f"({row['average_low']:.1f} to {row['average_high']:.1f}{over}) and {row['worst']:.1f} % of its worst class, "
+        f"{row['worst_class']} ({row['worst_low']:.1f} to {row['worst_high']:.1f}{over})."
     )
-    return [start, *paired_sentences(comparisons(verdicts))]
+    if any(run.others for run in runs):
+        count = len(runs[0].group)
+        alike = {run.name: run.group for run in runs if len(run.group) == count}
+        others = [f"{run.name} has {len(run.group)} runs and {runs[0].name} {count}: not compared over seeds."
+                  for run in runs if run.name not in alike]  # fmt: skip
+        return [start, *seed_sentences(alike, attack), *others]
+    return [start, *paired_sentences(comparisons({run.name: run.verdicts for run in runs}))]
 
 
-def _results_html(runs: list[Reported]) -> str:
-    rows = []
-    for r in result_rows({run.name: run.verdicts for run in runs}):
-        average = f"{r['average']:.1f}  ({r['average_low']:.1f} to {r['average_high']:.1f})"
-        worst = f"{r['worst']:.1f}  ({r['worst_low']:.1f} to {r['worst_high']:.1f})"
-        name = r["run"] + "".join(f" [{label}]" for label in r["labels"])
-        rows.append([ATTACK_TITLES[r["attack"]], name, average, worst, r["worst_class"], str(r["images"])])
-    order = {title: n for n, title in enumerate(ATTACK_TITLES.values())}
-    rows.sort(key=lambda row: order[row[0]])
-    head = ["attack", "run", "average, % (95 % interval)", "worst class, % (95 % interval)", "which class", "test images"]
-    remarks = [f"<p class='note'>{html.escape(note)}</p>" for note in notes({run.name: run.verdicts for run in runs})]
-    return html_table(head, rows) + "".join(remarks)
+def report_tables(runs: list[Reported], paper: Mapping[str, Published]) -> tuple[list[Table], bytes]:
+    """The tables for people, results first, and the same as CSV; raises UnknownName where `paper` names another run."""
+    rows = group_rows({run.name: run.group for run in runs})
+    beside = paper_rows(paper, rows)
+    each = {name: v for run in runs for name, v in _apart(run).items()}
+    tables = [result_table(rows, notes(each)), *([paper_table(beside)] if beside else [])]
+    return tables, as_csv(rows, beside)
+
+
+def _apart(run: Reported) -> dict[str, Verdicts]:
+    """The verdicts of each seed by a name of its own."""
+    if not run.others:
+        return {run.name: run.verdicts}
+    return {f"{run.name} {number}": found for number, found in enumerate(run.group, 1)}
+
+
+def _table_html(table: Table) -> str:
+    remarks = "".join(f"<p class='note'>{html.escape(note)}</p>" for note in table.notes)
+    return f"<h2>{html.escape(table.title)}</h2>{html_table(table.head, table.rows)}{remarks}"
 
 
 def _attacks_html(runs: list[Reported]) -> str:
@@ -170,12 +132,19 @@ def evaluate_command(run: Reported) -> str:
     return shlex.join(words)
 
 
+_TOGETHER = 8  # bars of as many runs are told apart by their colours
+
+
 def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
     """The report's figures by their headings: classes, then what the attacks did to each run, then how training went."""
     verdicts = marked({run.name: run.verdicts for run in runs})
     attacks = [a for a in runs[0].verdicts.survived if a != "clean"]
     shown = list(dict.fromkeys([attacks[-1], attacks[0]])) if attacks else ["clean"]
-    found = {"": [class_bars(verdicts, attack) for attack in shown]}
+    found = {"": [class_bars(dict([*verdicts.items()][:_TOGETHER]), attack) for attack in shown]}
+    first, *others = verdicts.items()
+    for start in range(_TOGETHER - 1, len(others), _TOGETHER - 1):
+        some = dict([first, *others[start : start + _TOGETHER - 1]])
+        found.setdefault("More runs, class by class", []).extend(class_bars(some, attack) for attack in shown)
     for name, verdict in verdicts.items():
         for draw in run_pictures(name, verdict, shown[0]).values():
             with suppress(VerdictsError):  # older verdicts have no curve and no images
@@ -226,32 +195,50 @@ pre { overflow-x: auto; background: var(--soft); padding: .6rem .8rem; font-size
 summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0; }
 """
 
-_NOTE = (
-    "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
-    "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Intervals cover the "
-    "sampling of test images, not of training seeds. An image counts as robust under PGD if no iterate fooled the model."
-)
+_FIRST_SEEDS = "From here on, pictures and tables are of the first seed of each name."
 
 
-def write_report(runs: list[Reported], out: str | Path, title: str = "Class-wise robustness") -> Path:
-    """Write one HTML page with table, figures, settings and versions; it needs no network. Raises OSError."""
-    about = runs[0].verdicts.header
-    lead = "".join(f"<p class='lead'>{html.escape(line)}</p>" for line in headlines(runs))
-    setting = (
-        f"Data: {about['data']} (test split, {len(runs[0].verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
-        f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
-    )
+def write_report(
+    runs: list[Reported],
+    out: str | Path,
+    title: str = "Class-wise robustness",
+    paper: Mapping[str, Published] | None = None,
+) -> Path:
+    """Write one HTML page with tables, figures, settings and versions, which needs no network; returns its path.
+
+    The tables also go beside it, by its name, as CSV, LaTeX and Markdown. `paper` has a paper's numbers by the names of runs,
+    to stand beside ours. Raises ConfigError, UnknownName or OSError.
+    """
+    path = Path(out)
+    check_page(path)
+    tables, data = report_tables(runs, paper or {})
     spread = spread_html({run.name: run.verdicts for run in runs})
     settings = settings_html({run.name: run.folder for run in runs})
+    seeds = f"<p class='note'>{_FIRST_SEEDS}</p>" if any(run.others for run in runs) else ""
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"{lead}<p class='note'>{html.escape(setting)}</p>"
-        f"<h2>Accuracy</h2>{_results_html(runs)}<p class='note'>{html.escape(_NOTE)}</p>{_comparisons_html(runs)}"
+        f"{_lead(headlines(runs))}<p class='note'>{html.escape(_setting(runs[0].verdicts))}</p>"
+        f"{''.join(map(_table_html, tables))}{seeds}{_comparisons_html(runs)}"
         f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{spread}"
         f"<h2>How it was made</h2>{_attacks_html(runs)}{settings}</body></html>"
     )
-    path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, page.encode())
+    write_tables(path, title, tables, data)
     return path
+
+
+def _lead(lines: list[str]) -> str:
+    """The sentences that head the page; of many, those after the first ones are folded away."""
+    told = [f"<p class='lead'>{html.escape(line)}</p>" for line in lines]
+    more = f"<details><summary>{len(told) - _TOGETHER} more sentences</summary>{''.join(told[_TOGETHER:])}</details>"
+    return "".join(told[:_TOGETHER]) + (more if len(told) > _TOGETHER else "")
+
+
+def _setting(verdicts: Verdicts) -> str:
+    about = verdicts.header
+    return (
+        f"Data: {about['data']} (test split, {len(verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
+        f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
+    )

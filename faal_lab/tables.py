@@ -45,9 +45,36 @@ def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
                 "run": run, "attack": attack, "images": int(counts[1].sum()),
                 "average": 100 * average.value, "average_low": 100 * average.low, "average_high": 100 * average.high,
                 "worst": 100 * worst.value, "worst_low": 100 * worst.low, "worst_high": 100 * worst.high,
-                "worst_class": verdict.class_names[which], "labels": labels_of(verdict),
+                "worst_class": verdict.class_names[which], "gap": 100 * spread(*counts).gap, "labels": labels_of(verdict),
             })  # fmt: skip
     return rows
+
+
+def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]:
+    """The result table of groups of seeds, as of `result_rows`, and in `seeds` how many runs a row stands for.
+
+    Of several runs it holds means over them with Student's interval, cut at 0 and 100, and all their worst classes. Raises
+    VerdictsError where the runs of a group were not evaluated with the same attacks.
+    """
+    rows = []
+    for name, group in groups.items():
+        if len({tuple(verdict.survived) for verdict in group}) > 1:
+            raise VerdictsError(f"The runs of {name} were evaluated with different attacks. Evaluate them alike.")
+        for alike in zip(*(result_rows({name: verdict}) for verdict in group), strict=True):
+            rows.append({**alike[0], "seeds": len(alike), **(_over_seeds(alike) if len(alike) > 1 else {})})
+    return rows
+
+
+def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What rows of the same run and attack with other seeds say together."""
+    found: dict[str, Any] = {"gap": combine_seeds([row["gap"] for row in alike]).mean}
+    for key in ("average", "worst"):
+        mean = combine_seeds([row[key] for row in alike])
+        low, high = np.clip(np.array([mean.low, mean.high], dtype=float), 0, 100).tolist()
+        found |= {key: mean.mean, f"{key}_low": low, f"{key}_high": high}
+    found["worst_class"] = ", ".join(dict.fromkeys(row["worst_class"] for row in alike))
+    found["labels"] = list(dict.fromkeys(label for row in alike for label in row["labels"]))
+    return found
 
 
 def text_table(verdicts: dict[str, Verdicts]) -> str:

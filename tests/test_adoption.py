@@ -15,11 +15,12 @@ from faal_lab.adoption import adopt, run_folders
 from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import DataProblem, load, stratified
+from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import Verdicts
 from faal_lab.events import Evaluated, RunFinished, RunStarted
 from faal_lab.experiment import run
 from faal_lab.foreign import NormalizationWarning
-from faal_lab.report import read_runs, write_report
+from faal_lab.report import write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.testing import evaluate_run

@@ -18,9 +18,9 @@ ORDER = [
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
     "evaluation", "state", "steering", "attacking", "descent", "measuring", "training", "microscope",
     "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
-    "progress", "tables", "html_tables", "figures", "confusion_figures", "evaluation_figures", "export", "ambiguity_figures",
-    "microscope_figures", "exercises", "report", "checking", "sweep", "widgets", "demo", "seeds", "doctor", "lab", "page",
-    "commands", "cli",
+    "evaluated", "epoch_times", "progress", "tables", "published", "table_files", "html_tables", "figures", "confusion_figures",
+    "evaluation_figures", "study_figures", "export", "ambiguity_figures", "microscope_figures", "exercises", "report", "checking",
+    "sweep", "widgets", "demo", "seeds", "doctor", "lab", "page", "commands", "cli",
     "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")

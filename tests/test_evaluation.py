@@ -15,6 +15,7 @@ from scipy.stats import binom, binomtest
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
 from faal_lab.data import Images, load
+from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import (
     DEFAULT_ATTACKS,
     PGD_ATTACKS,
@@ -33,7 +34,7 @@ from faal_lab.events import Evaluated
 from faal_lab.experiment import run
 from faal_lab.models import ModelProblem
 from faal_lab.names import UnknownName
-from faal_lab.report import read_runs, write_report
+from faal_lab.report import write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
 from faal_lab.tables import text_table

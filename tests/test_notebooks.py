@@ -14,6 +14,7 @@ from faal_lab.config import RunConfig
 from faal_lab.demo import demo
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder
+from faal_lab.testing import evaluate_run
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted([*ROOT.glob("parameterized/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
@@ -117,6 +118,29 @@ def test_somebody_elses_weights_are_evaluated_by_papermill(tmp_path: Path, base:
 
 
 @pytest.mark.notebook
+def test_pictures_times_and_a_papers_numbers_by_papermill(tmp_path: Path, base: Path) -> None:
+    runs = {name: shutil.copytree(base, tmp_path / name) for name in ("one", "two")}
+    for number, path in enumerate(runs.values(), 1):
+        evaluate_run(path, attacks=("clean", "pgd-20"))
+        times = [{"event": "EpochDone", "step": 1, "time": 60.0 * number * epoch} for epoch in range(3)]
+        (path / "timing.jsonl").write_text("\n".join(map(json.dumps, times)))
+    named = ",".join(f"{name}={path}" for name, path in runs.items())
+    found = papermill("parameterized/pictures.ipynb", tmp_path, "-p", "runs", named, "-p", "out", "drawn", "-p", "formats", "csv")
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert {"clean-and-pgd-20.csv", "one-radius.csv"} <= {path.name for path in (tmp_path / "drawn").iterdir()}
+    words = ["-p", "runs", named, "-p", "out", "times.csv", "-p", "paper", "one=2,two=3"]
+    found = papermill("parameterized/times.ipynb", tmp_path, *words)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert [line.split(",")[2] for line in (tmp_path / "times.csv").read_text().splitlines()] == ["minutes", "1.0", "2.0"]
+    (tmp_path / "paper.yaml").write_text("two: {source: Table 9, attacks: {pgd-20: {average: 1.0, worst: 0.5}}}")
+    words = ["-p", "runs", named, "-p", "out", "page.html", "-p", "paper", "paper.yaml"]
+    found = papermill("parameterized/report.ipynb", tmp_path, *words)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "Beside the paper" in (tmp_path / "page.md").read_text()
+    assert "Table 9" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     "name, words, text",
     [
@@ -125,6 +149,8 @@ def test_somebody_elses_weights_are_evaluated_by_papermill(tmp_path: Path, base:
         ("finetune", ["-p", "base", "nowhere"], "base nowhere does not exist"),
         ("evaluate", ["-p", "run", "x"], "Unknown parameter 'run'. Did you mean 'runs'?"),
         ("evaluate", ["-p", "runs", "w.pth", "-p", "images", "many"], "images must be of type int, got 'many' (str)."),
+        ("pictures", ["-p", "seting", "tau"], "Unknown parameter 'seting'. Did you mean 'setting'?"),
+        ("times", ["-p", "runs", "nowhere"], "nowhere is not a run folder"),
     ],
 )
 def test_a_mistaken_parameter_ends_the_notebook(tmp_path: Path, name: str, words: list[str], text: str) -> None:

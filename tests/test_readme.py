@@ -50,7 +50,7 @@ def test_every_papermill_command_names_a_notebook_and_settings() -> None:
     for words in lines:
         assert (ROOT / words[1]).is_file()
         names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
-        assert names <= {*RunConfig().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title"}
+        assert names <= {*RunConfig().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
 
 
 def test_pictures_and_links_exist() -> None:

@@ -18,6 +18,7 @@ import yaml
 from faal_lab.ambiguity import KLBall
 from faal_lab.ambiguity.multiplier import largest_multiplier
 from faal_lab.config import ConfigError, RunConfig
+from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
 from faal_lab.experiment import run
@@ -30,7 +31,7 @@ from faal_lab.parameters import as_yaml, papermill_command, run_command, run_par
 from faal_lab.presets import preset_settings
 from faal_lab.recipe import Recipe, parts
 from faal_lab.records import run_files
-from faal_lab.report import headlines, read_runs, write_report
+from faal_lab.report import headlines, write_report
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.tables import result_rows, text_table
 from faal_lab.testing import evaluate_run

@@ -66,7 +66,10 @@ def test_a_file_becomes_jobs(tmp_path: Path) -> None:
     assert tuned.parameters == {"base": str(tmp_path / "out/base/trades-1"), "epochs": 1, "fairness": "faal", "tau": 0.5}
     report = plan.jobs["report"]
     assert set(report.needs) == set(plan.jobs) - {"report"}
-    assert len(report.parameters["runs"].split(",")) == 12
+    runs = report.parameters["runs"].split(",")
+    assert len(runs) == 12
+    assert runs[:2] == [f"base/at={tmp_path / 'out/base/at-0'}", f"base/at={tmp_path / 'out/base/at-1'}"], "seeds have one name"
+    assert runs[-1] == f"tuned/trades-control={tmp_path / 'out/tuned/trades-1-control'}"
     assert report.parameters["out"] == str(tmp_path / "out/report/report.html")
     order = list(plan.jobs)
     assert all(order.index(need) < order.index(key) for key, job in plan.jobs.items() for need in job.needs)
@@ -113,7 +116,7 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
         ),
         ({"name": "../x"}, "name: expected letters"),
         ({"stage": {}}, "Unknown entry of small.yaml 'stage'. Did you mean 'stages'?"),
-        ({"paper": {"tuned/a": {}}}, "paper: 'tuned/a' is no job"),
+        ({"paper": {"tuned/a": {}}}, "paper: 'tuned/a' names no runs"),
     ],
 )
 def test_mistakes_are_said_before_anything_starts(tmp_path: Path, changes: dict, text: str) -> None:

@@ -29,7 +29,7 @@ with open(folder / "begun", "a") as file:
 (folder / "seen").write_text(" ".join(sorted(os.environ)))
 (folder / "kernel").write_text(str(os.getpid()))
 time.sleep(seconds)"""
-RESULT = """read = [(pathlib.Path(place) / "result").read_text() for place in reads.split(",") if place]
+RESULT = """read = [(pathlib.Path(place.split("=")[-1]) / "result").read_text() for place in reads.split(",") if place]
 1 / (not fails)
 (folder / "result").write_text(text + "(" + "".join(read) + ")")"""
 

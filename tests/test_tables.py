@@ -7,13 +7,14 @@ import pytest
 
 from faal_lab.cli import _parser, main
 from faal_lab.config import RunConfig
+from faal_lab.evaluated import read_runs, read_seeds
 from faal_lab.evaluation import Verdicts, VerdictsError
 from faal_lab.evaluation.attacks import PGD_ATTACKS
 from faal_lab.evaluation.suite import describe
 from faal_lab.experiment import run
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.parameters import run_command
-from faal_lab.report import figures_of, read_runs, read_seeds, write_report
+from faal_lab.report import figures_of, write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.tables import SPREAD_TITLES, labels_of, result_rows, seed_sentences, spread_rows, spread_table, text_table

@@ -57,15 +57,8 @@ def trains(notebook: Path) -> bool:
 
 
 def completed(job: Job) -> dict[str, Any]:
-    """A job's parameters with those that the sweep itself sets.
-
-    A notebook's own defaults would win over a recipe or a protocol that is named: None, which means "not given", takes them away.
-    """
-    if not trains(job.notebook):
-        return job.parameters
-    named = job.parameters.get("recipe") or job.parameters.get("protocol")
-    silent = dict.fromkeys(parameters_cell(job.notebook)) if named else {}
-    return {**silent, **job.parameters, "out": str(job.folder), "resume": True}
+    """A job's parameters with those that the sweep itself sets."""
+    return {**job.parameters, "out": str(job.folder), "resume": True} if trains(job.notebook) else job.parameters
 
 
 def check_plan(plan: Plan) -> None:
@@ -135,4 +128,5 @@ def _check_type(name: str, value: Any, default: Any) -> None:
 
 
 def _paper_mistakes(plan: Plan) -> list[str]:
-    return [f"paper: {key!r} is no job; there are {', '.join(plan.jobs)}." for key in plan.paper if key not in plan.jobs]
+    titles = dict.fromkeys(job.title for job in plan.jobs.values())
+    return [f"paper: {key!r} names no runs; there are {', '.join(titles)}." for key in plan.paper if key not in titles]

@@ -92,5 +92,4 @@ def _alone(plan: Plan, part: str) -> Iterator[None]:
 def _write_paper(plan: Plan) -> None:
     """The paper's numbers, by the names that a report gives to the runs, where its notebook can find them."""
     if plan.paper:
-        named = {plan.jobs[key].folder.name: entry for key, entry in plan.paper.items() if key in plan.jobs}
-        (plan.out / "paper.json").write_text(json.dumps(named, indent=1), encoding="utf-8")
+        (plan.out / "paper.json").write_text(json.dumps(plan.paper, indent=1), encoding="utf-8")

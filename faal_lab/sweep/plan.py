@@ -38,6 +38,7 @@ class Job:
     stated: dict[str, Any]
     parameters: dict[str, Any]
     needs: tuple[str, ...]
+    title: str  # its name in a report: that of its other seeds, too
     folder: Path  # what it makes; a training's run folder
     home: Path  # executed notebook, log, status
 
@@ -45,6 +46,12 @@ class Job:
     def key(self) -> str:
         """Its name in the sweep."""
         return f"{self.stage}/{self.label}" if self.label else self.stage
+
+    @property
+    def product(self) -> Path:
+        """The run folder that `{each}` means: where its notebook was told to make one, else its folder."""
+        out = Path(str(self.parameters.get("out") or self.folder))
+        return self.folder if out.suffix else out
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader (no tag makes an object), and a name that stands twice in a mapping is an error instead of the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
@@ -197,20 +204,33 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
     entries: list[dict[str, Any]] = settings["list"]
     for source, entry, point in ((s, e, p) for s in upstream for e in entries for p in combined):
         own = {k: v for k, v in entry.items() if k != "label"}
-        values = point if "label" in entry else {**own, **point}
-        parts = [str(entry["label"])] if "label" in entry else []
-        parts += [str(v) for v in values.values()]
-        if source is not None:
-            parts.insert(0, source.label if len(settings["each"]) == 1 else source.key.replace("/", "-"))
-        label = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", p).strip("-.") for p in parts if p)
+        label, title = _labels(source, entry, point, len(settings["each"]) > 1)
         folder = out / stage / label if label else out / stage
         stated = {**settings["parameters"], **own, **point}
-        known = {s: ",".join(str(j.folder) for j in jobs) for s, jobs in of_stage.items()}
-        known |= {"here": str(folder), "paper": str(out / "paper.json"), "each": str(source.folder) if source is not None else ""}
+        known = {s: ",".join(f"{j.title}={j.product}" for j in jobs) for s, jobs in of_stage.items()}
+        known |= {
+            "here": str(folder),
+            "paper": str(out / "paper.json"),
+            "each": str(source.product) if source is not None else "",
+        }
         needs = tuple(dict.fromkeys([source.key, *waits] if source is not None else waits))
-        yield Job(
-            stage, label, notebook, stated, _resolved(stated, known), needs, folder, out / "jobs" / folder.relative_to(out)
-        )  # fmt: skip
+        home = out / "jobs" / folder.relative_to(out)
+        full = f"{stage}/{title}" if title else stage
+        yield Job(stage, label, notebook, stated, _resolved(stated, known), needs, full, folder, home)
+
+
+def _labels(source: Job | None, entry: dict[str, Any], point: dict[str, Any], several: bool) -> tuple[str, str]:
+    """What tells a job from the others of its stage, in its folder's name and, without the seed, in a report."""
+    found = []
+    for seedless in (False, True):
+        values = point if "label" in entry else {**entry, **point}
+        parts = [str(entry["label"])] if "label" in entry else []
+        parts += [str(value) for name, value in values.items() if not (seedless and name == "seed")]
+        if source is not None:
+            above = (source.title, source.title.partition("/")[2]) if seedless else (source.key, source.label)
+            parts.insert(0, above[0].replace("/", "-") if several else above[1])
+        found.append("-".join(filter(None, (re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts))))
+    return found[0], found[1]
 
 
 def _resolved(value: Any, known: Mapping[str, str]) -> Any:
