@@ -110,8 +110,8 @@ class Panel {
   }
 
   axis(pen) {
-    const { frame, spec, data } = this;
-    pen.fillStyle = this.view.ink;
+    const { frame, spec, data, view } = this;
+    pen.fillStyle = view.ink;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     if (spec.kind === "heatmap") {
@@ -121,7 +121,7 @@ class Panel {
     pen.textAlign = "center";
     pen.textBaseline = "top";
     if (spec.kind === "bars") {
-      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(34 / wide);
+      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(Math.min(34, view.named + 6) / wide);
       for (let i = 0; i < data.x.length; i += skip) pen.fillText(fitted(pen, this.view.spec.classes[i], wide * skip - 4), this.px(i), frame.bottom + 5);
     } else {
       const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
@@ -253,7 +253,7 @@ class Panel {
   // Lowest, highest and latest value of the followed line, else of the one whose latest value stands out.
   summary() {
     const { data, spec, view } = this, last = data.x.length - 1;
-    if (spec.kind === "bars") { this.numbers.textContent = ""; return; }
+    if (spec.kind === "bars") { this.numbers.textContent = "last epoch, 95 % intervals"; return; }
     let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed);
     if (row < 0) {
       row = 0;

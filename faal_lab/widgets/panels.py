@@ -49,7 +49,7 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
         {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss", {"color": blue, "dash": "solid"})]},
         {"id": "epochs", "title": "Validation after each epoch, %", "kind": "lines", "lines": curves, "x": "epoch",
          "range": [0, 101]},
-        {"id": "classes", "title": "Validation by class under PGD, last epoch, %, 95 % intervals", "kind": "bars",
+        {"id": "classes", "title": "Validation by class under PGD, %", "kind": "bars",
          "lines": by_class, "x": "class", "range": [0, 101]},
     ]  # fmt: skip
     shared = {"colours": [s["color"] for s in styles], "dashes": [_DASHES[s["dash"]] for s in styles]}

@@ -30,7 +30,7 @@ _GROUPS = {
     "Method": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma"),
     "Attack and training": ("attack_steps", "epochs", "batch_size", "seed"),
 }
-_WIDE, _NARROW = "18rem", "15rem"  # of a dial, and of a setting: four fit beside each other on a page of 1440 pixels
+_WIDE, _NARROW = "18rem", "14.5rem"  # of a dial, and of a setting: four fit beside each other on a page of 1440 pixels
 
 
 def error_text(text: str) -> str:

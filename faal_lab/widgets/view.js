@@ -44,7 +44,8 @@ class View {
     this.grid.replaceChildren();
     // one margin for all, so that a batch stands in the same place in every panel
     const heat = this.spec.panels.some((panel) => panel.kind === "heatmap");
-    this.left = heat ? Math.ceil(Math.max(46, Math.min(120, widest(this.spec.classes, FONT) + 8))) : 46;
+    this.named = widest(this.spec.classes, FONT);
+    this.left = heat ? Math.ceil(Math.max(46, Math.min(120, this.named + 8))) : 46;
     this.panels = new Map(this.spec.panels.map((panel) => [panel.id, new Panel(this, panel, this.grid)]));
     for (const panel of this.panels.values()) panel.measure();
     this.legend.replaceChildren();
