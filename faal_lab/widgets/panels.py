@@ -91,7 +91,8 @@ def pictures(
 def _accuracy(history: History, window: int, x: np.ndarray, at: np.ndarray, followed: int) -> Picture:
     low, high = None, None
     if followed >= 0:
-        low, high = (100 * end for end in wilson(*(count[:, followed] for count in history.attacked(window, at))))
+        correct, count = history.attacked(window, at)
+        low, high = (100 * end for end in wilson(correct[:, followed], count[:, followed]))
     return Picture(x, 100 * history.accuracy(window, at).T, low=low, high=high)
 
 
