@@ -6,14 +6,12 @@ Knows: processes and pages. Must not know: what is measured.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psutil
-from in_browser import TOKEN, open_and_run, write_notebook
+from in_browser import end_kernels, open_and_run, write_notebook
 
 _QUIET, _PATIENCE = 0.15, 60  # cores that other work may use before a round, seconds to wait for that
 _VIEW = "((document.querySelector('.faal-view') || {}).faal || {panels: new Map()})"
@@ -37,13 +35,7 @@ class Desk:
     def shut(self) -> None:
         """Close the page and end every kernel."""
         self.page.goto("about:blank")
-        for kernel in self._ask("GET"):
-            self._ask("DELETE", f"/{kernel['id']}")
-
-    def _ask(self, method: str, path: str = "") -> list[dict[str, Any]]:
-        request = urllib.request.Request(f"{self._address}/api/kernels{path}?token={TOKEN}", method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"[]")
+        end_kernels(self._address)
 
     def kernel(self) -> psutil.Process:
         """The process of the open notebook's kernel."""

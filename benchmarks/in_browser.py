@@ -69,23 +69,47 @@ def jupyter(root: Path, private: Path, start: str) -> Iterator[tuple[str, subpro
 
 
 @contextlib.contextmanager
-def chromium(height: int = 900) -> Iterator[Any]:
-    """A page of a headless Chromium."""
+def browser(height: int = 900) -> Iterator[Any]:
+    """A headless Chromium, as a context whose pages share what was loaded once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": height})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
+        opened = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        context = opened.new_context(viewport={"width": 1440, "height": height})
+        context.set_default_timeout(60_000)
+        yield context
+        opened.close()
+
+
+@contextlib.contextmanager
+def chromium(height: int = 900) -> Iterator[Any]:
+    """A page of a headless Chromium."""
+    with browser(height) as context:
+        yield context.new_page()
+
+
+def end_kernels(address: str) -> None:
+    """End every kernel of the JupyterLab at `address`."""
+
+    def ask(method: str, path: str = "") -> Any:
+        request = urllib.request.Request(f"{address}/api/kernels{path}?token={TOKEN}", method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"[]")
+
+    for kernel in ask("GET"):
+        ask("DELETE", f"/{kernel['id']}")
+
+
+def open_notebook(page: Any, address: str, notebook: str) -> None:
+    """Open a notebook, and wait until its cells can be run."""
+    page.goto(f"{address}/lab/workspaces/test/tree/{notebook}?reset&token={TOKEN}")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook")
+    page.wait_for_function(READY)
 
 
 def open_and_run(page: Any, address: str, notebook: str) -> None:
     """Open a notebook, run all its cells, and wait until a picture is there."""
-    page.goto(f"{address}/lab/workspaces/test/tree/{notebook}?reset&token={TOKEN}")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Notebook")
-    page.wait_for_function(READY)
+    open_notebook(page, address, notebook)
     page.evaluate(FIRE, "notebook:run-all-cells")
     page.wait_for_function(ALL_RUN)
     page.wait_for_selector(".js-plotly-plot .main-svg, .faal-view canvas", state="attached")  # panels out of view are hidden

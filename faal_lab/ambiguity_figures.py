@@ -94,8 +94,8 @@ def _draw_simplex(figure: go.Figure, values: list[Any], names: Sequence[str], co
         x=CORNERS[:, 0], y=CORNERS[:, 1], mode="markers+text", text=[f"all on {n}" for n in names],
         marker={"color": colours, "size": 9}, textposition=["bottom center", "bottom center", "top center"], **plain, **place,
     )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-0.12, 1.12], **place)
-    figure.update_yaxes(visible=False, range=[-0.12, 1.0], scaleanchor="x", **place)
+    figure.update_xaxes(visible=False, range=[-0.2, 1.2], constrain="domain", **place)
+    figure.update_yaxes(visible=False, range=[-0.12, 1.0], scaleanchor="x", constrain="domain", **place)
 
 
 def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[float], names: Sequence[str]) -> go.Figure:
@@ -108,7 +108,8 @@ def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[flo
     for number, (name, ambiguity) in enumerate(sets.items()):
         weights = ambiguity.worst_case(values).weights.numpy()
         figure.add_bar(name=name, x=labels, y=weights[order], marker_color=RUN_COLOURS[1:][number % 7])
-    figure.add_hline(1 / len(scores), line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="uniform")
+    figure.add_hline(1 / len(scores), line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="uniform",
+                     annotation_position="top left")  # fmt: skip
     figure.update_xaxes(title="class and its score", type="category")
     figure.update_yaxes(title="weight")
     return styled(figure, title="Weights beside scores", barmode="group")

@@ -99,8 +99,11 @@ class History:
 
     def accuracy(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
         """Accuracy per class of the attacked training images over the last `window` batches: [T, C], or [K, C] at `at` [K]."""
-        at = self._all(at)
-        return _share(self._correct.over_last(window, at), self._count.over_last(window, at))
+        return _share(*self.attacked(window, self._all(at)))
+
+    def attacked(self, window: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Attacked training images per class over the last `window` batches: how many were right, of how many, [K, C] each."""
+        return self._correct.over_last(window, at), self._count.over_last(window, at)
 
     def mean_margin(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
         """Mean margin per class over the samples of the last `window` batches: [T, C], or [K, C] at `at` [K]."""

@@ -1,4 +1,4 @@
-"""What the tests share: a quick run on the digits, and a folder of made-up images."""
+"""What the tests share: a quick run on the digits, a folder of made-up images, a JupyterLab and pages of a browser."""
 
 import os
 from dataclasses import replace
@@ -8,8 +8,12 @@ os.environ.setdefault(
 )  # two threads on tiny networks fight more than they help, beside other work above all
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a deprecation warning of jupyter_core
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import in_browser
+import in_lab
 import numpy as np
 import pytest
 import torch
@@ -84,3 +88,37 @@ def fresh(config: RunConfig) -> TrainingState:
     """A small network (of four filters) with the recipe of `config`, before its first step."""
     model = build(ModelSpec(config.model, 10, 1, 8, 8, (0.3,), (0.4,), filters=4), seed=0)
     return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, config.tau, validation=True)), config)
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """JupyterLab as `faal-lab lab` starts it: (address, folder it shows)."""
+    in_lab.require_browser()
+    folder = tmp_path_factory.mktemp("jupyter")
+    (folder / "shown").mkdir()
+    with in_browser.jupyter(folder / "shown", folder, "") as (address, _):
+        yield address, folder / "shown"
+
+
+@pytest.fixture
+def lab(jupyter: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[in_lab.Lab]:
+    """A folder of its own in JupyterLab, with a copy of the notebooks."""
+    lab = in_lab.Lab(jupyter[0], in_lab.own_folder(jupyter[1], request.node.name.partition("[")[0]))
+    yield lab
+    lab.end()
+
+
+@pytest.fixture(scope="module")  # not session: while Playwright runs, asyncio belongs to it
+def browser(jupyter: tuple[str, Path]) -> Iterator[Any]:
+    """A browser whose pages share what was loaded once."""
+    with in_browser.browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, jupyter: tuple[str, Path]) -> Iterator[Any]:
+    """A page that remembers what it asked for outside and what it logged as an error."""
+    page = browser.new_page()
+    in_lab.watch(page, jupyter[0])
+    yield page
+    page.close()

@@ -20,7 +20,7 @@ from faal_lab.ambiguity.multiplier import largest_multiplier
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import VerdictsError
-from faal_lab.events import DialTurned, EpochDone, RunResumed, StepDone
+from faal_lab.events import DialTurned, EpochDone, RunFailed, RunResumed, StepDone
 from faal_lab.experiment import run
 from faal_lab.fairness import FAIRNESS
 from faal_lab.figures import class_bars, class_style, validation_curves
@@ -130,6 +130,10 @@ def test_every_panel_gets_what_its_lines_ask_for(classes: int) -> None:
     assert bars.y[0].tolist() == [50.0] * classes
     assert bars.low is not None
     assert bars.low[0] == pytest.approx(23.66, abs=0.01), "Wilson's interval of 5 in 10"
+    band = pictures(history, 10, until=100, followed=1)["accuracy"]
+    assert shown["accuracy"].low is None, "no class is followed"
+    assert (band.low is None) == (classes > MANY), "a heatmap has none"
+    assert band.low is None or (band.low[0], band.low[-1]) == pytest.approx((20.65, 72.25), abs=0.01), "1 in 1, and 10 in 10"
     assert turn_marks([DialTurned(3, "learning_rate", 0.5, 0.7)]) == [{"x": 3, "text": "learning rate 0.7"}]
 
 
@@ -260,8 +264,17 @@ def test_the_dashboard_says_what_is_wrong_and_goes_on(base: Path, tmp_path: Path
     dashboard = Dashboard(copy)
     try:
         until(lambda: dashboard.status == "done")
-        shutil.rmtree(copy)
+        copy.rename(tmp_path / "moved")
         until(lambda: "is gone: it was deleted or moved" in dashboard.problem.value)
+        (tmp_path / "moved").rename(copy)
+        until(lambda: dashboard.problem.value == "")
+        with RunFolder(copy).recording() as recorder:
+            recorder.write(RunFailed(4, "ValueError: the loss is not finite"))
+        until(lambda: "the loss is not finite" in dashboard.problem.value)
+        copy.rename(tmp_path / "moved")
+        until(lambda: "is gone: it was deleted or moved" in dashboard.problem.value)
+        (tmp_path / "moved").rename(copy)
+        until(lambda: "the loss is not finite" in dashboard.problem.value and "is gone" not in dashboard.problem.value)
         dashboard.follow(base)
         until(lambda: dashboard.status == "done" and dashboard.problem.value == "")
     finally:

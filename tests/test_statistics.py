@@ -12,6 +12,7 @@ from faal_lab.evaluation.statistics import (
     rho,
     spectral_norm,
     spread,
+    wilson,
     worst_accuracy,
     worst_share,
 )
@@ -34,6 +35,16 @@ def test_a_class_is_covered(images: int, truth: float) -> None:
     covers = np.array([f is not None and f.low <= truth <= f.high for f in found])
     # exact, no simulation: Wilson's coverage swings around 95 % with the truth, here from 93.4 % to 97.5 %
     assert 0.93 <= binom.pmf(counts, images, truth)[covers].sum() <= 0.98
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    correct, total = np.array([[0, 1, 7], [20, 0, 5]]), np.array([[9, 1, 20], [20, 0, 9]])
+    low, high = wilson(correct, total)
+    assert np.isnan([low[1, 1], high[1, 1]]).all(), "no image"
+    assert (low[0, 0], high[1, 0]) == (0, 1)
+    for at in {*np.ndindex(2, 3)} - {(1, 1)}:
+        exact = binomtest(int(correct[at]), int(total[at])).proportion_ci(method="wilson")
+        assert (low[at], high[at]) == pytest.approx((exact.low, exact.high), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from faal_lab.evaluation.statistics import (
     rho,
     spectral_norm,
     spread,
+    wilson,
     worst_accuracy,
     worst_share,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "spectral_norm",
     "spread",
     "survivors",
+    "wilson",
     "worst_accuracy",
     "worst_share",
 ]  # fmt: skip

@@ -45,16 +45,19 @@ class Spread:
 
 def class_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> list[Estimate | None]:
     """Wilson's interval for each class on its own; None for a class without images."""
-    from scipy.stats import binomtest
+    rows = zip(correct.tolist(), total.tolist(), *(end.tolist() for end in wilson(correct, total, level)), strict=True)
+    return [Estimate(k / n, low, high) if n else None for k, n, low, high in rows]
 
-    found: list[Estimate | None] = []
-    for k, n in zip(correct.tolist(), total.tolist(), strict=True):
-        if n == 0:
-            found.append(None)
-            continue
-        interval = binomtest(k, n).proportion_ci(level, method="wilson")
-        found.append(Estimate(k / n, float(interval.low), float(interval.high)))
-    return found
+
+def wilson(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of Wilson's interval for shares of any shape; nan where the total is 0."""
+    from scipy.special import ndtri
+
+    z, n = float(ndtri((1 + level) / 2)), np.where(total > 0, total, np.nan)
+    p = correct / n
+    centre, reach = p + z**2 / (2 * n), z * np.sqrt((p * (1 - p) + z**2 / (4 * n)) / n)
+    low, high = (centre - reach) / (1 + z**2 / n), (centre + reach) / (1 + z**2 / n)
+    return np.where(correct == 0, 0.0 * n, low), np.where(correct == total, 1.0 + 0.0 * n, high)  # where rounding would miss it
 
 
 def average_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:

@@ -5,7 +5,6 @@ A thread of its own reads and draws, so that neither the kernel nor the run wait
 
 from __future__ import annotations
 
-import html
 import threading
 import time
 import traceback
@@ -23,6 +22,7 @@ from faal_lab.history import History
 from faal_lab.records import run_files
 from faal_lab.runs import ENDED, Follower, RunFolderError
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
+from faal_lab.widgets.setup import error_text
 from faal_lab.widgets.stream import StreamView
 
 _PERIOD = 0.1  # seconds between looks at the folder
@@ -47,9 +47,10 @@ class Dashboard(W.VBox):
         self.window = W.IntSlider(
             10, 1, 100, description="mean over", tooltip="Batches that weights, training accuracy and margins are averaged over"
         )
-        self.until = W.IntSlider(0, 0, 0, description="at batch", layout=W.Layout(width="26rem"), disabled=True)
+        self.until = W.IntSlider(0, 0, 0, description="at batch", layout=W.Layout(width="20rem"), disabled=True)
         self.play = W.Play(0, 0, 0, interval=250, disabled=True, tooltip="Play the run again")
-        self.save = W.Button(description="Save", tooltip="Panels as PNG, metrics as CSV, everything as JSON", disabled=True)
+        tip = "Panels as PNG, metrics as CSV, everything as JSON"
+        self.save = W.Button(description="Save", layout=W.Layout(width="6rem"), tooltip=tip, disabled=True)
         for control, name in ((self.window, "window"), (self.until, "until"), (self.save, "save")):
             control.add_class(f"faal-{name}")
         self.status = "none"
@@ -64,9 +65,10 @@ class Dashboard(W.VBox):
         self._names = class_names or [str(c) for c in range(10)]
         self._history = History(len(self._names))
         self.view = StreamView(panel_spec(self._names))
+        self.view.observe(self._change, "followed")
         W.jslink((self.play, "value"), (self.until, "value"))
         for control in (self.window, self.until):
-            control.observe(lambda _: setattr(self, "_changed", True), "value")
+            control.observe(self._change, "value")
         self.save.on_click(lambda _: self._offer())
         controls = W.HBox([self.window, self.play, self.until, self.save], layout=W.Layout(flex_flow="row wrap"))
         super().__init__([self.state, self.problem, controls, self.view])
@@ -90,28 +92,32 @@ class Dashboard(W.VBox):
         self._closed.set()
         super().close()
 
+    def _change(self, _: object) -> None:
+        self._changed = True
+
     def _loop(self) -> None:
         while not self._closed.wait(_PERIOD):
             try:
                 with self._lock:
-                    self._look()
+                    said = self._look()
                 if self._on_look is not None:
                     self._on_look()
             except (RunFolderError, SchemaError, OSError) as error:
-                self._say(str(error))
+                said = str(error)
             except Exception:  # a thread's traceback would be printed under whichever cell ran last
-                self._say(traceback.format_exc())
+                said = traceback.format_exc()
+            shown = error_text(said) if said else ""  # a trouble that has passed is no longer told
+            if self.problem.value != shown:
+                self.problem.value = shown
 
-    def _say(self, text: str) -> None:
-        shown = f"<pre style='color:var(--jp-error-color1,#b00020);white-space:pre-wrap'>{html.escape(text)}</pre>"
-        if self.problem.value != shown:
-            self.problem.value = shown
+    def _look(self) -> str:
+        """Read and draw once, and return what is wrong with the run ("" if nothing).
 
-    def _look(self) -> None:
-        """Read and draw once; the last picture of a run that ended is drawn whatever the throttle says."""
+        The last picture of a run that ended is drawn whatever the throttle says.
+        """
         follower = self._follower
         if follower is None:
-            return
+            return ""
         self._take(follower)
         self.status = status = follower.status()
         still = status in (*ENDED, "paused")
@@ -128,8 +134,8 @@ class Dashboard(W.VBox):
             if isinstance(event, RunResumed):
                 break
             if isinstance(event, (RunFailed, CommandRefused)):
-                self._say(event.error if isinstance(event, RunFailed) else event.reason)
-                break
+                return event.error if isinstance(event, RunFailed) else event.reason
+        return ""
 
     def _take(self, follower: Follower) -> None:
         """Take over what is new."""
@@ -150,7 +156,7 @@ class Dashboard(W.VBox):
     def _draw(self, follower: Follower) -> None:
         self._changed = False
         until = None if self.until.disabled else self.until.value
-        shown = pictures(self._history, self.window.value, self.view.zoom, until)
+        shown = pictures(self._history, self.window.value, self.view.zoom, until, self.view.followed)
         self.view.show(shown, turn_marks([t for t in follower.turns if until is None or t.step <= until]))
 
     def _let_replay(self, still: bool) -> None:

@@ -60,7 +60,7 @@ class AmbiguityExplorer(W.VBox):
         super().__init__(
             [W.HBox([self.set, self.radius, self.keep], layout=wrap), W.HBox(self.scores, layout=wrap), self.said, self.figure]
         )
-        self.draw()
+        self._say(self.ball())
 
     def _values(self) -> list[float]:
         return [slider.value for slider in self.scores]
@@ -88,5 +88,10 @@ class AmbiguityExplorer(W.VBox):
             traces: Any = self.figure.data
             for trace, (x, y) in zip(traces, explorer_values(ball, scores), strict=False):
                 trace.x, trace.y = x, y
-        radius = "no radius" if math.isinf(ball.radius) or self.set.value == "point" else stated(ball, ball.radius, len(scores))
+        self._say(ball)
+
+    def _say(self, ball: Any) -> None:
+        radius = (
+            "no radius" if math.isinf(ball.radius) or self.set.value == "point" else stated(ball, ball.radius, len(self.scores))
+        )
         self.said.value = f"<b>{self.set.value}</b>: {radius}"

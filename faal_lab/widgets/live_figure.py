@@ -8,8 +8,25 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 
+class WholeFigure(go.FigureWidget):
+    """Tells the page of itself when it is whole.
+
+    Plotly's own does so before it has data and sends those afterwards; a page that is busy may draw in between, and then
+    the picture stays empty.
+    """
+
+    _whole = False
+
+    def open(self) -> None:
+        """Open the line to the page, at the second call: the first is ipywidgets', in the middle of plotly's constructor."""
+        if self._whole:
+            super().open()
+
+
 def live_widget(figure: go.Figure) -> go.FigureWidget:
     """A FigureWidget that follows the width of its page; all traces must be in it already, a reload would lose later ones."""
-    widget = go.FigureWidget(figure)
+    widget = WholeFigure(figure)
     widget._config = {"responsive": True, "displaylogo": False}
+    widget._whole = True
+    widget.open()
     return widget

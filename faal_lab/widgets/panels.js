@@ -3,37 +3,8 @@
 // {kind: "data"}; the page answers {kind: "hello"} when it needs everything, and {kind: "drawn", number} after drawing.
 
 const FONT = "11px system-ui, sans-serif";
-const MARGIN = { left: 46, right: 10, top: 8, bottom: 24 };
-const HEIGHT = 190;
-// Viridis at nine places; light stands for much, also to colour-blind eyes.
-const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99],
-  [170, 220, 50], [253, 231, 37]];
-
-const floats = (view) => new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
-
-function make(tag, name, parent, text = "") {
-  const node = document.createElement(tag);
-  node.className = name;
-  node.textContent = text;
-  parent.appendChild(node);
-  return node;
-}
-
-function shade(share) {
-  const place = Math.max(0, Math.min(1, share)) * (VIRIDIS.length - 1), low = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  return VIRIDIS[low].map((from, i) => Math.round(from + (VIRIDIS[low + 1][i] - from) * (place - low)));
-}
-
-function ticks(low, high, count) {
-  if (!(high > low)) return [low];
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
-  const found = [];
-  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-6; v += step) found.push(Math.abs(v) < step / 1e6 ? 0 : v);
-  return found;
-}
-
-const short = (v) => (Number.isNaN(v) ? "none" : Math.abs(v) >= 1e4 ? v.toExponential(1) : String(+v.toPrecision(3)));
+const MARGIN = { right: 10, top: 8, bottom: 24 };
+const HEIGHT = 190, LINE = 12; // of a panel, and of a line of text
 
 class Panel {
   constructor(view, spec, parent) {
@@ -79,7 +50,7 @@ class Panel {
     const pen = this.canvas.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, HEIGHT);
-    this.frame = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: HEIGHT - MARGIN.bottom };
+    this.frame = { left: this.view.left, right: width - MARGIN.right, top: MARGIN.top, bottom: HEIGHT - MARGIN.bottom };
     return pen;
   }
 
@@ -139,19 +110,19 @@ class Panel {
   }
 
   axis(pen) {
-    const { frame, spec, data } = this;
-    pen.fillStyle = this.view.ink;
+    const { frame, spec, data, view } = this;
+    pen.fillStyle = view.ink;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     if (spec.kind === "heatmap") {
       const skip = Math.ceil((data.rows * 11) / (frame.bottom - frame.top)), high = (frame.bottom - frame.top) / data.rows;
-      for (let r = 0; r < data.rows; r += skip) pen.fillText(this.view.spec.classes[r].slice(0, 7), frame.left - 4, frame.top + (r + 0.5) * high);
+      for (let r = 0; r < data.rows; r += skip) pen.fillText(fitted(pen, this.view.spec.classes[r], frame.left - 6), frame.left - 4, frame.top + (r + 0.5) * high);
     } else for (const y of ticks(...this.reach, 4)) pen.fillText(short(y), frame.left - 5, this.py(y));
     pen.textAlign = "center";
     pen.textBaseline = "top";
     if (spec.kind === "bars") {
-      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(34 / wide);
-      for (let i = 0; i < data.x.length; i += skip) pen.fillText(this.view.spec.classes[i].slice(0, Math.max(3, wide * skip / 6 | 0)), this.px(i), frame.bottom + 5);
+      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(Math.min(34, view.named + 6) / wide);
+      for (let i = 0; i < data.x.length; i += skip) pen.fillText(fitted(pen, this.view.spec.classes[i], wide * skip - 4), this.px(i), frame.bottom + 5);
     } else {
       const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
       for (const x of places) if (this.px(x) < frame.right - 42) pen.fillText(short(x), this.px(x), frame.bottom + 5);
@@ -188,6 +159,12 @@ class Panel {
 
   lines(pen) {
     const { data, view, spec } = this;
+    if (data.low && view.followed >= 0) { // where the followed line may truly lie
+      pen.globalAlpha = 0.22;
+      pen.fillStyle = view.spec.colours[view.followed];
+      pen.fill(ribbon(data.x.map(this.px), data.low.map(this.py), data.high.map(this.py)));
+      pen.globalAlpha = 1;
+    }
     for (let r = 0; r < data.rows; r++) {
       const other = view.followed >= 0 && spec.lines[r].class !== null && spec.lines[r].class !== view.followed;
       if (data.faint && !other) this.stroke(pen, r, data.faint, 0.28, 0.8);
@@ -234,30 +211,49 @@ class Panel {
   }
 
   marks(pen) {
-    pen.fillStyle = pen.strokeStyle = this.view.ink;
-    pen.textBaseline = "top";
+    pen.strokeStyle = this.view.ink;
+    pen.lineWidth = 1;
+    pen.setLineDash([4, 3]);
+    pen.beginPath();
     for (const mark of this.view.marks) {
       const p = Math.round(this.px(mark.x)) + 0.5;
-      pen.setLineDash([4, 3]);
-      pen.beginPath();
       pen.moveTo(p, this.frame.top);
       pen.lineTo(p, this.frame.bottom);
-      pen.stroke();
-      pen.setLineDash([]);
-      const left = p > this.frame.right - 70;
-      pen.textAlign = left ? "right" : "left";
-      if (this.spec.first) pen.fillText(mark.text, p + (left ? -3 : 3), this.frame.top + 1);
     }
+    pen.stroke();
+    pen.setLineDash([]);
+    if (this.spec.first) this.labels(pen);
     if (this.pointer && this.drag !== null && this.drag !== undefined) {
       pen.fillStyle = "rgba(128,128,128,0.25)";
       pen.fillRect(this.drag, this.frame.top, this.pointer.x - this.drag, this.frame.bottom - this.frame.top);
     }
   }
 
+  // What was turned, the latest first: each in the first row that is free there. Where four are full, a line has no label.
+  labels(pen) {
+    const { frame, view } = this, from = [Infinity, Infinity, Infinity, Infinity];
+    pen.textAlign = "left";
+    pen.textBaseline = "top";
+    pen.fillStyle = view.ink;
+    pen.strokeStyle = view.paper;
+    pen.lineWidth = 3;
+    this.labelled = [];
+    for (const mark of [...view.marks].sort((a, b) => b.x - a.x)) {
+      const p = this.px(mark.x), wide = pen.measureText(mark.text).width;
+      if (p < frame.left || p > frame.right) continue;
+      const left = p + 3 + wide > frame.right ? p - 3 - wide : p + 3, row = from.findIndex((taken) => left + wide + 6 < taken);
+      if (row < 0) continue;
+      from[row] = left;
+      this.labelled.push({ text: mark.text, left, right: left + wide, row });
+      pen.strokeText(mark.text, left, frame.top + 1 + LINE * row);
+      pen.fillText(mark.text, left, frame.top + 1 + LINE * row);
+    }
+  }
+
   // Lowest, highest and latest value of the followed line, else of the one whose latest value stands out.
   summary() {
     const { data, spec, view } = this, last = data.x.length - 1;
-    if (spec.kind === "bars") { this.numbers.textContent = ""; return; }
+    if (spec.kind === "bars") { this.numbers.textContent = "last epoch, 95 % intervals"; return; }
     let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed);
     if (row < 0) {
       row = 0;

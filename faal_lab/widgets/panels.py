@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from faal_lab.evaluation import class_accuracy
+from faal_lab.evaluation import class_accuracy, wilson
 from faal_lab.events import DialTurned
 from faal_lab.figures import class_style
 from faal_lab.history import MAX_POINTS, History, thinned
@@ -49,7 +49,7 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
         {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss", {"color": blue, "dash": "solid"})]},
         {"id": "epochs", "title": "Validation after each epoch, %", "kind": "lines", "lines": curves, "x": "epoch",
          "range": [0, 101]},
-        {"id": "classes", "title": "Validation by class under PGD, last epoch, %, 95 % intervals", "kind": "bars",
+        {"id": "classes", "title": "Validation by class under PGD, %", "kind": "bars",
          "lines": by_class, "x": "class", "range": [0, 101]},
     ]  # fmt: skip
     shared = {"colours": [s["color"] for s in styles], "dashes": [_DASHES[s["dash"]] for s in styles]}
@@ -57,11 +57,12 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
 
 
 def pictures(
-    history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None
+    history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None, followed: int = -1
 ) -> dict[str, Picture]:
     """What each panel shows, by its id: at most 400 points a line, of the batches in `span`, none after batch `until`.
 
-    Accuracy, margins and weights are means over the last `window` batches; each batch's weights stand faintly behind them.
+    Accuracy, margins and weights are means over the last `window` batches; each batch's weights stand faintly behind them,
+    and Wilson's 95 % interval behind the accuracy of the class that is `followed` (-1: none).
     """
     steps = history.step.values
     end = len(steps) if until is None else int(np.searchsorted(steps, until, side="right"))
@@ -74,7 +75,7 @@ def pictures(
     x, few = steps[at], first + thinned(last - first)
     shown = {
         "weights": Picture(x, history.mean_weights(window, at).T, None if many else history.weights.values[at].T),
-        "accuracy": Picture(x, 100 * history.accuracy(window, at).T),
+        "accuracy": _accuracy(history, window, x, at, -1 if many else followed),
         "margin": Picture(x, history.mean_margin(window, at).T),
         "divergence": Picture(steps[few], np.stack([history.divergence.values[few], history.tau.values[few]])),
         "loss": Picture(steps[few], history.loss.values[few][None]),
@@ -85,6 +86,14 @@ def pictures(
     shown["epochs"] = Picture(few + 1, 100 * np.stack(curves))
     shown["classes"] = _bars(history, epochs)
     return shown
+
+
+def _accuracy(history: History, window: int, x: np.ndarray, at: np.ndarray, followed: int) -> Picture:
+    low, high = None, None
+    if followed >= 0:
+        correct, count = history.attacked(window, at)
+        low, high = (100 * end for end in wilson(correct[:, followed], count[:, followed]))
+    return Picture(x, 100 * history.accuracy(window, at).T, low=low, high=high)
 
 
 def _bars(history: History, epochs: int) -> Picture:

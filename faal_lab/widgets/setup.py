@@ -14,7 +14,7 @@ import ipywidgets as W
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import stated
-from faal_lab.config import ConfigError, RunConfig, field_docs
+from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
 from faal_lab.data import LOADERS
 from faal_lab.models import MODELS
 from faal_lab.names import UnknownName
@@ -27,10 +27,10 @@ _OWN = "(as set below)"
 _LIVE: dict[str, Any] = {"continuous_update": False, "readout_format": ".3f"}
 _GROUPS = {
     "Data and network": ("data", "data_dir", "model", "base"),
-    "Method": ("objective", "fairness", "ambiguity", "tau", "averaging", "awp_gamma"),
-    "Attack": ("epsilon", "attack_steps"),
-    "Training": ("epochs", "batch_size", "learning_rate", "seed"),
+    "Method": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma"),
+    "Attack and training": ("attack_steps", "epochs", "batch_size", "seed"),
 }
+_WIDE, _NARROW = "18rem", "14.5rem"  # of a dial, and of a setting: four fit beside each other on a page of 1440 pixels
 
 
 def error_text(text: str) -> str:
@@ -43,8 +43,9 @@ _REPLACED = {"model": ("model",), "recipe": ("objective", "fairness", "ambiguity
 
 
 def _label(name: str) -> dict[str, Any]:
-    """How a control looks: its description beside it, all of one width."""
-    return {"description": name.replace("_", " "), "layout": W.Layout(width="19rem"), "style": {"description_width": "6.5rem"}}
+    """How a control looks: its description beside it, dials wider than settings."""
+    layout = W.Layout(width=_WIDE if name in DIALS else _NARROW)
+    return {"description": name.replace("_", " "), "layout": layout, "style": {"description_width": "6rem"}}
 
 
 def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
 class Setup(W.VBox):
     """Presets, controls in groups, and what they come to: errors, the largest multiplier, commands that reproduce it.
 
+    `dials` is a row of its own, for what can be turned during a run, to be shown beside the run; the rest can be folded.
     `config()` is the outcome. `given` are settings by name, also those that have no control; `on_error` hears what does not
     go together as soon as it is set, "" when all is well. `own` names parts (model, recipe) that are objects of the notebook:
     the name stands where there would be a choice.
@@ -89,7 +91,7 @@ class Setup(W.VBox):
         made = _controls(RunConfig.from_mapping(given), bases)
         self.controls = {name: widget for name, widget in made.items() if name not in replaced}
         self.presets = {
-            kind: W.Dropdown(options=[_OWN, *names], description=kind, layout=W.Layout(width="19rem"), tooltip=tip)
+            kind: W.Dropdown(options=[_OWN, *names], description=kind, layout=W.Layout(width=_WIDE), tooltip=tip)
             for kind, names, tip in (
                 ("recipe", PRESETS, "A method by the name it has in papers"),
                 ("protocol", PROTOCOLS, "How long and at which rates a paper trained"),
@@ -108,10 +110,13 @@ class Setup(W.VBox):
         for title, names in _GROUPS.items():
             said = [self._named(part) for part in self._own if _REPLACED[part][0] in names]
             widgets = [*said, *(self.controls[name] for name in names if name in self.controls)]
-            widgets += [self.radius] if title == "Method" else []
             rows.append(W.VBox([W.HTML(f"<b>{title}</b>"), W.HBox(widgets, layout=wrap)]))
-        folded = W.Accordion([self.commands], titles=("The same without this page: command, papermill, YAML",))
-        super().__init__([*rows, folded])
+        dials = [self.controls[name] for name in ("tau", "epsilon", "learning_rate")]
+        self.dials = W.VBox([W.HBox(dials, layout=wrap), self.radius])
+        self.folded = W.Accordion([W.VBox(rows)], titles=("Settings",))
+        commands = W.Accordion([self.commands], titles=("The same without this page: command, papermill, YAML",))
+        self.folded.selected_index = 0
+        super().__init__([self.folded, commands])
         self.look()
 
     def config(self) -> RunConfig:

@@ -32,7 +32,7 @@ class Picture:
     x: np.ndarray  # [T]
     y: np.ndarray  # [R, T]; [1, T] for bars
     faint: np.ndarray | None = None  # [R, T], behind the lines
-    low: np.ndarray | None = None  # [T], whiskers of bars
+    low: np.ndarray | None = None  # [T], whiskers of bars, or a band behind the line of the followed class
     high: np.ndarray | None = None
 
 
@@ -43,7 +43,7 @@ class StreamView(anywidget.AnyWidget):
     the page wants to see, None for all; `asked` is set when it wants to be sent something although nothing has changed.
     """
 
-    _esm = (_HERE / "panels.js").read_text(encoding="utf-8") + (_HERE / "view.js").read_text(encoding="utf-8")
+    _esm = "".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("drawing", "panels", "view"))
     _css = (_HERE / "panels.css").read_text(encoding="utf-8")
     spec = traitlets.Dict().tag(sync=True)
     followed = traitlets.Int(-1).tag(sync=True)

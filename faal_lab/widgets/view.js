@@ -1,5 +1,5 @@
 // The grid of panels in a notebook's output: what they share (legend, followed class, zoom, tooltip, theme), and the talk
-// with Python. Comes after panels.js in one module.
+// with Python. Comes after drawing.js and panels.js in one module.
 
 class View {
   constructor(model, el) {
@@ -42,6 +42,10 @@ class View {
     this.followed = this.model.get("followed");
     for (const panel of this.panels ? this.panels.values() : []) panel.watcher.disconnect();
     this.grid.replaceChildren();
+    // one margin for all, so that a batch stands in the same place in every panel
+    const heat = this.spec.panels.some((panel) => panel.kind === "heatmap");
+    this.named = widest(this.spec.classes, FONT);
+    this.left = heat ? Math.ceil(Math.max(46, Math.min(120, this.named + 8))) : 46;
     this.panels = new Map(this.spec.panels.map((panel) => [panel.id, new Panel(this, panel, this.grid)]));
     for (const panel of this.panels.values()) panel.measure();
     this.legend.replaceChildren();
@@ -57,7 +61,10 @@ class View {
     this.mark();
   }
 
-  mark() { this.chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(i === this.followed))); }
+  mark() {
+    this.chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(i === this.followed)));
+    for (const panel of this.panels.values()) if (panel.data && panel.spec.kind === "lines") panel.data.low = null; // another class's
+  }
 
   hear(message, buffers) {
     if (message.kind === "save") return this.save(message, buffers);
@@ -74,6 +81,7 @@ class View {
     requestAnimationFrame(() => {
       this.waiting = false;
       this.ink = getComputedStyle(this.root).color;
+      this.paper = this.background();
       for (const panel of this.panels.values()) if (panel.inView) panel.draw();
       this.drawn = this.number;
       if (this.number - this.told >= 4) {
@@ -106,6 +114,14 @@ class View {
     this.tip.style.top = `${event.clientY - box.top + 14}px`;
   }
 
+  background() {
+    for (let node = this.root; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor;
+      if (colour !== "rgba(0, 0, 0, 0)") return colour;
+    }
+    return "white";
+  }
+
   // All panels in one picture, as they are on the page, on its background.
   picture() {
     const whole = document.createElement("canvas"), box = this.grid.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
@@ -113,9 +129,7 @@ class View {
     whole.height = box.height * ratio;
     const pen = whole.getContext("2d");
     pen.scale(ratio, ratio);
-    let page = this.root, colour = "rgba(0, 0, 0, 0)";
-    while (page && colour === "rgba(0, 0, 0, 0)") { colour = getComputedStyle(page).backgroundColor; page = page.parentElement; }
-    pen.fillStyle = colour === "rgba(0, 0, 0, 0)" ? "white" : colour;
+    pen.fillStyle = this.background();
     pen.fillRect(0, 0, box.width, box.height);
     pen.fillStyle = this.ink;
     pen.font = "13px system-ui, sans-serif";

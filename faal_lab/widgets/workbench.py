@@ -84,7 +84,7 @@ class Workbench(W.VBox):
         wrap = W.Layout(flex_flow="row wrap")
         acts = W.HBox([*self.buttons.values(), self.fairness_on, self.opened], layout=wrap)
         self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed, self._shape)
-        super().__init__([self.setup, acts, self.message, self.dashboard, self.strip])
+        super().__init__([self.setup, acts, self.setup.dials, self.message, self.dashboard, self.strip])
         self._take_up()
 
     def _connect(self) -> None:
@@ -201,6 +201,8 @@ class Workbench(W.VBox):
         active, status = self._active(), self.dashboard.status
         if (active, status) == self._shown:
             return
+        if active and not (self._shown and self._shown[0]):
+            self.setup.folded.selected_index = None  # nothing in there can be changed now: room for the panels
         self._shown = (active, status)
         if self.run is not None and not active and self.run.error():
             self.message.value = error_text(self.run.error())
