@@ -218,7 +218,7 @@ def test_the_weekly_batch_holds_what_is_made_to_what_was_measured() -> None:
     (command,) = [step["run"] for step in job["steps"] if "faal-lab check" in step.get("run", "")]
     words = shlex.split(command.replace("$WORST_MIN", job["env"]["WORST_MIN"]))
     options = _parser().parse_args(words[1:])
-    made = {Path("runs", "digits", title, label, "run") for title, found in jobs(load("digits")).items() for label, _, _ in found}
+    made = {Path("runs", "digits", title, label) for title, found in jobs(load("digits")).items() for label, _, _ in found}
     assert {*options.runs, options.baseline} <= made
     assert options.attack in listed(load("digits")["stages"]["verdicts"]["parameters"]["attacks"])
     assert 0 < options.worst_min < 100
