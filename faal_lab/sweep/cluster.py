@@ -108,7 +108,7 @@ def connect(where: str, plan: Plan, workers: int) -> Cluster:
     count = workers or int(settings.pop("workers", 1))
     settings.pop("workers", None)
     try:
-        import dask_jobqueue
+        import dask_jobqueue  # pyright: ignore[reportMissingImports] (of the extra `cluster`)
     except ImportError as error:
         raise SweepError("A queue needs dask-jobqueue: pip install 'faal-lab[cluster]'.") from error
     kind = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "htcondor": "HTCondor", "oar": "OAR", "moab": "Moab"}
