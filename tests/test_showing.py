@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -507,3 +509,13 @@ def test_recorded_runs_come_along_for_replay(tmp_path: Path) -> None:
         bench.dashboard.close()
     assert [run.name for run in read_runs([str(RECORDED / "control"), steered])] == ["control", "faal-steered"]
     assert not [p for p in RECORDED.rglob("*") if p.name in ("heartbeat.json", "writer.lock", "control") and p.is_file()]
+
+
+def test_a_page_without_widgets_and_a_kernel_without_libraries_are_told_the_cure(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    text = bench._repr_mimebundle_()["text/plain"]
+    assert text.endswith("pip install jupyterlab_widgets anywidget; reload"), "whole, not cut at ipywidgets' 110 characters"
+    bench.dashboard.close()
+    hidden = "import sys; sys.modules['anywidget'] = None; import faal_lab.widgets"
+    found = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True)
+    assert "The panels need anywidget, which this kernel's Python" in found.stderr

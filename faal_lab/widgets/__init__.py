@@ -3,10 +3,20 @@
 Knows: run folders, figures, widgets. Must not know: how a run trains; it could be on another machine.
 """
 
-from faal_lab.widgets.comparison import Comparison
-from faal_lab.widgets.dashboard import Dashboard
-from faal_lab.widgets.explorer import AmbiguityExplorer
-from faal_lab.widgets.sweep_panel import SweepPanel
-from faal_lab.widgets.workbench import Workbench
+import sys
+
+try:
+    from faal_lab.widgets.comparison import Comparison
+    from faal_lab.widgets.dashboard import Dashboard
+    from faal_lab.widgets.explorer import AmbiguityExplorer
+    from faal_lab.widgets.sweep_panel import SweepPanel
+    from faal_lab.widgets.workbench import Workbench
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("faal_lab"):
+        raise
+    raise ImportError(
+        f"The panels need {error.name}, which this kernel's Python ({sys.executable}) does not have. Install faal-lab with "
+        "all it needs there (pip install -e . in its folder), or choose the kernel that has it."
+    ) from error
 
 __all__ = ["AmbiguityExplorer", "Comparison", "Dashboard", "SweepPanel", "Workbench"]

@@ -24,6 +24,7 @@ from faal_lab.html_tables import settings_html, spread_html
 from faal_lab.names import UnknownName
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, by_name
 from faal_lab.tables import ATTACK_TITLES, comparisons, notes, paired_sentences
+from faal_lab.widgets.pane import Pane
 from faal_lab.widgets.setup import error_text
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _STYLE = """<style>
 </style>"""
 
 
-class Comparison(W.VBox):
+class Comparison(Pane):
     """Choose run folders below `runs` (those in `chosen` are from the beginning), and see in what they differ.
 
     The run under "against" is what the others are held against. Runs without verdicts show their curves alone.

@@ -21,6 +21,7 @@ from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
 from faal_lab.history import History
 from faal_lab.records import run_files
 from faal_lab.runs import ENDED, Follower, RunFolderError
+from faal_lab.widgets.pane import Pane
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.setup import error_text
 from faal_lab.widgets.stream import StreamView
@@ -29,7 +30,7 @@ _PERIOD = 0.1  # seconds between looks at the folder
 _LINE = 1.6  # seconds between two status lines that say the same
 
 
-class Dashboard(W.VBox):
+class Dashboard(Pane):
     """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run.
 
     A run that does not go on can be replayed: the slider shows it as it stood after any batch. `on_look` is called after

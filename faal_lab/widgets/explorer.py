@@ -16,6 +16,7 @@ from faal_lab.ambiguity.multiplier import largest_multiplier, radius_for_multipl
 from faal_lab.ambiguity.worst_case import PRICES
 from faal_lab.ambiguity_figures import explorer_figure, explorer_values
 from faal_lab.widgets.live_figure import live_widget
+from faal_lab.widgets.pane import Pane
 
 _WITHOUT_RADIUS = ("simplex", "point")
 _BALLS = [name for name, kind in AMBIGUITY_SETS.items() if kind.limits != PRICES]
@@ -27,7 +28,7 @@ def _snapped(radius: float) -> float:
     return 10 ** min(max(round(math.log10(radius) / _STEP) * _STEP, -3), 1)
 
 
-class AmbiguityExplorer(W.VBox):
+class AmbiguityExplorer(Pane):
     """Sliders for the scores of each class, for the radius, and a list of sets, beside the picture of the worst case.
 
     Three classes show the simplex. Where "keep c*" is ticked, another set is taken at the radius with the same largest

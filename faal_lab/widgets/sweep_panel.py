@@ -19,13 +19,14 @@ import ipywidgets as W
 from faal_lab.sweep.checks import check_plan
 from faal_lab.sweep.plan import read_plan
 from faal_lab.sweep.view import Row, rows
+from faal_lab.widgets.pane import Pane
 
 _PERIOD = 1.0  # seconds between looks
 _SIGNS = {"done": "✓", "running": "▶", "failed": "✗", "blocked": "-", "waiting": "·"}
 _COLOURS = {"failed": "var(--jp-error-color1, #b00020)", "running": "var(--jp-brand-color1, #1976d2)"}
 
 
-class SweepPanel(W.VBox):
+class SweepPanel(Pane):
     """Shows a sweep file's jobs, and makes them when Start is pressed; raises SweepError for one that cannot be."""
 
     def __init__(self, file: str | Path, out: str | Path | None = None, workers: int = 0) -> None:

@@ -22,6 +22,7 @@ from faal_lab.names import UnknownName
 from faal_lab.recipe import Recipe
 from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
 from faal_lab.widgets.dashboard import Dashboard
+from faal_lab.widgets.pane import Pane
 from faal_lab.widgets.setup import SCRATCH, Setup, error_text
 from faal_lab.widgets.strip import Strip
 
@@ -35,7 +36,7 @@ _BUTTONS = {
 _NOTHING = "(none)"
 
 
-class Workbench(W.VBox):
+class Workbench(Pane):
     """Pick data, model, method and settings; Start, Pause, Resume, Step, Stop; turn tau, epsilon and learning rate live.
 
     `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
