@@ -121,8 +121,7 @@ def turns(run: RunFolder) -> list[DialTurned]:
 
 
 def press_tau_right(page: Any) -> None:
-    page.focus(".faal-tau .noUi-handle")
-    page.keyboard.press("ArrowRight")
+    page.locator(".faal-tau .noUi-handle").press("ArrowRight")
 
 
 def run_again(page: Any) -> None:

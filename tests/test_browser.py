@@ -81,6 +81,8 @@ def test_live_notebook(lab: Lab, page: Any) -> None:
 SIMPLEX = """() => { const d = document.querySelector('.js-plotly-plot').data, round = a => Array.from(a || []).map(v => +v.toFixed(5));
   return {score: d[0].y[0], outline: round(d[2].x).join(), tip: round(d[3].x)[1], point: [round(d[4].x)[0], round(d[4].y)[0]], weights: round(d[1].y)}; }"""
 
+SAID = "document.querySelector('.faal-said').innerText"
+
 
 @pytest.mark.browser
 def test_the_sliders_of_the_explanation_move_the_picture(lab: Lab, page: Any) -> None:
@@ -88,9 +90,11 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: Lab, page: Any) ->
     shoot(page, "ambiguity")
 
     def press_right(selector: str, times: int) -> None:
-        page.locator(f"{selector} .noUi-handle").first.focus()
+        """Key by key, each with the focus anew: on a busy machine JupyterLab takes it back after running the cells."""
         for _ in range(times):
-            page.keyboard.press("ArrowRight")
+            before = page.evaluate(f"() => JSON.stringify([({SIMPLEX})(), {SAID}])")
+            page.locator(f"{selector} .noUi-handle").first.press("ArrowRight")
+            page.wait_for_function(f"before => JSON.stringify([({SIMPLEX})(), {SAID}]) !== before", arg=before)
 
     page.wait_for_function("() => document.querySelector('.js-plotly-plot').data.length > 4")
     start = page.evaluate(SIMPLEX)
@@ -104,7 +108,7 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: Lab, page: Any) ->
 
     press_right(".faal-radius", 10)
     most = largest_multiplier(KLBall(10**-0.5), 3)  # ten steps of 0.02 from 10 ** -0.7
-    near = f"Math.abs(parseFloat(document.querySelector('.faal-said').innerText.split('c* ')[1]) / {most} - 1) < 0.03"
+    near = f"Math.abs(parseFloat({SAID}.split('c* ')[1]) / {most} - 1) < 0.03"
     page.wait_for_function(f"() => {near}")
     page.wait_for_function(f"() => ({SIMPLEX})().outline !== '{turned['outline']}'")
     grown = page.evaluate(SIMPLEX)
@@ -112,7 +116,7 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: Lab, page: Any) ->
     assert max(grown["weights"]) > max(turned["weights"])
 
     page.select_option(".faal-set select", "cvar")
-    page.wait_for_function("() => /^cvar/.test(document.querySelector('.faal-said').innerText)")
+    page.wait_for_function(f"() => /^cvar/.test({SAID})")
     page.wait_for_function(f"() => {near}")  # as far as before, but for the slider's steps
     page.wait_for_function(f"() => ({SIMPLEX})().outline !== '{grown['outline']}'")
     assert sum(page.evaluate(SIMPLEX)["weights"]) == pytest.approx(1, abs=1e-4)

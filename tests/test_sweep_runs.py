@@ -6,18 +6,19 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from in_lab import wait_until
 
 from faal_lab.runs import RunFolder
 from faal_lab.sweep import make
 from faal_lab.sweep.engine import sweep, wanted
 from faal_lab.sweep.plan import SweepError, read_plan
-from faal_lab.sweep.status import read_status
+from faal_lab.sweep.status import at_work, read_status
+from faal_lab.sweep.view import rows
 from faal_lab.widgets.sweep_panel import SweepPanel
 
 pytestmark = pytest.mark.notebook
@@ -111,26 +112,16 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
         make.command(file, tmp_path / "other", gpus="7")
 
 
-def wait_for(condition, seconds: float = 40.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("timed out")
-
-
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     file, out = write(tmp_path, seconds=1.5), tmp_path / "out"
     words = [sys.executable, "-m", "faal_lab", "sweep", str(file), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: (out / "then").exists() and len(list(out.glob("then/*/kernel"))))
+    wait_until(lambda: (out / "then").exists() and len(list(out.glob("then/*/kernel"))))
     kernels = [int(p.read_text()) for p in out.glob("then/*/kernel") if p.read_text()]
     process.kill()
     process.wait()
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in kernels), 20)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in kernels), 20)
     first = {p: p.stat().st_mtime_ns for p in out.glob("first/*/result")}
     assert len(first) == 2
     assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
@@ -148,10 +139,13 @@ def test_a_training_in_the_middle_goes_on_from_its_last_checkpoint(tmp_path: Pat
         words = [sys.executable, "-m", "faal_lab", "sweep", str(tmp_path / "t.yaml"), "--out", str(tmp_path / out)]
         if out == "killed":
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-            wait_for((tmp_path / out / "base/last.safetensors").exists)
+            wait_until((tmp_path / out / "base/last.safetensors").exists)
             process.kill()
             process.wait()
             assert read_status(tmp_path / out / "jobs/base").state == "running"
+            wait_until(lambda: not at_work(tmp_path / "killed/jobs/base"))
+            (row,) = rows(read_plan(tmp_path / "t.yaml", tmp_path / out))
+            assert (row.state, row.text) == ("stopped", "started again, the sweep goes on with it")
         assert subprocess.run(words, capture_output=True, timeout=200).returncode == 0
         events = RunFolder(tmp_path / out / "base").events()
         metrics[out] = [repr(e) for e in events if type(e).__name__ in ("StepDone", "EpochDone")]

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from faal_lab.sweep.status import Status, read_status
+from faal_lab.sweep.status import LOCK, Status, read_status
 
 _PATIENCE = 60.0  # seconds that an orphan of an earlier sweep has to end
 _GRACE = 15.0  # seconds that a kernel has to save its state
@@ -126,7 +126,7 @@ def main(file: Path) -> int:
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: _end(143))
     try:
-        with FileLock(str(home / "lock"), timeout=_PATIENCE):
+        with FileLock(str(home / LOCK), timeout=_PATIENCE):
             return _carry_out(order, home)
     except Timeout:
         print(f"{order.key}: another process has been at work on it for {_PATIENCE:.0f} seconds. Wait for that one, or end it.")

@@ -16,7 +16,7 @@ from faal_lab.runs.files import patiently, replace_file
 from faal_lab.runs.lock import is_alive, read_heartbeat
 from faal_lab.sweep.plan import Job, Plan
 
-STATUS = "status.json"
+STATUS, LOCK = "status.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ def read_status(home: Path) -> Status | None:
         return Status(**json.loads(patiently(lambda: (home / STATUS).read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def at_work(home: Path) -> bool:
+    """Whether a process holds a job's lock."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(str(home / LOCK), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def progress_of(job: Job) -> tuple[str, float] | None:

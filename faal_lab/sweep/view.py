@@ -16,7 +16,7 @@ from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.sweep.fingerprint import fingerprints
 from faal_lab.sweep.job import Order
 from faal_lab.sweep.plan import Job, Plan
-from faal_lab.sweep.status import Durations, Status, progress_of, read_status
+from faal_lab.sweep.status import Durations, Status, at_work, progress_of, read_status
 
 _BAR = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {postfix}"
 _SHOWN = 3  # running jobs that the bar names
@@ -24,7 +24,10 @@ _SHOWN = 3  # running jobs that the bar names
 
 @dataclass(frozen=True)
 class Row:
-    """One job for a table: `state` is waiting, running, done, failed or blocked; `share` of its work, 0 where nobody knows."""
+    """One job for a table; `share` of its work is 0 where nobody knows.
+
+    `state` is waiting, running, stopped (its process is gone), done, failed or blocked.
+    """
 
     key: str
     state: str
@@ -116,6 +119,8 @@ def rows(plan: Plan) -> list[Row]:
             behind = [row.key for row in found if row.key in job.needs and row.state in ("failed", "blocked")]
             text = f"needs {behind[0]}" if behind else ""
             found.append(Row(key, "blocked" if behind else "waiting", 0.0, text))
+        elif status.state == "running" and not at_work(job.home):
+            found.append(Row(key, "stopped", 0.0, "started again, the sweep goes on with it"))
         elif status.state == "running":
             began = (job.home / "status.json").stat().st_mtime
             text, share = running_text(job, max(0.0, time.time() - began), None)

@@ -22,7 +22,7 @@ from faal_lab.sweep.view import Row, rows
 from faal_lab.widgets.pane import Pane
 
 _PERIOD = 1.0  # seconds between looks
-_SIGNS = {"done": "✓", "running": "▶", "failed": "✗", "blocked": "-", "waiting": "·"}
+_SIGNS = {"done": "✓", "running": "▶", "stopped": "■", "failed": "✗", "blocked": "-", "waiting": "·"}
 _COLOURS = {"failed": "var(--jp-error-color1, #b00020)", "running": "var(--jp-brand-color1, #1976d2)"}
 
 
