@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import in_browser
-import in_lab
 import numpy as np
 import pytest
 import torch
@@ -93,6 +91,9 @@ def fresh(config: RunConfig) -> TrainingState:
 @pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """JupyterLab as `faal-lab lab` starts it: (address, folder it shows)."""
+    import in_browser
+    import in_lab
+
     in_lab.require_browser()
     folder = tmp_path_factory.mktemp("jupyter")
     (folder / "shown").mkdir()
@@ -101,8 +102,10 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 
 @pytest.fixture
-def lab(jupyter: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[in_lab.Lab]:
-    """A folder of its own in JupyterLab, with a copy of the notebooks."""
+def lab(jupyter: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A folder of its own in JupyterLab, with a copy of the notebooks: in_lab.Lab."""
+    import in_lab
+
     lab = in_lab.Lab(jupyter[0], in_lab.own_folder(jupyter[1], request.node.name.partition("[")[0]))
     yield lab
     lab.end()
@@ -111,6 +114,8 @@ def lab(jupyter: tuple[str, Path], request: pytest.FixtureRequest) -> Iterator[i
 @pytest.fixture(scope="module")  # not session: while Playwright runs, asyncio belongs to it
 def browser(jupyter: tuple[str, Path]) -> Iterator[Any]:
     """A browser whose pages share what was loaded once."""
+    import in_browser
+
     with in_browser.browser() as browser:
         yield browser
 
@@ -118,6 +123,8 @@ def browser(jupyter: tuple[str, Path]) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, jupyter: tuple[str, Path]) -> Iterator[Any]:
     """A page that remembers what it asked for outside and what it logged as an error."""
+    import in_lab
+
     page = browser.new_page()
     in_lab.watch(page, jupyter[0])
     yield page
