@@ -26,7 +26,8 @@ from faal_lab.runs import RunFolder
 def served(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`faal-lab dashboard` in a folder: the address it prints, and its process, ended as by Ctrl-C in a terminal."""
     words = [sys.executable, "-m", "faal_lab", "dashboard", "--no-browser", "--port", "0"]
-    server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a shell's background job is deaf to Ctrl-C)
+    server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     try:
         assert server.stdout is not None
         yield server.stdout.readline().split()[-1], server
