@@ -31,8 +31,8 @@ class Cluster:
         self._running: dict[str, tuple[Order, Any]] = {}
 
     def free(self) -> bool:
-        """The scheduler keeps the queue."""
-        return True
+        """Whether a thread of its workers is free; one job waits at the scheduler where it has no worker yet."""
+        return len(self._running) < max(1, sum(self._client.nthreads().values()))
 
     def start(self, order: Order) -> None:
         """Hand a job to the scheduler."""
