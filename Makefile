@@ -11,7 +11,8 @@ lab: .venv/installed
 	$(BIN)/faal-lab lab
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not browser"
+	$(BIN)/python -m pytest -m browser  # alone: a page waits for its kernels by the clock
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

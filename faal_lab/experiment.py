@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ def run(
     model: nn.Module | None = None,
     recipe: Recipe | None = None,
     script: Sequence[DialTurned] = (),
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train into the run folder `out`, yielding every event after it was recorded.
 
     With `resume` the folder's last checkpoint is gone on from. `script` are dials to turn again (`turns_of`).

@@ -1,0 +1,273 @@
+"""CIFAR-10 from nothing to verdicts: a robust base, FAAL and its control arm from it, and what strong attacks leave of each.
+
+    python reproduce/cifar10.py --data-dir data/cifar10                     # a narrow network: an evening on two cores
+    python reproduce/cifar10.py --scale full --data cifar10 --minutes 9     # a GPU, in pieces of nine minutes
+    python reproduce/cifar10_page.py results/cifar10-narrow                 # the page and the picture, from what is there
+
+Started again it goes on where it was: within an epoch, and within AutoAttack. What is finished first is worth most. Runs lie in
+--runs, verdicts and times in --out. It needs torch, numpy, safetensors, scikit-learn, tqdm and filelock (torch brings that one),
+pyautoattack for AutoAttack, and pillow for a folder of images (train/<class>/ and test/<class>/).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from faal_lab.config import RunConfig
+from faal_lab.data import DataProblem
+from faal_lab.evaluation import EvaluationError
+from faal_lab.evaluation.attacks import taken_for
+from faal_lab.events import RunFinished
+from faal_lab.experiment import load_data, run
+from faal_lab.machine import device_of
+from faal_lab.models import wants_bfloat16
+from faal_lab.presets import preset_settings
+from faal_lab.progress import share_bar, shown
+from faal_lab.restore import load_model
+from faal_lab.runs import CheckpointError, RunFolder, RunFolderError
+from faal_lab.runs.files import replace_file
+from faal_lab.testing import evaluate_run
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Train:
+    """A run: its settings, and which run it starts from."""
+
+    name: str
+    settings: Settings
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Attacks on so many test images (0: all), for several runs."""
+
+    runs: tuple[str, ...]
+    attacks: tuple[str, ...]
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A run's weights in float16, to be kept beside its verdicts."""
+
+    run: str
+
+
+Step = Train | Measure | Keep
+STRONG, QUICK, ADAPTIVE = ("autoattack",), ("clean", "pgd-20", "cw-20"), ("apgd-ce", "apgd-t")
+# precision: half of the time on a card or processor that has bfloat16; every verdict is float32 wherever it was trained
+_COMMON: Settings = {"epsilon": 8 / 255, "weight_decay": 5e-4, "precision": "auto", "checkpoint_every": 50}
+
+
+def _from_scratch(**settings: Any) -> Settings:
+    rate: Settings = {"batch_size": 128, "learning_rate": 0.2, "lr_schedule": "one-cycle"}
+    return {**_COMMON, **rate, "model": "preact-resnet-18", **settings}
+
+
+def _tuned(recipe: str, protocol: str = "finetune-2ep", **settings: Any) -> Settings:
+    """A recipe under one of the paper's protocols; data and network are the base's."""
+    named = preset_settings(recipe, protocol)
+    return {**named, **_COMMON, **settings}
+
+
+def _arms(base: str, **recipes: str) -> list[Train]:
+    return [Train(f"{base}-{arm}", _tuned(recipe), base) for arm, recipe in recipes.items()]
+
+
+NARROW: list[Step] = [
+    Train("at", _from_scratch(filters=16, objective="at", epochs=12, attack_steps=4)),
+    Keep("at"),
+    *_arms("at", control="pgd-at", faal="faal-at"),
+    Measure(("at", "at-control", "at-faal"), QUICK),
+    Measure(("at", "at-control", "at-faal"), ADAPTIVE, 2000),
+    Measure(("at", "at-control", "at-faal"), STRONG, 1000),
+    *_arms("at", **{"faal-awp": "faal-at-awp"}),
+    Measure(("at-faal-awp",), QUICK),
+    Measure(("at-faal-awp",), STRONG, 1000),
+]
+_AT = ("at", "at-control", "at-faal", "at-faal-awp")
+_TRADES = ("trades", "trades-control", "trades-faal", "trades-faal-awp")
+_FRL = "frl-rwrm-0.05"
+FULL: list[Step] = [
+    Train("at", _from_scratch(objective="at", epochs=40)),
+    *_arms("at", control="pgd-at", faal="faal-at", **{"faal-awp": "faal-at-awp"}),
+    Measure(_AT, QUICK),
+    Measure(_AT, STRONG, 2000),
+    Train("trades", _from_scratch(objective="trades", epochs=40)),
+    *_arms("trades", control="trades", faal="faal-trades", **{"faal-awp": "faal-trades-awp"}),
+    Measure(_TRADES, QUICK),
+    Measure(_TRADES, STRONG, 2000),
+    Train("trades-frl", _tuned(_FRL, "finetune-frl-80ep"), "trades"),
+    Measure(("trades-frl",), QUICK),
+    Measure(("trades-frl",), STRONG, 2000),
+    Train("wrn", _from_scratch(model="wrn-34-10", objective="at", epochs=30)),
+    *_arms("wrn", control="pgd-at", faal="faal-at"),
+    Measure(("wrn", "wrn-control", "wrn-faal"), QUICK),
+    Measure(("wrn", "wrn-control", "wrn-faal"), STRONG, 2000),
+]
+SCALES = {"narrow": NARROW, "full": FULL}
+
+
+class OutOfTime(Exception):
+    """The minutes of this piece are over; everything is kept."""
+
+
+class Clock:
+    """When to stop; and what is known of each step: how long it took over all pieces, and more."""
+
+    def __init__(self, file: Path, minutes: float) -> None:
+        self.file, self.end = file, time.monotonic() + 60 * minutes if minutes else float("inf")
+        self.about: Settings = json.loads(file.read_text()) if file.is_file() else {}
+
+    def note(self, kind: str, name: str, value: Any) -> None:
+        """Write down something of a step."""
+        self.about.setdefault(kind, {})[name] = value
+        replace_file(self.file, json.dumps({**self.about, "machine": machine()}, indent=1).encode() + b"\n")
+
+    def look(self) -> None:
+        """Raises OutOfTime."""
+        if time.monotonic() > self.end:
+            raise OutOfTime
+
+    @contextmanager
+    def counting(self, step: str) -> Iterator[None]:
+        """Add what is done in here to the time of `step`, also where it is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            before = self.about.get("seconds", {}).get(step, 0.0)
+            self.note("seconds", step, round(before + time.monotonic() - started, 1))
+
+
+def machine() -> Settings:
+    """What it ran on, in words that name no machine."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    versions = {"torch": torch.__version__.split("+")[0], "python": platform.python_version()}
+    return {**versions, "threads": torch.get_num_threads(), "gpu": card}
+
+
+def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) -> None:
+    """Make a run, or go on with it; returns where it is finished."""
+    folder = RunFolder(runs / step.name)
+    if folder.path.exists() and folder.status() == "done":
+        return
+    settings = {**step.settings, **data, **({"base": str(runs / step.base)} if step.base else {})}
+    if step.base:
+        base = RunFolder.open(runs / step.base).config()
+        settings |= {"model": base.model, "filters": base.filters}
+    if smoke:
+        settings |= {"epochs": 2, "attack_steps": 1, "validation_steps": 1, "batch_size": 64}
+    config = RunConfig.from_mapping(settings)
+    changed = {k: v for k, v in config.to_mapping().items() if v != getattr(RunConfig(), k) and k not in ("data_dir", "device")}
+    clock.note("settings", step.name, changed | ({"base": step.base} if step.base else {}))
+    with clock.counting(step.name), closing(run(config, folder.path, resume=folder.path.exists())) as events:
+        for event in shown(events):
+            if not isinstance(event, RunFinished):
+                clock.look()
+
+
+def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smoke: bool) -> None:
+    """Attack what was not attacked yet. The verdict files hold no image."""
+    for name in step.runs:
+        attacks, images = step.attacks, 100 if smoke else step.images
+        file = out / f"{name}-{'-'.join(attacks)}.npz"
+        if file.is_file():
+            continue
+        with clock.counting(file.stem), share_bar(file.stem) as told:
+
+            def hear(what: str, share: float, told=told) -> None:
+                told(what, share)
+                clock.look()
+
+            found = evaluate_run(runs / name, attacks=attacks, images=images or None, device=device, progress=hear)
+        replace_file(file, replace(found, examples=None).to_bytes())
+
+
+def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
+    """Write the weights down in float16, and on how many validation images the network then sees another class."""
+    file = out / f"{step.run}.safetensors"
+    if file.is_file():
+        return
+    model, config, _ = load_model(runs / step.run, "last")
+    images, _ = load_data(config).validation.all()
+    half = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    found = []
+    for weights in (model.state_dict(), {name: t.float() if t.is_floating_point() else t for name, t in half.items()}):
+        other = copy.deepcopy(model)
+        other.load_state_dict(weights)
+        found.append(torch.cat([taken_for(other, chunk) for chunk in images.split(500)]))
+    clock.note("rounding", step.run, {"images": len(images), "other class": int((found[0] != found[1]).sum())})
+    replace_file(file, save({name: t.contiguous() for name, t in half.items()}))
+
+
+def make(scale: str, runs: Path, out: Path, data: Settings, minutes: float = 0.0, smoke: bool = False) -> bool:
+    """All steps of a scale that are not done yet; False where the minutes ended before. `smoke`: two epochs, 100 images."""
+    out.mkdir(parents=True, exist_ok=True)
+    clock = Clock(out / "about.json", minutes)
+    try:
+        for step in SCALES[scale]:
+            if isinstance(step, Train):
+                train(step, runs, data, clock, smoke)
+                _say(step, runs)
+            elif isinstance(step, Keep):
+                keep(step, runs, out, clock)
+            else:
+                measure(step, runs, out, data.get("device", "auto"), clock, smoke)
+    except OutOfTime:
+        return False
+    return True
+
+
+def _say(step: Train, runs: Path) -> None:
+    model, config, _ = load_model(runs / step.name, "last")
+    low = wants_bfloat16(config.precision, model, device_of(config.device))
+    print(f"{step.name}: trained, {'bfloat16' if low else 'float32'}", flush=True)
+
+
+def main() -> int:
+    """Read the command line; 0 done, 3 started again it goes on, 1 an error that is said."""
+    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    words.add_argument("--scale", choices=SCALES, default="narrow", help="narrow: 16 filters, for two cores; full: the paper's")
+    words.add_argument("--data", default="folder", help="folder, or cifar10 as torchvision keeps it (default: %(default)s)")
+    words.add_argument("--data-dir", default="data/cifar10", help="where the images lie (default: %(default)s)")
+    words.add_argument("--minutes", type=float, default=0, help="stop in order after so many; 0: when all is done")
+    words.add_argument("--runs", type=Path, help="where the runs lie (default: runs/cifar10-SCALE)")
+    words.add_argument("--out", type=Path, help="where verdicts and times go (default: results/cifar10-SCALE)")
+    words.add_argument("--device", default="auto")
+    words.add_argument("--smoke", action="store_true", help="two epochs and 100 test images: shows that all works, nothing else")
+    options = words.parse_args()
+    runs = options.runs or Path("runs") / f"cifar10-{options.scale}"
+    out = options.out or Path("results") / f"cifar10-{options.scale}"
+    data = {"data": options.data, "data_dir": options.data_dir, "device": options.device}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        done = make(options.scale, runs, out, data, options.minutes, options.smoke)
+    except (DataProblem, RunFolderError, CheckpointError, EvaluationError, ImportError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        done = False
+    print(f"All is done: {out}" if done else "Not done yet: start it again and it goes on.")
+    return 0 if done else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The page of a CIFAR-10 pipeline, from its verdict files alone: what was run, what came out, what did not.
+
+    python reproduce/cifar10_page.py results/cifar10-narrow     # writes README.md and, with kaleido, classes.png there
+
+Every number on the page is computed from the verdicts, with its interval; every difference is paired on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from faal_lab.evaluation import Comparison, Verdicts
+from faal_lab.figures import class_bars
+from faal_lab.runs.files import replace_file
+from faal_lab.table_files import Table, as_markdown, result_table
+from faal_lab.tables import ATTACK_TITLES, comparisons, group_rows, notes, paired_sentences
+
+HERE = Path(__file__).parent
+Group = Mapping[str, Verdicts]  # runs that met the same attacks on the same images
+
+
+class Demand(NamedTuple):
+    """What FAAL is asked for against another arm, in points of 100: at least so much for the worst class, no less on average."""
+
+    attack: str
+    faal: str
+    other: str
+    worst: float
+    average: float
+
+
+# The paper's direction: its smallest gain over a base under AutoAttack (Table 1, from PGD-AT) is 11.3 points for 1.7 of average.
+DEMANDS = [
+    Demand("pgd-20", "faal", "", 8, -3),
+    Demand("pgd-20", "faal", "control", 8, -3),
+    Demand("autoattack", "faal", "", 8, -3),
+    Demand("autoattack", "faal", "control", 0, -3),
+    Demand("autoattack", "faal-awp", "", 8, -1),
+]
+
+
+def groups(folder: Path) -> list[Group]:
+    """The verdicts of a folder, by attacks and images; the most images first."""
+    found: dict[tuple[Any, ...], dict[str, Verdicts]] = {}
+    for file in sorted(folder.glob("*.npz"), key=lambda file: len(file.stem)):
+        verdicts = Verdicts.read(file)
+        name = file.stem.removesuffix("-" + "-".join(verdicts.predicted))
+        found.setdefault((-len(verdicts.labels), *verdicts.predicted), {})[name] = verdicts
+    return [found[key] for key in sorted(found)]
+
+
+def paired(found: list[Group], first: str, other: str, attack: str) -> Comparison | None:
+    """`other` against `first` on the most images that both met `attack` on; None where there are none."""
+    for group in found:
+        if first in group and other in group and attack in group[first].predicted:
+            return comparisons({first: group[first], other: group[other]}, attack)[other]
+    return None
+
+
+def demanded(found: list[Group]) -> Iterator[list[str]]:
+    """Each demand that can be looked at, for each base: what was asked, what was got, whether it is met."""
+    bases = [name for name in found[0] if not any(name.startswith(f"{other}-") for other in found[0])]
+    for base in bases:
+        for demand in DEMANDS:
+            other, faal = f"{base}-{demand.other}".rstrip("-"), f"{base}-{demand.faal}"
+            result = paired(found, other, faal, demand.attack)
+            if result is None:
+                continue
+            worst, average = 100 * result.worst.value, 100 * result.average.value
+            met = worst >= demand.worst and result.worst.low > 0 and average >= demand.average
+            asked = f"worst class at least {demand.worst:+g} and clear of 0, average at least {demand.average:+g}"
+            yield [
+                f"{ATTACK_TITLES[demand.attack]}: {faal} against {other}", asked,
+                f"{worst:+.1f} ({100 * result.worst.low:+.1f} to {100 * result.worst.high:+.1f})",
+                f"{average:+.1f} ({100 * result.average.low:+.1f} to {100 * result.average.high:+.1f})",
+                "met" if met else "not met",
+            ]  # fmt: skip
+
+
+def made(about: Mapping[str, Any]) -> Table:
+    """How each run was made, and how long it took."""
+    seconds, rows = about["seconds"], []
+    for name, settings in about["settings"].items():
+        shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
+        rows.append([name, duration(seconds[name]), shown])
+    attacks = sum(spent for step, spent in seconds.items() if step not in about["settings"])
+    machine = about["machine"]
+    where = machine["gpu"] if machine["gpu"] != "none" else f"a processor, {machine['threads']} threads"
+    said = (
+        f"Trained on {where}, torch {machine['torch']}, Python {machine['python']}; all attacks of the evaluation took "
+        f"{duration(attacks)} more. Settings that are not named are the project's defaults."
+    )
+    return Table("How the runs were made", ["run", "time", "settings"], rows, [said])
+
+
+def duration(seconds: float) -> str:
+    """As people say it."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+
+
+def paper() -> Table:
+    """What the paper has for its networks, from the sweep file that reproduces it."""
+    numbers = yaml.safe_load((HERE / "table1.yaml").read_text(encoding="utf-8"))["paper"]
+    rows = [
+        [name, *(f"{entry['attacks'][a]['average']:.1f} / {entry['attacks'][a]['worst']:.1f}" for a in ("pgd-20", "autoattack"))]
+        for name, entry in numbers.items()
+        if name in ("base/pgd", "tuned/pgd-faal-at", "tuned/pgd-faal-at-awp")
+    ]
+    said = (
+        "WRN-34-10, average / worst class in percent, on all 10,000 test images (Zhang et al., CVPR 2024, Table 1). Its "
+        "network is larger and its base was trained for longer: compare what fine-tuning changes, not the numbers themselves."
+    )
+    return Table("The paper's", ["run", "PGD-20", "AutoAttack"], rows, [said])
+
+
+def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
+    """All of the page."""
+    rows = list(demanded(found))
+    missed = [row[0] for row in rows if row[-1] != "met"]
+    said = f"Not met: {'; '.join(missed)}." if missed else "All are met."
+    yield Table("What FAAL is asked for", ["what", "asked, points", "worst class", "average", ""], rows, [said])
+    for group in found:
+        attacks = " and ".join(ATTACK_TITLES[a] for a in next(iter(group.values())).predicted)
+        table = result_table(group_rows({name: [verdicts] for name, verdicts in group.items()}), notes(dict(group)))
+        yield table._replace(title=f"{attacks}, {len(next(iter(group.values())).labels):,} test images")
+    lines = []
+    for group in found:
+        for attack in next(iter(group.values())).predicted:
+            if len(group) > 1 and attack != "clean":
+                said = paired_sentences(comparisons(dict(group), attack))
+                lines += [[f"{ATTACK_TITLES[attack]}", sentence] for sentence in said]
+    yield Table("Against the first run, paired", ["attack", "outcome"], lines, [])
+    yield paper()
+    yield made(json.loads((folder / "about.json").read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    """Write the page, and the picture where kaleido is installed."""
+    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    words.add_argument("folder", type=Path)
+    folder = words.parse_args().folder
+    found = groups(folder)
+    title = f"CIFAR-10: {folder.name.removeprefix('cifar10-')}"
+    replace_file(folder / "README.md", as_markdown(title, tables(folder, found)).encode())
+    shown = {name: verdicts for name, verdicts in found[0].items() if not name.endswith("awp")}
+    figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
+    figure.write_image(folder / "classes.png", scale=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The CIFAR-10 pipeline: what it is made of, that it goes on where it was cut off, and what it leaves behind."""
+
+import json
+from pathlib import Path
+
+import cifar10
+import numpy as np
+import pytest
+import torch
+from conftest import draw_images
+
+from faal_lab.config import RunConfig
+from faal_lab.evaluation import Verdicts
+from faal_lab.experiment import prepare
+from faal_lab.restore import load_model
+from faal_lab.runs import RunFolder
+
+SMALL = {"epsilon": 0.08, "batch_size": 16, "attack_steps": 1, "validation_steps": 1, "checkpoint_every": 2, "precision": "auto"}
+
+
+@pytest.mark.parametrize("scale", cifar10.SCALES)
+def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> None:
+    made: set[str] = set()
+    for step in cifar10.SCALES[scale]:
+        if isinstance(step, cifar10.Train):
+            config = RunConfig.from_mapping(step.settings)
+            assert config.epsilon == 8 / 255
+            assert not step.base or step.base in made
+            if step.base:
+                assert config.attack_steps == 10
+            made.add(step.name)
+        else:
+            assert {getattr(step, "run", "")} - {""} | set(getattr(step, "runs", ())) <= made
+    arms = {s.name: s.settings for s in cifar10.SCALES[scale] if isinstance(s, cifar10.Train)}
+    differing = {k for k in arms["at-faal"] if arms["at-faal"][k] != arms["at-control"].get(k)}
+    assert differing <= {"fairness", "averaging"}, "the control differs from FAAL in nothing else"
+
+
+def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = draw_images(tmp_path / "images", {"ant": 40, "bee": 40, "cow": 40, "dog": 40}, size=8)
+    base = {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2}
+    steps = [
+        cifar10.Train("at", base),
+        cifar10.Keep("at"),
+        cifar10.Train("at-faal", {**SMALL, "fairness": "faal", "epochs": 1}, "at"),
+        cifar10.Measure(("at", "at-faal"), ("clean", "pgd-20")),
+        cifar10.Measure(("at-faal",), ("apgd-ce",), 8),
+    ]
+    monkeypatch.setitem(cifar10.SCALES, "tiny", steps)
+    data = {"data": "folder", "data_dir": str(images), "device": "cpu"}
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    assert not cifar10.make("tiny", runs, out, data, minutes=1e-4), "the time is over after the first batch"
+    assert RunFolder(runs / "at").status() == "stopped"
+    assert cifar10.make("tiny", runs, out, data)
+    files = sorted(out.glob("*.npz"))
+    assert [f.stem for f in files] == ["at-clean-pgd-20", "at-faal-apgd-ce", "at-faal-clean-pgd-20"]
+    found = {f.stem: Verdicts.read(f) for f in files}
+    assert all(v.examples is None for v in found.values()), "no image leaves the run folder"
+    assert (len(found["at-faal-apgd-ce"].labels), len(found["at-clean-pgd-20"].labels)) == (8, 32)
+    times = (out / "about.json").read_bytes()
+    about = json.loads(times)
+    assert set(about["seconds"]) == {"at", "at-faal", *found}
+    assert about["settings"]["at-faal"] == {**base, **SMALL, "data": "folder", "fairness": "faal", "base": "at", "epochs": 1}
+    kept = prepare(RunConfig(**{**base, "data": "folder", "data_dir": str(images), "base": str(out / "at.safetensors")}))
+    own = load_model(runs / "at")[0].state_dict()
+    for name, tensor in kept.state.model.state_dict().items():
+        assert torch.equal(tensor, own[name].half().to(tensor.dtype) if tensor.is_floating_point() else own[name])
+
+    whole = tmp_path / "whole"
+    assert cifar10.make("tiny", whole / "runs", whole / "out", data)
+    for name, verdicts in found.items():
+        again = Verdicts.read(whole / "out" / f"{name}.npz")
+        assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted), "a cut leaves no trace"
+    assert cifar10.make("tiny", runs, out, data)
+    assert (out / "about.json").read_bytes() == times, "what is done is not made again"
