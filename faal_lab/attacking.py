@@ -29,7 +29,20 @@ class Attacked(NamedTuple):
 
 
 def attack(state: TrainingState, batch: Batch, num_classes: int, config: RunConfig, tick: AttackTick) -> Attacked:
-    """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3)."""
+    """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
+
+    A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
+    """
+    size = -(-len(batch.labels) // config.accumulation)
+    parts = [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
+    found = [_attack_part(state, part, num_classes, config, tick) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    radii = [part.radius for part in found if part.radius is not None]
+    return Attacked(torch.cat([part.images for part in found], dim=-4), torch.cat(radii) if radii else None)
+
+
+def _attack_part(state: TrainingState, batch: Batch, num_classes: int, config: RunConfig, tick: AttackTick) -> Attacked:
     recipe = state.acting()
     objective, method = recipe.objective, recipe.fairness
     if objective.attack_loss is None:

@@ -114,6 +114,9 @@ class RunConfig:
     """Passes over the training images."""
     batch_size: int = 64
     """Images per step."""
+    accumulation: int = 1
+    """Parts of a batch that go through the network one after the other, where memory is short: one forward pass more a step.
+    Class weights stay those of the whole batch; BatchNorm sees each part alone."""
     learning_rate: float = 0.05
     """Peak learning rate of SGD."""
     lr_schedule: str = "cosine"
@@ -162,6 +165,12 @@ class RunConfig:
             if not low <= tau <= high:
                 raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
         self.drops()
+        if self.accumulation > 1 and (self.replays or self.batch_norm == "train"):
+            other = "replays" if self.replays else "batch_norm=train"
+            raise ConfigError(
+                f"accumulation={self.accumulation} attacks a batch part by part, and {other} needs it whole. "
+                "Set accumulation to 1 and lower batch_size."
+            )
         if self.multiplier and self.tau_changes:
             raise ConfigError("multiplier and tau_changes both set the radius. Give one of them.")
         if 0 < self.multiplier <= 1:

@@ -16,8 +16,9 @@ from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.config import RunConfig
 from faal_lab.evaluation.attacks import count_by_class
 from faal_lab.events import StepDone
-from faal_lab.fairness import AddsTerms, EndsEpochs
-from faal_lab.objectives import Outcome, weighted
+from faal_lab.fairness import EndsEpochs
+from faal_lab.objectives import Outcome
+from faal_lab.passes import Passes, scored_logits
 from faal_lab.sampling import Batch
 from faal_lab.state import TrainingState
 
@@ -62,26 +63,18 @@ def descend(
     model, recipe, labels = state.model, state.acting(), batch.labels
     model.train()
     adv = attacked.images.detach().requires_grad_(bool(config.replays))
-
-    def unweighted() -> torch.Tensor:
-        return weighted(recipe.objective(model, batch.images, adv, labels).terms, {}, labels)
-
+    passes = Passes(model, recipe, batch.images, adv, labels, config.accumulation)
     gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
-    with weight_perturbed(model, unweighted, gamma):
-        outcome = recipe.objective(model, batch.images, adv, labels)
-        if recipe.clean_forward and outcome.clean_logits is None:
-            with torch.no_grad():
-                model(batch.images)  # moves BatchNorm and nothing else
-        method = recipe.fairness
-        if isinstance(method, AddsTerms):
-            outcome = outcome._replace(terms={**outcome.terms, **method.more_terms(outcome, labels)})
+    with weight_perturbed(model, passes.unweighted, gamma):
+        outcome = passes.whole()
         logits = scored_logits(outcome)
         if not bool(torch.isfinite(logits).all()):
             raise _diverged(state, before, "Logits are", rate)
         stats = _statistics(state, outcome, logits, labels, num_classes)
         with torch.no_grad():
-            weighing = method.weigh(stats, tuple(outcome.terms), state.dials["tau"])
-        loss = weighted(outcome.terms, weighing.multipliers, labels, logits.argmax(1))
+            weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = passes.backward(outcome, weighing.multipliers)
         _step(state, loss, before, rate)
     if config.replays:
         assert adv.grad is not None
@@ -99,13 +92,6 @@ def descend(
     )  # fmt: skip
 
 
-def scored_logits(outcome: Outcome) -> torch.Tensor:
-    """The logits [B, C] that classes are scored by: of the attacked images where there are any. Without gradient."""
-    logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
-    assert logits is not None, "an objective must return the logits that classes are scored by"
-    return logits.detach()
-
-
 def _statistics(
     state: TrainingState, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor, num_classes: int
 ) -> ClassStats:
@@ -120,9 +106,7 @@ def _statistics(
 
 
 def _step(state: TrainingState, loss: torch.Tensor, before: Before, rate: float) -> None:
-    """Backward and one optimiser step; raises TrainingDiverged where it must not be made."""
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
         raise _diverged(state, before, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)

@@ -72,6 +72,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "step_ratio": (0, 10),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
+    "accumulation": (1, 65_536),
     "learning_rate": (0, 1e30),
     "momentum": (0, 1),
     "weight_decay": (0, 1e6),

@@ -22,6 +22,7 @@ from faal_lab.evaluation.attacks import Attack, count_by_class, survivors
 from faal_lab.events import DialTurned, EpochDone, Event
 from faal_lab.fairness import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.measuring import Measurement
+from faal_lab.memory import too_large
 from faal_lab.models import in_bfloat16, wants_bfloat16
 from faal_lab.sampling import Sampler
 from faal_lab.state import TrainingState
@@ -102,13 +103,15 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
         try:
             with in_bfloat16(state.model, low):
                 attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
+                done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
         except (BatchAgain, Stopped) as reason:
             put_back(state, before)  # an attack in training mode has moved BatchNorm
             if isinstance(reason, Stopped):
                 raise
             continue
-        with in_bfloat16(state.model, low):
-            done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
+        except torch.OutOfMemoryError:
+            put_back(state, before)
+            raise too_large(state.model, batch, config.accumulation) from None
         steering.singles = max(0, steering.singles - 1)
         yield done
 

@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import platform
+import re
 import signal
 import sys
 import time
@@ -198,7 +199,8 @@ def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smo
                 clock.look()
 
             found = evaluate_run(runs / name, attacks=attacks, images=images or None, device=device, progress=hear)
-        replace_file(file, replace(found, examples=None).to_bytes())
+        note = re.sub(r"\s*Earlier verdicts[^.]*\.npz\.", "", found.header.get("note", ""))  # those of other steps of this
+        replace_file(file, replace(found, examples=None, header={**found.header, "note": note}).to_bytes())
 
 
 def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
@@ -218,10 +220,13 @@ def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
     replace_file(file, save({name: t.contiguous() for name, t in half.items()}))
 
 
-def make(scale: str, runs: Path, out: Path, data: Settings, minutes: float = 0.0, smoke: bool = False) -> bool:
+def make(
+    scale: str, runs: Path, out: Path, data: Settings, minutes: float = 0.0, smoke: bool = False, label: str = "CIFAR-10"
+) -> bool:
     """All steps of a scale that are not done yet; False where the minutes ended before. `smoke`: two epochs, 100 images."""
     out.mkdir(parents=True, exist_ok=True)
     clock = Clock(out / "about.json", minutes)
+    clock.note("images", "label", label)
     try:
         for step in SCALES[scale]:
             if isinstance(step, Train):
@@ -248,6 +253,7 @@ def main() -> int:
     words.add_argument("--scale", choices=SCALES, default="narrow", help="narrow: 16 filters, for two cores; full: the paper's")
     words.add_argument("--data", default="folder", help="folder, or cifar10 as torchvision keeps it (default: %(default)s)")
     words.add_argument("--data-dir", default="data/cifar10", help="where the images lie (default: %(default)s)")
+    words.add_argument("--label", default="CIFAR-10", help="what the images are called on the page (default: %(default)s)")
     words.add_argument("--minutes", type=float, default=0, help="stop in order after so many; 0: when all is done")
     words.add_argument("--runs", type=Path, help="where the runs lie (default: runs/cifar10-SCALE)")
     words.add_argument("--out", type=Path, help="where verdicts and times go (default: results/cifar10-SCALE)")
@@ -259,7 +265,7 @@ def main() -> int:
     data = {"data": options.data, "data_dir": options.data_dir, "device": options.device}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        done = make(options.scale, runs, out, data, options.minutes, options.smoke)
+        done = make(options.scale, runs, out, data, options.minutes, options.smoke, options.label)
     except (DataProblem, RunFolderError, CheckpointError, EvaluationError, ImportError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -48,11 +48,17 @@ DEMANDS = [
 def groups(folder: Path) -> list[Group]:
     """The verdicts of a folder, by attacks and images; the most images first."""
     found: dict[tuple[Any, ...], dict[str, Verdicts]] = {}
-    for file in sorted(folder.glob("*.npz"), key=lambda file: len(file.stem)):
+    for file in folder.glob("*.npz"):
         verdicts = Verdicts.read(file)
         name = file.stem.removesuffix("-" + "-".join(verdicts.predicted))
         found.setdefault((-len(verdicts.labels), *verdicts.predicted), {})[name] = verdicts
-    return [found[key] for key in sorted(found)]
+    order = list(about_of(folder)["settings"])
+    return [{name: found[key][name] for name in order if name in found[key]} for key in sorted(found)]
+
+
+def about_of(folder: Path) -> dict[str, Any]:
+    """What the pipeline wrote down: settings, times, machine."""
+    return json.loads((folder / "about.json").read_text(encoding="utf-8"))
 
 
 def paired(found: list[Group], first: str, other: str, attack: str) -> Comparison | None:
@@ -127,8 +133,9 @@ def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     yield Table("What FAAL is asked for", ["what", "asked, points", "worst class", "average", ""], rows, [said])
     for group in found:
         attacks = " and ".join(ATTACK_TITLES[a] for a in next(iter(group.values())).predicted)
-        table = result_table(group_rows({name: [verdicts] for name, verdicts in group.items()}), notes(dict(group)))
-        yield table._replace(title=f"{attacks}, {len(next(iter(group.values())).labels):,} test images")
+        table = result_table(group_rows({name: [verdicts] for name, verdicts in group.items()}), said := notes(dict(group)))
+        said = table.notes if group is found[-1] else said  # how intervals are made is said once
+        yield table._replace(title=f"{attacks}, {len(next(iter(group.values())).labels):,} test images", notes=said)
     lines = []
     for group in found:
         for attack in next(iter(group.values())).predicted:
@@ -137,7 +144,7 @@ def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
                 lines += [[f"{ATTACK_TITLES[attack]}", sentence] for sentence in said]
     yield Table("Against the first run, paired", ["attack", "outcome"], lines, [])
     yield paper()
-    yield made(json.loads((folder / "about.json").read_text(encoding="utf-8")))
+    yield made(about_of(folder))
 
 
 def main() -> None:
@@ -146,7 +153,7 @@ def main() -> None:
     words.add_argument("folder", type=Path)
     folder = words.parse_args().folder
     found = groups(folder)
-    title = f"CIFAR-10: {folder.name.removeprefix('cifar10-')}"
+    title = f"{about_of(folder)['images']['label']}: {folder.name}"
     replace_file(folder / "README.md", as_markdown(title, tables(folder, found)).encode())
     shown = {name: verdicts for name, verdicts in found[0].items() if not name.endswith("awp")}
     figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")

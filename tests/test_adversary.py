@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faal_lab import keyed_random
-from faal_lab.adversary import ATTACK_LOSSES, boundary_pair, climber, frozen, pgd, start_point, weight_perturbed
+from faal_lab.adversary import ATTACK_LOSSES, boundary_pair, climber, frozen, pgd, pgd_until_fooled, start_point, weight_perturbed
 
 
 @pytest.fixture
@@ -77,12 +77,28 @@ def test_no_step_returns_the_start(tiny_model: nn.Module, batch: tuple) -> None:
     assert torch.equal(pgd(tiny_model, images, labels, radius=0.1, step=0.1, steps=0, start=start), start)
 
 
-def test_a_fooled_sample_is_left_alone(tiny_model: nn.Module, batch: tuple) -> None:
+def test_a_sample_stands_still_at_its_first_fooled_iterate_and_costs_nothing_more(tiny_model: nn.Module, batch: tuple) -> None:
     images, labels = batch
-    wrong = tiny_model(images).argmax(1) != labels
-    adv = pgd(tiny_model, images, labels, radius=0.1, step=0.05, steps=3, keep_fooled=True)
-    assert bool(wrong.any())
-    assert torch.equal(adv[wrong], images[wrong])
+    start = start_point(images, 0.1, torch.rand(images.shape, generator=torch.Generator().manual_seed(3)))
+    expected, seen, forwards = start.clone(), [], 0
+    for _ in range(4):  # by hand: every sample by itself
+        right = tiny_model(expected).argmax(1) == labels
+        seen.append(int(right.sum()))
+        moved = pgd(tiny_model, images, labels, radius=0.1, step=0.05, steps=1, start=expected)
+        expected = torch.where(right.view(-1, 1, 1, 1), moved, expected)
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal forwards
+        forwards += len(inputs[0])
+
+    hook = tiny_model.register_forward_pre_hook(count)
+    found = pgd_until_fooled(tiny_model, images, labels, radius=0.1, step=0.05, steps=4, start=start)
+    hook.remove()
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert len(images) > seen[0] > seen[-1] > 0, "some are fooled at once, some later, some never"
+    assert forwards == len(images) + sum(seen[:-1])
+    everyone = pgd_until_fooled(tiny_model, images, (tiny_model(images).argmax(1) + 1) % 3, radius=0.1, step=0.05, steps=4)
+    assert torch.equal(everyone, images)
 
 
 def test_frozen_leaves_no_trace() -> None:
@@ -209,7 +225,7 @@ def test_weights_are_perturbed_by_gamma_of_their_norm_up_the_gradient_and_restor
     low = loss().item()
     for buffer, old in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(old)
-    with weight_perturbed(model, loss, 0.05):
+    with weight_perturbed(model, lambda: [loss()], 0.05):
         for name, p in model.named_parameters():
             move = p.detach() - before[name]
             if p.ndim > 1:
@@ -234,7 +250,7 @@ def test_after_an_error_perturbed_weights_are_exactly_what_they_were() -> None:
     before = [p.detach().clone() for p in model.parameters()]
     with (
         pytest.raises(RuntimeError, match="in the middle"),
-        weight_perturbed(model, lambda: nn.functional.cross_entropy(model(images), labels), 0.1),
+        weight_perturbed(model, lambda: [nn.functional.cross_entropy(model(images), labels)], 0.1),
     ):
         raise RuntimeError("in the middle")
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

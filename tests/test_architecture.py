@@ -16,7 +16,7 @@ PACKAGE = ROOT / "faal_lab"
 ORDER = [
     "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
     "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
-    "evaluation", "state", "steering", "attacking", "descent", "measuring", "training", "microscope",
+    "evaluation", "state", "steering", "attacking", "passes", "descent", "memory", "measuring", "training", "microscope",
     "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
     "evaluated", "epoch_times", "progress", "tables", "published", "table_files", "html_tables", "figures", "confusion_figures",
     "evaluation_figures", "study_figures", "export", "ambiguity_figures", "microscope_figures", "exercises", "report", "checking",

@@ -93,6 +93,7 @@ class Counting(TorchDispatchMode):
         ({"objective": "trades"}, 27),
         ({"objective": "trades", "fairness": "faal"}, 27),
         ({"attack_steps": 3}, 9),
+        ({"accumulation": 2}, 24),
         ({"objective": "standard"}, 3),
     ],
 )

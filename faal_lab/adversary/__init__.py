@@ -6,7 +6,7 @@ Knows: a model as a function from images in [0, 1] to logits. Must not know: tra
 from faal_lab.adversary.awp import weight_perturbed
 from faal_lab.adversary.losses import ATTACK_LOSSES, NEEDS_CLEAN
 from faal_lab.adversary.norms import NORMS
-from faal_lab.adversary.pgd import AttackTick, boundary_pair, climber, frozen, pgd, start_point
+from faal_lab.adversary.pgd import AttackTick, boundary_pair, climber, frozen, pgd, pgd_until_fooled, start_point
 
 __all__ = [
     "ATTACK_LOSSES",
@@ -17,6 +17,7 @@ __all__ = [
     "climber",
     "frozen",
     "pgd",
+    "pgd_until_fooled",
     "start_point",
     "weight_perturbed",
 ]

@@ -5,11 +5,23 @@ Knows: parameters, their gradients, one radius. Must not know: images, losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+Gradients = list[torch.Tensor | None]
+
+
+def _summed(losses: Iterable[torch.Tensor], parameters: list[nn.Parameter]) -> Gradients:
+    total: Gradients = [None] * len(parameters)
+    for loss in losses:
+        for place, more in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+            if more is not None:
+                so_far = total[place]
+                total[place] = more if so_far is None else so_far + more
+    return total
 
 
 def perturbed_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -18,19 +30,20 @@ def perturbed_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def weight_perturbed(model: nn.Module, loss: Callable[[], torch.Tensor], gamma: float) -> Iterator[None]:
-    """Move each weight tensor by `gamma` times its own norm, up the gradient of `loss()`; take the move back at the end.
+def weight_perturbed(model: nn.Module, losses: Callable[[], Iterable[torch.Tensor]], gamma: float) -> Iterator[None]:
+    """Move each weight tensor by `gamma` times its own norm, up the gradient of `losses()`; take the move back at the end.
 
-    Wu et al., NeurIPS 2020, eqs. 8 to 10, one step. `loss` runs the model in the mode it is in; buffers are put back after it,
-    as the authors' proxy copy leaves them. What is done to the weights inside (an optimiser step, whose weight decay then
-    sees the moved weights, as in the authors' code) is kept. After an exception weights are exactly what they were.
+    Wu et al., NeurIPS 2020, eqs. 8 to 10, one step. `losses` are summands of one loss, whose graphs are let go one by one. They
+    run the model in the mode it is in; buffers are put back afterwards, as the authors' proxy copy leaves them. What is done to
+    the weights inside (an optimiser step, whose weight decay then sees the moved weights, as in the authors' code) is kept. After
+    an exception weights are exactly what they were.
     """
     parameters = perturbed_parameters(model)
     if gamma == 0 or not parameters:
         yield
         return
     before = [b.detach().clone() for b in model.buffers()]
-    gradients = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
+    gradients = _summed(losses(), list(parameters.values()))
     moves, originals = [], []
     with torch.no_grad():
         for buffer, old in zip(model.buffers(), before, strict=True):

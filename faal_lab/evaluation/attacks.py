@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from faal_lab import keyed_random
-from faal_lab.adversary import AttackTick, frozen, pgd, start_point
+from faal_lab.adversary import AttackTick, frozen, pgd_until_fooled, start_point
 from faal_lab.data import Images
 
 _CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
@@ -133,9 +133,9 @@ def adversarial(
     noise = None
     if attack.start == "uniform":
         noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
-    return pgd(
+    return pgd_until_fooled(
         model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
-        start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, keep_fooled=True, tick=tick,
+        start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, tick=tick,
     )  # fmt: skip
 
 
