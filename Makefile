@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lab test check seeds clean
+.PHONY: demo lab test test-gpu check seeds clean
 
 demo: .venv/installed
 	$(BIN)/faal-lab demo
@@ -13,6 +13,9 @@ lab: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not browser"
 	$(BIN)/python -m pytest -m browser  # alone: a page waits for its kernels by the clock
+
+test-gpu: .venv/installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -350,6 +350,7 @@ def test_the_fixed_number_of_rounds_is_enough_for_hard_problems(kind: type, monk
     assert torch.allclose(blind.weights, watched.weights, atol=1e-9)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", CONSTRAINED)
 def test_a_gpu_gives_the_same_without_being_waited_for(kind: type) -> None:
