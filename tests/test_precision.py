@@ -1,5 +1,8 @@
 """bfloat16 in training: where it acts, where it must not, and what it does to each class. And how much work a step is."""
 
+from pathlib import Path
+
+import precision
 import pytest
 import torch
 from torch import nn
@@ -8,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from faal_lab.adversary import frozen, pgd
 from faal_lab.config import ConfigError, RunConfig
-from faal_lab.experiment import prepare
+from faal_lab.experiment import prepare, run
 from faal_lab.models import ModelSpec, build, in_bfloat16, wants_bfloat16
 from faal_lab.training import train
 
@@ -71,6 +74,22 @@ def test_what_a_setting_comes_to(monkeypatch) -> None:
         prepare(RunConfig(precision="bfloat16"))
     with pytest.raises(ValueError, match="Unknown precision 'half'"):
         RunConfig(precision="half")
+
+
+def test_bfloat16_changes_no_conclusion(tmp_path: Path) -> None:
+    """Three seeds from one base: the difference of robust accuracies is within what seeds make of it, on average and in the worst."""
+    base = RunConfig(model="preact-resnet-18", filters=8, epochs=3, attack_steps=2, validation_steps=1, batch_size=50)
+    for _ in run(base, tmp_path / "base"):
+        pass
+    changes = {"epochs": 1, "attack_steps": 2, "validation_steps": 1, "learning_rate": 0.01}
+    found = precision.compared(tmp_path / "base", 3, 200, changes)
+    for kind in ("average", "worst"):
+        difference = found["bfloat16 minus float32"][kind]
+        assert difference["low"] <= 0 <= difference["high"], kind
+        assert abs(difference["mean"]) < 6, kind
+    low, full = found["values"]["bfloat16"], found["values"]["float32"]
+    assert low != full, "it does act"
+    assert min(v["average"] for v in low + full) > 20, "of something that learned"
 
 
 class Counting(TorchDispatchMode):
