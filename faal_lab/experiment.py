@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits, load
 from faal_lab.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.machine import device_of, placed, versions
-from faal_lab.models import ModelSpec, build, statistics, takes_bfloat16, try_model
+from faal_lab.models import (
+    CompileWarning,
+    ModelSpec,
+    build,
+    statistics,
+    takes_bfloat16,
+    try_model,
+    wants_bfloat16,
+    why_not_compiled,
+)
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
@@ -40,6 +50,7 @@ class Experiment:
     spec: ModelSpec
     state: TrainingState
     best: float = -1.0  # best validation score so far: average + worst class, under attack
+    not_compiled: str = ""  # why the compiler failed
     selected_on_test: bool = False  # this run or one that it started from validates on the test images
 
 
@@ -85,7 +96,26 @@ def prepare(
     recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
     state = TrainingState.fresh(model, recipe, config)
     state.dials["tau"] = tau
-    return Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
+    experiment = Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
+    if config.compile:
+        _compile(experiment, (channels, height, width))
+    return experiment
+
+
+def _compile(experiment: Experiment, shape: tuple[int, int, int]) -> None:
+    """Let full batches run compiled, where the compiler can; where not it is said once, and recorded with the versions."""
+    state, config = experiment.state, experiment.config
+    if not takes_bfloat16(state.model):
+        raise ConfigError(f"compile is for ResNets; {config.model} is as quick without. Leave it out.")
+    size = -(-config.batch_size // config.accumulation)
+    low = wants_bfloat16(config.precision, state.model, experiment.splits.train.labels.device)
+    experiment.not_compiled = why_not_compiled(state.model, (size, *shape), low)
+    if experiment.not_compiled:
+        warnings.warn(
+            f"torch.compile failed, the run goes on without it: {experiment.not_compiled}", CompileWarning, stacklevel=3
+        )
+    else:
+        state.compiled_size = size
 
 
 def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:
@@ -140,7 +170,8 @@ def run(
             experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
     else:
         experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, versions(), own_parts(model, recipe))
+        made_by = versions() | ({"compile": experiment.not_compiled} if experiment.not_compiled else {})
+        folder = RunFolder.create(out, config, made_by, own_parts(model, recipe))
     total = config.epochs * steps_per_epoch(experiment.splits, config)
 
     def report() -> tuple[str, float]:

@@ -32,6 +32,7 @@ class TrainingState:
     averaged: int = 0  # how many steps they have absorbed
     tally: ClassStats | None = None  # the fairness method's class statistics, summed over this epoch
     perturbation: torch.Tensor | None = None  # free training's, which climbs from batch to batch
+    compiled_size: int = field(default=0, compare=False)  # images of the passes that are compiled; 0: none is
     activity: str = field(default="starting", compare=False)
 
     def acting(self) -> Recipe:

@@ -23,7 +23,7 @@ from faal_lab.events import DialTurned, EpochDone, Event
 from faal_lab.fairness import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.measuring import Measurement
 from faal_lab.memory import too_large
-from faal_lab.models import in_bfloat16, wants_bfloat16
+from faal_lab.models import compiled, in_bfloat16, wants_bfloat16
 from faal_lab.sampling import Sampler
 from faal_lab.state import TrainingState
 from faal_lab.steering import BatchAgain, Poll, Steering, Stopped
@@ -101,7 +101,7 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
         before = before_batch(state)
         try:
-            with in_bfloat16(state.model, low):
+            with in_bfloat16(state.model, low), compiled(state.model, state.compiled_size):
                 attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
                 done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
         except (BatchAgain, Stopped) as reason:

@@ -19,12 +19,12 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class Float32Conv2d(nn.Conv2d):
-    """A convolution that autocast leaves alone."""
+    """A convolution in float32 whose result is handed on in bfloat16: left as it was, it would carry a whole residual stream."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """As nn.Conv2d, in the type of its weights."""
+        """As nn.Conv2d, rounded at the end."""
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input)
+            return super().forward(input).bfloat16()
 
 
 def has_bfloat16(device: torch.device) -> bool:

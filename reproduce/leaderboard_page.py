@@ -1,0 +1,206 @@
+"""The digits leaderboard, from the folder of its sweep: a page, a picture, and every count they are made of.
+
+    faal-lab sweep reproduce/digits-leaderboard.yaml --workers 2
+    python reproduce/leaderboard_page.py runs/digits-leaderboard results/digits-leaderboard
+
+Writes README.md, leaderboard.png (with kaleido) and counts.csv. Differences are taken seed by seed, between runs from the same
+base on the same test images; their intervals are Student's over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from faal_lab.evaluated import grouped, read_seeds
+from faal_lab.evaluation import Verdicts, average_accuracy, combine_seeds, worst_accuracy
+from faal_lab.figures import RUN_COLOURS, styled
+from faal_lab.runs import RunFolder
+from faal_lab.runs.files import replace_file
+from faal_lab.table_files import Table, as_markdown, csv_of
+from faal_lab.tables import ATTACK_TITLES
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Seeds = Mapping[str, Sequence[Verdicts]]  # stage/label -> a run's verdicts, seed after seed
+PANELS = {
+    "equal/at": "equal epochs, from PGD-AT", "equal/trades": "equal epochs, from TRADES",
+    "own/at": "own protocol, from PGD-AT", "own/trades": "own protocol, from TRADES",
+}  # fmt: skip
+
+
+class Mean(NamedTuple):
+    """A mean over seeds with its 95 % interval, in percent or points."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Mean:
+        """Student's."""
+        found = combine_seeds(values)
+        low, high = (float("nan") if end is None else end for end in (found.low, found.high))
+        return Mean(found.mean, low, high)
+
+    def text(self, sign: str = "") -> str:
+        """For a table."""
+        return f"{self.value + 0.0:{sign}.1f} ({self.low:{sign}.1f} to {self.high:{sign}.1f})"
+
+
+class Row(NamedTuple):
+    """A method in a panel: its own accuracies under one attack, and their differences to its control arm."""
+
+    method: str
+    control: str
+    average: Mean
+    worst: Mean
+    more_average: Mean
+    more_worst: Mean
+
+
+def control_of(method: str, epochs: int, objective: str, stage: str, base: str, known: Seeds) -> str:
+    """The arm without a fairness method that was trained for as long, by the same loss, from the same base."""
+    length = "" if stage == "equal" or epochs == 4 else "-2ep" if epochs < 4 else "-20ep"
+    loss = "-trades" if objective == "trades" and base == "at" else ""
+    names = [f"{stage}/{base}-control{length}{loss}", f"equal/{base}-control{loss}"]
+    return next(name for name in names if name in known)
+
+
+def numbers(group: Sequence[Verdicts], attack: str) -> tuple[np.ndarray, np.ndarray]:
+    """Average and worst class of each seed, in percent."""
+    counts = [verdicts.counts(attack) for verdicts in group]
+    average = [100 * average_accuracy(*c).value for c in counts]
+    return np.array(average), np.array([100 * worst_accuracy(*c)[0].value for c in counts])
+
+
+def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], attack: str) -> list[Row]:
+    """The methods of a panel, the most robust worst class first."""
+    stage, base = panel.split("/")
+    rows = []
+    for name, group in seeds.items():
+        if not name.startswith(f"{panel}-"):
+            continue
+        config = RunFolder.open(folders[name][0]).config()
+        method = name.removeprefix(f"{panel}-")
+        control = control_of(method, config.epochs, config.objective, stage, base, seeds)
+        (average, worst), (its_average, its_worst) = numbers(group, attack), numbers(seeds[control], attack)
+        means = [Mean.of(values.tolist()) for values in (average, worst, average - its_average, worst - its_worst)]
+        rows.append(Row(method, control, means[0], means[1], means[2], means[3]))
+    return sorted(rows, key=lambda row: -row.worst.value)
+
+
+def base_of(panel: str, seeds: Seeds, attack: str) -> tuple[Mean, Mean]:
+    """Average and worst class of the networks that a panel starts from."""
+    average, worst = numbers(seeds[f"base/{panel.split('/')[1]}"], attack)
+    return Mean.of(average.tolist()), Mean.of(worst.tolist())
+
+
+def panel_table(panel: str, rows: Sequence[Row], base: tuple[Mean, Mean], attack: str) -> Table:
+    """A panel as a table; the base's own numbers stand below it."""
+    head = ["method", "worst class, %", "average, %", "worst class against its control, points", "average against it", "control"]
+    lines = [
+        [
+            row.method, row.worst.text(), row.average.text(),
+            *(["-", "-", "-"] if row.control.endswith(f"-{row.method}") else
+              [row.more_worst.text("+"), row.more_average.text("+"), row.control]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    said = f"The base itself: worst class {base[1].text()}, average {base[0].text()}."
+    return Table(f"{ATTACK_TITLES[attack]}: {PANELS[panel]}", head, lines, [said])
+
+
+def findings(panels: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What the intervals allow to say, panel by panel."""
+    said = []
+    for panel, rows in panels.items():
+        arms = [row for row in rows if not row.control.endswith(f"-{row.method}") and "control" not in row.method]
+        better = [row.method for row in arms if row.more_worst.low > 0]
+        worse = [row.method for row in arms if row.more_worst.high < 0]
+        place = [row.method for row in arms].index("faal") + 1
+        said.append(
+            f"{PANELS[panel]}: {_several(better)} of {len(arms)} methods have a worst class above their control's, "
+            f"{_several(worse)} below. The highest mean is {arms[0].method}'s, {arms[0].worst.text()} %; FAAL is number {place} "
+            f"of {len(arms)}."
+        )
+    return said
+
+
+def _several(methods: Sequence[str]) -> str:
+    return f"{len(methods)}{' (' + ', '.join(methods) + ')' if methods else ''}"
+
+
+def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean, Mean]], attack: str) -> go.Figure:
+    """Worst class (dot, with its interval) and average (tick) of each method, one panel a protocol and base."""
+    from plotly.subplots import make_subplots
+
+    best: dict[str, list[float]] = {}
+    for rows in panels.values():
+        for row in rows:
+            best.setdefault(row.method, []).append(row.worst.value)
+    order = sorted(best, key=lambda method: float(np.mean(best[method])))
+    figure = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=[PANELS[p] for p in panels], horizontal_spacing=0.02)
+    for column, (panel, rows) in enumerate(panels.items(), 1):
+        shown = {"row": 1, "col": column}
+        worst = [row.worst for row in rows]
+        figure.add_scatter(
+            x=[w.value for w in worst], y=[row.method for row in rows], mode="markers", name="worst class",
+            marker={"color": RUN_COLOURS[1], "size": 8}, showlegend=column == 1, **shown,
+            error_x={"type": "data", "symmetric": False, "array": [w.high - w.value for w in worst],
+                     "arrayminus": [w.value - w.low for w in worst], "thickness": 1, "width": 3},
+        )  # fmt: skip
+        figure.add_scatter(
+            x=[row.average.value for row in rows], y=[row.method for row in rows], mode="markers", name="average",
+            marker={"color": RUN_COLOURS[2], "size": 8, "symbol": "line-ns-open"}, showlegend=column == 1, **shown,
+        )  # fmt: skip
+        figure.add_vline(x=bases[panel][1].value, line={"color": RUN_COLOURS[0], "dash": "dot"}, row="1", col=str(column))
+    title = f"{ATTACK_TITLES[attack]}, mean of {{}} seeds with 95 % intervals; dotted: the base's worst class"
+    styled(figure, title=title).update_yaxes(categoryorder="array", categoryarray=order)
+    return figure.update_xaxes(range=[0, 100], title="%").update_layout(
+        height=620, width=1200, paper_bgcolor="white", plot_bgcolor="white"
+    )
+
+
+def counts_csv(seeds: Seeds) -> bytes:
+    """Every count: run, seed, attack, class, images that stand, images."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("run", "seed", "attack", "class", "stand", "images")}
+    for name, group in seeds.items():
+        for seed, verdicts in enumerate(group):
+            for attack in verdicts.predicted:
+                for label, stand, images in zip(verdicts.class_names, *verdicts.counts(attack), strict=True):
+                    for column, value in zip(columns, (name, seed, attack, label, int(stand), int(images)), strict=True):
+                        columns[column].append(value)
+    return csv_of(columns)
+
+
+def main() -> None:
+    """Read the sweep, write the folder."""
+    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    words.add_argument("sweep", type=Path, help="the folder of the finished sweep")
+    words.add_argument("out", type=Path)
+    words.add_argument("--attack", default="autoattack")
+    options = words.parse_args()
+    order = json.loads((options.sweep / "jobs" / "report" / "order.json").read_text(encoding="utf-8"))
+    texts = order["parameters"]["runs"].split(",")
+    seeds, folders = read_seeds(texts), grouped(texts)
+    panels = {panel: rows for panel in PANELS if (rows := panel_rows(panel, seeds, folders, options.attack))}
+    bases = {panel: base_of(panel, seeds, options.attack) for panel in panels}
+    count = max(map(len, seeds.values()))
+    about = Table("What the intervals allow to say", ["panel"], [[text] for text in findings(panels)], [])
+    tables = [about, *(panel_table(panel, rows, bases[panel], options.attack) for panel, rows in panels.items())]
+    options.out.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out / "README.md", as_markdown(f"The digits leaderboard: {count} seeds", tables).encode())
+    replace_file(options.out / "counts.csv", counts_csv(seeds))
+    figure = picture(panels, bases, options.attack)
+    figure.update_layout(title_text=figure.layout.title.text.format(count)).write_image(options.out / "leaderboard.png", scale=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Compiled passes: which ones, that turning a dial compiles nothing, and what happens where the compiler fails."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SHORT
+from torch._dynamo.utils import counters
+
+from faal_lab.config import ConfigError
+from faal_lab.events import Command, StepDone
+from faal_lab.experiment import prepare, run
+from faal_lab.models import CompileWarning
+from faal_lab.runs import RunFolder
+from faal_lab.training import train
+
+CONFIG = replace(SHORT, model="preact-resnet-18", filters=4, compile=True, fairness="faal", objective="trades", epochs=2)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is traced and run as it is: the same passes and guards in a second, without a C++ compiler."""
+    monkeypatch.setattr("faal_lab.models.compiling.BACKEND", "aot_eager")
+
+
+def test_turning_a_dial_compiles_nothing(traced: None) -> None:
+    experiment = prepare(CONFIG)
+    assert experiment.state.compiled_size == 128
+    commands: list[Command] = []
+
+    def poll() -> list[Command]:
+        found, commands[:] = list(commands), []
+        return found
+
+    events = (e for e in train(experiment.state, experiment.splits, CONFIG, poll) if isinstance(e, StepDone))
+    for _ in range(9):  # an epoch, its last and smaller batch, validation, and the next epoch's first
+        next(events)
+    before = counters["stats"]["unique_graphs"]
+    assert before > 0
+    for number, (dial, value) in enumerate([("tau", 0.9), ("epsilon", 0.05), ("learning_rate", 0.001), ("fairness_on", 0)], 1):
+        commands.append(Command("turn", dial, value, number=number))
+        done = next(events)
+    assert (done.tau, done.epsilon) == (0.9, 0.05)
+    assert counters["stats"]["unique_graphs"] == before
+    assert experiment.state.model.compiled is None, "outside a step nothing is compiled"
+
+
+def test_only_full_batches_run_compiled(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = prepare(replace(CONFIG, batch_size=600))
+    plain: list[int] = []
+    model: Any = experiment.state.model
+    monkeypatch.setattr(model, "plain", lambda images, own=model.plain: plain.append(len(images)) or own(images))
+    monkeypatch.setattr(
+        torch, "compile", lambda call, **_: lambda images: call(images).clone() if plain.append(-len(images)) else call(images)
+    )
+    list(train(experiment.state, experiment.splits, replace(CONFIG, batch_size=600, epochs=1)))
+    assert set(plain) == {-600, 600, 400, 200}, "600 by the compiler; 400 are left for the second batch, 200 validate"
+
+
+def test_what_is_compiled_learns_the_same(traced: None, tmp_path: Path) -> None:
+    compiled, plain = (
+        [e for e in run(replace(CONFIG, epochs=1, compile=on), tmp_path / str(on)) if isinstance(e, StepDone)]
+        for on in (True, False)
+    )
+    assert compiled[0].loss == pytest.approx(plain[0].loss, rel=1e-4)
+    assert compiled[0].weights == pytest.approx(plain[0].weights, abs=1e-3)
+
+
+def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("no C++ compiler")
+
+    monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
+    config = replace(CONFIG, epochs=1)
+    with pytest.warns(CompileWarning, match="torch.compile failed, the run goes on without it: .*no C\\+\\+ compiler"):
+        events = list(run(config, tmp_path / "run"))
+    assert "no C++ compiler" in RunFolder(tmp_path / "run").versions()["compile"]
+    plain = list(run(replace(config, compile=False), tmp_path / "plain"))
+    assert [e for e in events if isinstance(e, StepDone)] == [e for e in plain if isinstance(e, StepDone)]
+
+
+def test_what_gains_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="compile is for ResNets; small-cnn is as quick without. Leave it out"):
+        prepare(replace(SHORT, compile=True))
