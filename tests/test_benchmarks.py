@@ -59,6 +59,18 @@ def test_the_readme_states_how_autoattack_was_compared() -> None:
     assert "takes {median:.2f} times as long as upstream ({low:.2f} to {high:.2f}, ".format(**times) in readme
 
 
+def test_the_readme_states_how_quick_a_step_is() -> None:
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    measured = json.loads((BENCHMARKS / "training.json").read_text())
+    assert measured["machine"]["native bfloat16"]
+    for case in measured["cases"].values():
+        ratios = [value for name, value in case.items() if " / " in name]
+        assert len(ratios) >= 2
+        for ratio in ratios:
+            assert "{median:.1f} ({low:.1f} to {high:.1f})".format(**ratio) in readme
+        assert f"| {100 * case['phase 2 of a step']:.2f} % |" in readme
+
+
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     import methods
