@@ -1,6 +1,7 @@
 """How quick a training step is: ours, compiled and not, without its quick paths, and the release's recipe written down.
 
     python benchmarks/training.py            # about 10 minutes on two cores; a few minutes on a GPU
+    python benchmarks/training.py --resume   # goes on with the networks that are missing
     python benchmarks/training.py --quick    # the small networks, a round each
 
 Fine-tuning by FAAL (AT, PGD-10) on random images of 32x32 in ten classes: what is in them does not change the speed. Every round
@@ -219,20 +220,33 @@ def cases(device: torch.device, quick: bool) -> Iterator[tuple[str, Case]]:
     yield from list(chosen.items())[: 2 if quick else None]
 
 
+def default_file(device: torch.device) -> Path:
+    """Where the figures of a device are kept."""
+    if device.type != "cuda":
+        return Path(__file__).with_suffix(".json")
+    card = "-".join(torch.cuda.get_device_name(device).lower().split())
+    return Path(__file__).parent / "results" / f"training-{card}.json"
+
+
 def main() -> None:
     """Time every case, and write it down after each."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--quick", action="store_true", help="the small networks, a round each")
     words.add_argument("--rounds", type=int, default=7)
     words.add_argument("--device", default="auto")
-    words.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    words.add_argument("--out", type=Path, help="default: training.json beside this file, of a GPU results/training-CARD.json")
+    words.add_argument("--resume", action="store_true", help="keep the networks that are in the file already")
     options = words.parse_args()
     device = device_of(options.device)
+    options.out = options.out or default_file(device)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "machine": {**machine(), "device": device.type, "native bfloat16": has_bfloat16(device)},
-        "cases": {},
+        "cases": json.loads(options.out.read_text())["cases"] if options.resume and options.out.is_file() else {},
     }
     for name, case in cases(device, options.quick):
+        if name in found["cases"]:
+            continue
         found["cases"][name] = compared(name, case, device, 1 if options.quick else options.rounds)
         print(name, json.dumps(found["cases"][name], indent=1), flush=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n")
