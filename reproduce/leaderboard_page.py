@@ -35,6 +35,12 @@ PANELS = {
 }  # fmt: skip
 
 
+_ALONE = (
+    "Each interval is for one method alone: of twenty methods that change nothing one would stand out. Test images are the same "
+    "for all seeds, so intervals are of training."
+)
+
+
 class Mean(NamedTuple):
     """A mean over seeds with its 95 % interval, in percent or points."""
 
@@ -43,11 +49,11 @@ class Mean(NamedTuple):
     high: float
 
     @staticmethod
-    def of(values: Sequence[float]) -> Mean:
-        """Student's."""
+    def of(values: Sequence[float], *, cut: bool = False) -> Mean:
+        """Student's; `cut` at 0 and 100, for accuracies."""
         found = combine_seeds(values)
         low, high = (float("nan") if end is None else end for end in (found.low, found.high))
-        return Mean(found.mean, low, high)
+        return Mean(found.mean, max(0.0, low), min(100.0, high)) if cut else Mean(found.mean, low, high)
 
     def text(self, sign: str = "") -> str:
         """For a table."""
@@ -63,6 +69,11 @@ class Row(NamedTuple):
     worst: Mean
     more_average: Mean
     more_worst: Mean
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it has no fairness method itself."""
+        return self.method.startswith("control")
 
 
 def control_of(method: str, epochs: int, objective: str, stage: str, base: str, known: Seeds) -> str:
@@ -91,15 +102,16 @@ def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], a
         method = name.removeprefix(f"{panel}-")
         control = control_of(method, config.epochs, config.objective, stage, base, seeds)
         (average, worst), (its_average, its_worst) = numbers(group, attack), numbers(seeds[control], attack)
-        means = [Mean.of(values.tolist()) for values in (average, worst, average - its_average, worst - its_worst)]
-        rows.append(Row(method, control, means[0], means[1], means[2], means[3]))
+        own = [Mean.of(values.tolist(), cut=True) for values in (average, worst)]
+        more = [Mean.of(values.tolist()) for values in (average - its_average, worst - its_worst)]
+        rows.append(Row(method, control, own[0], own[1], more[0], more[1]))
     return sorted(rows, key=lambda row: -row.worst.value)
 
 
 def base_of(panel: str, seeds: Seeds, attack: str) -> tuple[Mean, Mean]:
     """Average and worst class of the networks that a panel starts from."""
     average, worst = numbers(seeds[f"base/{panel.split('/')[1]}"], attack)
-    return Mean.of(average.tolist()), Mean.of(worst.tolist())
+    return Mean.of(average.tolist(), cut=True), Mean.of(worst.tolist(), cut=True)
 
 
 def panel_table(panel: str, rows: Sequence[Row], base: tuple[Mean, Mean], attack: str) -> Table:
@@ -108,7 +120,7 @@ def panel_table(panel: str, rows: Sequence[Row], base: tuple[Mean, Mean], attack
     lines = [
         [
             row.method, row.worst.text(), row.average.text(),
-            *(["-", "-", "-"] if row.control.endswith(f"-{row.method}") else
+            *(["-", "-", "-"] if row.is_control else
               [row.more_worst.text("+"), row.more_average.text("+"), row.control]),
         ]
         for row in rows
@@ -121,7 +133,7 @@ def findings(panels: Mapping[str, Sequence[Row]]) -> list[str]:
     """What the intervals allow to say, panel by panel."""
     said = []
     for panel, rows in panels.items():
-        arms = [row for row in rows if not row.control.endswith(f"-{row.method}") and "control" not in row.method]
+        arms = [row for row in rows if not row.is_control]
         better = [row.method for row in arms if row.more_worst.low > 0]
         worse = [row.method for row in arms if row.more_worst.high < 0]
         place = [row.method for row in arms].index("faal") + 1
@@ -137,7 +149,7 @@ def _several(methods: Sequence[str]) -> str:
     return f"{len(methods)}{' (' + ', '.join(methods) + ')' if methods else ''}"
 
 
-def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean, Mean]], attack: str) -> go.Figure:
+def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean, Mean]], attack: str, count: int) -> go.Figure:
     """Worst class (dot, with its interval) and average (tick) of each method, one panel a protocol and base."""
     from plotly.subplots import make_subplots
 
@@ -160,8 +172,10 @@ def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean,
             x=[row.average.value for row in rows], y=[row.method for row in rows], mode="markers", name="average",
             marker={"color": RUN_COLOURS[2], "size": 8, "symbol": "line-ns-open"}, showlegend=column == 1, **shown,
         )  # fmt: skip
-        figure.add_vline(x=bases[panel][1].value, line={"color": RUN_COLOURS[0], "dash": "dot"}, row="1", col=str(column))
-    title = f"{ATTACK_TITLES[attack]}, mean of {{}} seeds with 95 % intervals; dotted: the base's worst class"
+        base = bases[panel][1].value
+        line = {"color": RUN_COLOURS[0], "dash": "dot"}
+        figure.add_shape(type="line", x0=base, x1=base, y0=0, y1=1, yref="y domain", line=line, **shown)
+    title = f"{ATTACK_TITLES[attack]}, mean of {count} seeds with 95 % intervals; dotted: the base's worst class"
     styled(figure, title=title).update_yaxes(categoryorder="array", categoryarray=order)
     return figure.update_xaxes(range=[0, 100], title="%").update_layout(
         height=620, width=1200, paper_bgcolor="white", plot_bgcolor="white"
@@ -193,13 +207,12 @@ def main() -> None:
     panels = {panel: rows for panel in PANELS if (rows := panel_rows(panel, seeds, folders, options.attack))}
     bases = {panel: base_of(panel, seeds, options.attack) for panel in panels}
     count = max(map(len, seeds.values()))
-    about = Table("What the intervals allow to say", ["panel"], [[text] for text in findings(panels)], [])
+    about = Table("What the intervals allow to say", ["panel"], [[text] for text in findings(panels)], [_ALONE])
     tables = [about, *(panel_table(panel, rows, bases[panel], options.attack) for panel, rows in panels.items())]
     options.out.mkdir(parents=True, exist_ok=True)
     replace_file(options.out / "README.md", as_markdown(f"The digits leaderboard: {count} seeds", tables).encode())
     replace_file(options.out / "counts.csv", counts_csv(seeds))
-    figure = picture(panels, bases, options.attack)
-    figure.update_layout(title_text=figure.layout.title.text.format(count)).write_image(options.out / "leaderboard.png", scale=1)
+    picture(panels, bases, options.attack, count).write_image(options.out / "leaderboard.png", scale=1)
 
 
 if __name__ == "__main__":
