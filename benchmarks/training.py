@@ -33,7 +33,7 @@ from faal_lab.config import RunConfig
 from faal_lab.data import Images, Splits
 from faal_lab.experiment import recipe_settings
 from faal_lab.machine import device_of, placed
-from faal_lab.models import ModelSpec, build, has_bfloat16, takes_bfloat16
+from faal_lab.models import ModelSpec, Normalized, build, compile_passes, has_bfloat16, takes_bfloat16
 from faal_lab.recipe import Recipe
 from faal_lab.state import TrainingState
 from faal_lab.training import train
@@ -141,7 +141,8 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
     model = placed(model, device) if quick else model.to(device)
     state = TrainingState.fresh(model, Recipe.of(**recipe_settings(config, TAU, validation=False)), config)
     if compiled:
-        state.compiled_size = case.batch
+        assert isinstance(model, Normalized)
+        state.quick = compile_passes(model, case.batch)
     events = train(state, splits, config)
 
     def batches() -> None:
@@ -180,7 +181,6 @@ def compared(name: str, case: Case, device: torch.device, rounds: int) -> dict[s
     }
     if takes_bfloat16(network(case)):
         contenders["ours, compiled"] = ours(case, device, quick=True, compiled=True)
-    torch.compiler.reset()
     seconds = timed(contenders, rounds, name)
     images = case.batch * case.batches
     found: dict[str, Any] = {"batch": case.batch, "images a round": images, "rounds": rounds}
@@ -240,10 +240,13 @@ def main() -> None:
     device = device_of(options.device)
     options.out = options.out or default_file(device)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {
-        "machine": {**machine(), "device": device.type, "native bfloat16": has_bfloat16(device)},
-        "cases": json.loads(options.out.read_text())["cases"] if options.resume and options.out.is_file() else {},
-    }
+    here = {**machine(), "device": device.type, "native bfloat16": has_bfloat16(device)}
+    found: dict[str, Any] = {"machine": here, "cases": {}}
+    if options.resume and options.out.is_file():
+        known = json.loads(options.out.read_text())
+        if known["machine"] != here:
+            raise SystemExit(f"{options.out} was measured on another machine or with other versions: start without --resume.")
+        found = known
     for name, case in cases(device, options.quick):
         if name in found["cases"]:
             continue

@@ -28,13 +28,18 @@ class Attacked(NamedTuple):
     radius: torch.Tensor | None  # [B] in pixel units, or None: the run's epsilon for all
 
 
+def parts_of(images: int, accumulation: int) -> int:
+    """In how many parts a batch goes through the network: an epoch's last and smaller one in fewer, none of a single image."""
+    return max(1, min(accumulation, images // 2))
+
+
 def attack(state: TrainingState, batch: Batch, num_classes: int, config: RunConfig, tick: AttackTick) -> Attacked:
     """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
 
     A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
     """
-    size = -(-len(batch.labels) // config.accumulation)
-    parts = [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
+    count = parts_of(len(batch.labels), config.accumulation)
+    parts = [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
     found = [_attack_part(state, part, num_classes, config, tick) for part in parts]
     if len(found) == 1:
         return found[0]

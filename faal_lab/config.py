@@ -167,11 +167,15 @@ class RunConfig:
             if not low <= tau <= high:
                 raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
         self.drops()
-        if self.accumulation > 1 and (self.replays or self.batch_norm == "train"):
-            other = "replays" if self.replays else "batch_norm=train"
+        if self.accumulation > 1 and (other := self._needs_whole_batches()):
             raise ConfigError(
                 f"accumulation={self.accumulation} attacks a batch part by part, and {other} needs it whole. "
                 "Set accumulation to 1 and lower batch_size."
+            )
+        if 2 * self.accumulation > max(2, self.batch_size):
+            raise ConfigError(
+                f"accumulation={self.accumulation} leaves parts of under two images of batch_size={self.batch_size}, of which "
+                f"BatchNorm can learn nothing. Set it to {max(1, self.batch_size // 2)} or less."
             )
         if self.multiplier and self.tau_changes:
             raise ConfigError("multiplier and tau_changes both set the radius. Give one of them.")
@@ -201,6 +205,13 @@ class RunConfig:
                 f"fairness={self.fairness} learns from an epoch before it acts: in one epoch it would never act. "
                 "Set epochs to 2 or more."
             )
+
+    def _needs_whole_batches(self) -> str:
+        """The setting whose attacks look at a batch as a whole; empty where none does."""
+        if self.replays or self.batch_norm == "train":
+            return "replays" if self.replays else "batch_norm=train"
+        looks = self.fairness == "trix" or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
+        return f"fairness={self.fairness}" if looks else ""
 
     def tau_schedule(self) -> dict[int, float]:
         """tau_changes as epoch -> tau; raises ConfigError."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from faal_lab.adversary import weight_perturbed
-from faal_lab.attacking import Attacked, climb_along
+from faal_lab.attacking import Attacked, climb_along, parts_of
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.config import RunConfig
 from faal_lab.evaluation.attacks import count_by_class
@@ -63,7 +63,7 @@ def descend(
     model, recipe, labels = state.model, state.acting(), batch.labels
     model.train()
     adv = attacked.images.detach().requires_grad_(bool(config.replays))
-    passes = Passes(model, recipe, batch.images, adv, labels, config.accumulation)
+    passes = Passes(model, recipe, batch.images, adv, labels, parts_of(len(labels), config.accumulation))
     gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
     with weight_perturbed(model, passes.unweighted, gamma):
         outcome = passes.whole()

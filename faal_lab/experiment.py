@@ -25,12 +25,14 @@ from faal_lab.machine import device_of, placed, versions
 from faal_lab.models import (
     CompileWarning,
     ModelSpec,
+    Normalized,
     build,
+    compile_passes,
     statistics,
     takes_bfloat16,
     try_model,
     wants_bfloat16,
-    why_not_compiled,
+    why_not,
 )
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, from_checkpoint, load_weights, to_checkpoint
@@ -105,17 +107,18 @@ def prepare(
 def _compile(experiment: Experiment, shape: tuple[int, int, int]) -> None:
     """Let full batches run compiled, where the compiler can; where not it is said once, and recorded with the versions."""
     state, config = experiment.state, experiment.config
-    if not takes_bfloat16(state.model):
+    if not takes_bfloat16(state.model) or not isinstance(state.model, Normalized):
         raise ConfigError(f"compile is for ResNets; {config.model} is as quick without. Leave it out.")
     size = -(-config.batch_size // config.accumulation)
     low = wants_bfloat16(config.precision, state.model, experiment.splits.train.labels.device)
-    experiment.not_compiled = why_not_compiled(state.model, (size, *shape), low)
+    quick = compile_passes(state.model, size)
+    experiment.not_compiled = why_not(state.model, quick, shape, low)
     if experiment.not_compiled:
         warnings.warn(
             f"torch.compile failed, the run goes on without it: {experiment.not_compiled}", CompileWarning, stacklevel=3
         )
     else:
-        state.compiled_size = size
+        state.quick = quick
 
 
 def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:

@@ -1,44 +1,56 @@
 """A batch that does not fit in an accelerator's memory: what would, in words.
 
-Knows: how much one training pass of some images needs, by trying. Must not know: attacks, runs.
+Knows: how much a training pass of some images needs, by trying. Must not know: attacks, runs.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
+from faal_lab.config import RunConfig
+from faal_lab.models import in_bfloat16
 from faal_lab.sampling import Batch
+from faal_lab.state import TrainingState
 
 
 class BatchTooLarge(RuntimeError):
     """A batch that the device's memory does not hold; the message says what it holds."""
 
 
-def too_large(model: nn.Module, batch: Batch, parts: int) -> BatchTooLarge:
-    """The error for a batch that was tried in `parts` parts, with the fewest parts that fit. The model stays as it was."""
-    whole = len(batch.labels)
+def too_large(state: TrainingState, batch: Batch, config: RunConfig, low: bool) -> BatchTooLarge:
+    """The error for a batch that was too large as it was tried, with what fits. Weights, buffers and gradients stay as they were.
+
+    To be made outside of the `except` that caught the failure, whose traceback holds on to the memory that is missing.
+    """
+    if batch.images.device.type == "cuda":
+        torch.cuda.empty_cache()
+    whole, parts = len(batch.labels), config.accumulation
     said = f"A batch of {whole} images does not fit in the memory of {batch.images.device}"
     said += f" in {parts} parts" if parts > 1 else ""
     more = 2 * parts
-    while more < 2 * whole and not _fits(model, batch, -(-whole // more)):
+    while more < 2 * whole and not _fits(state, batch, -(-whole // more), low):
         more *= 2
     size = -(-whole // more)
     if more >= 2 * whole:
         return BatchTooLarge(f"{said}, nor does a single image. Choose a smaller network or another device.")
+    if config.replays or config.batch_norm == "train":
+        return BatchTooLarge(f"{said}; {size} images do. Set batch_size={size}.")
     return BatchTooLarge(
         f"{said}; {size} images do. Set accumulation={more} (the class weights stay those of the whole batch, a step costs one "
         f"forward pass more, and BatchNorm sees {size} images at a time), or batch_size={size * parts}."
     )
 
 
-def _fits(model: nn.Module, batch: Batch, size: int) -> bool:
-    """Whether `size` images go through the network and back; buffers and gradients are put back."""
+def _fits(state: TrainingState, batch: Batch, size: int, low: bool) -> bool:
+    """Whether the objective's passes of `size` images go through the network and back."""
+    model, objective = state.model, state.acting().objective
     before = [b.detach().clone() for b in model.buffers()]
     gradients = [p.grad for p in model.parameters()]
+    images, labels = batch.images[:size], batch.labels[:size]
     try:
-        F.cross_entropy(model(batch.images[:size]), batch.labels[:size]).backward()
+        with in_bfloat16(model, low):
+            terms = objective(model, images, torch.stack([images] * 2) if objective.points == 2 else images, labels).terms
+            torch.stack(list(terms.values())).sum().backward()
     except torch.OutOfMemoryError:
         return False
     finally:

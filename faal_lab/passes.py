@@ -41,9 +41,8 @@ class Passes:
         self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int
     ) -> None:
         self._model, self._recipe = model, recipe
-        size = -(-len(labels) // parts)
         sample = adv.ndim - images.ndim  # two points of each image come first
-        pieces = zip(images.split(size), adv.split(size, dim=sample), labels.split(size), strict=True)
+        pieces = zip(images.tensor_split(parts), adv.tensor_split(parts, dim=sample), labels.tensor_split(parts), strict=True)
         self._parts = (
             [Part(x, a, y, len(y) / len(labels)) for x, a, y in pieces] if parts > 1 else [Part(images, adv, labels, 1.0)]
         )

@@ -12,6 +12,7 @@ from torch import nn
 
 from faal_lab.class_stats import ClassStats
 from faal_lab.config import RunConfig
+from faal_lab.models import QuickPasses
 from faal_lab.recipe import Recipe
 
 
@@ -32,7 +33,7 @@ class TrainingState:
     averaged: int = 0  # how many steps they have absorbed
     tally: ClassStats | None = None  # the fairness method's class statistics, summed over this epoch
     perturbation: torch.Tensor | None = None  # free training's, which climbs from batch to batch
-    compiled_size: int = field(default=0, compare=False)  # images of the passes that are compiled; 0: none is
+    quick: QuickPasses | None = field(default=None, compare=False)  # compiled passes, where there are any
     activity: str = field(default="starting", compare=False)
 
     def acting(self) -> Recipe:

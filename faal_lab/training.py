@@ -99,9 +99,9 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
         method = state.acting().fairness
         drawn_by = method.class_probabilities(splits.num_classes) if isinstance(method, Samples) else None
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
-        before = before_batch(state)
+        before, done = before_batch(state), None
         try:
-            with in_bfloat16(state.model, low), compiled(state.model, state.compiled_size):
+            with in_bfloat16(state.model, low), compiled(state.model, state.quick):
                 attacked = attack(state, batch, splits.num_classes, config, steering.during_attack)
                 done = descend(state, batch, attacked, splits.num_classes, rate, config, before)
         except (BatchAgain, Stopped) as reason:
@@ -111,7 +111,8 @@ def _batches(state: TrainingState, splits: Splits, config: RunConfig, steering: 
             continue
         except torch.OutOfMemoryError:
             put_back(state, before)
-            raise too_large(state.model, batch, config.accumulation) from None
+        if done is None:
+            raise too_large(state, batch, config, low)
         steering.singles = max(0, steering.singles - 1)
         yield done
 

@@ -136,6 +136,7 @@ class Clock:
     def __init__(self, file: Path, minutes: float) -> None:
         self.file, self.end = file, time.monotonic() + 60 * minutes if minutes else float("inf")
         self.about: Settings = json.loads(file.read_text()) if file.is_file() else {}
+        self.ahead = False  # whether this piece has finished anything
 
     def note(self, kind: str, name: str, value: Any) -> None:
         """Write down something of a step."""
@@ -183,24 +184,29 @@ def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) ->
         for event in shown(events):
             if not isinstance(event, RunFinished):
                 clock.look()
+    if folder.status() != "done":
+        raise OutOfTime  # stopped by `faal-lab tell`: what follows must not start from half a training
+    clock.ahead = True
 
 
 def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smoke: bool) -> None:
     """Attack what was not attacked yet. The verdict files hold no image."""
     for name in step.runs:
-        attacks, images = step.attacks, 100 if smoke else step.images
+        attacks, images, kept = step.attacks, 100 if smoke else step.images, step.attacks == STRONG
         file = out / f"{name}-{'-'.join(attacks)}.npz"
         if file.is_file():
             continue
         with clock.counting(file.stem), share_bar(file.stem) as told:
 
-            def hear(what: str, share: float, told=told) -> None:
+            def hear(what: str, share: float, told=told, kept=kept) -> None:
                 told(what, share)
-                clock.look()
+                if clock.ahead or kept:  # what is not kept half done is finished once begun, or no piece would ever get further
+                    clock.look()
 
             found = evaluate_run(runs / name, attacks=attacks, images=images or None, device=device, progress=hear)
         note = re.sub(r"\s*Earlier verdicts[^.]*\.npz\.", "", found.header.get("note", ""))  # those of other steps of this
         replace_file(file, replace(found, examples=None, header={**found.header, "note": note}).to_bytes())
+        clock.ahead = True
 
 
 def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
@@ -260,8 +266,8 @@ def main() -> int:
     words.add_argument("--device", default="auto")
     words.add_argument("--smoke", action="store_true", help="two epochs and 100 test images: shows that all works, nothing else")
     options = words.parse_args()
-    runs = options.runs or Path("runs") / f"cifar10-{options.scale}"
-    out = options.out or Path("results") / f"cifar10-{options.scale}"
+    name = f"cifar10-{options.scale}{'-smoke' if options.smoke else ''}"
+    runs, out = options.runs or Path("runs") / name, options.out or Path("results") / name
     data = {"data": options.data, "data_dir": options.data_dir, "device": options.device}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -269,7 +275,7 @@ def main() -> int:
     except (DataProblem, RunFolderError, CheckpointError, EvaluationError, ImportError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # training turns SIGTERM into the one, an evaluation into the other
         done = False
     print(f"All is done: {out}" if done else "Not done yet: start it again and it goes on.")
     return 0 if done else 3

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,19 +71,21 @@ def paired(found: list[Group], first: str, other: str, attack: str) -> Compariso
 
 
 def demanded(found: list[Group]) -> Iterator[list[str]]:
-    """Each demand that can be looked at, for each base: what was asked, what was got, whether it is met."""
+    """Each demand for each base: what was asked, what was got, whether it is met."""
     bases = [name for name in found[0] if not any(name.startswith(f"{other}-") for other in found[0])]
     for base in bases:
         for demand in DEMANDS:
             other, faal = f"{base}-{demand.other}".rstrip("-"), f"{base}-{demand.faal}"
             result = paired(found, other, faal, demand.attack)
+            title = f"{ATTACK_TITLES[demand.attack]}: {faal} against {other}"
+            asked = f"worst class at least {demand.worst:+g} and clear of 0, average at least {demand.average:+g}"
             if result is None:
+                yield [title, asked, "-", "-", "not measured"]
                 continue
             worst, average = 100 * result.worst.value, 100 * result.average.value
             met = worst >= demand.worst and result.worst.low > 0 and average >= demand.average
-            asked = f"worst class at least {demand.worst:+g} and clear of 0, average at least {demand.average:+g}"
             yield [
-                f"{ATTACK_TITLES[demand.attack]}: {faal} against {other}", asked,
+                title, asked,
                 f"{worst:+.1f} ({100 * result.worst.low:+.1f} to {100 * result.worst.high:+.1f})",
                 f"{average:+.1f} ({100 * result.average.low:+.1f} to {100 * result.average.high:+.1f})",
                 "met" if met else "not met",
@@ -94,7 +97,7 @@ def made(about: Mapping[str, Any]) -> Table:
     seconds, rows = about["seconds"], []
     for name, settings in about["settings"].items():
         shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
-        rows.append([name, duration(seconds[name]), shown])
+        rows.append([name, duration(seconds.get(name, 0.0)), shown])
     attacks = sum(spent for step, spent in seconds.items() if step not in about["settings"])
     machine = about["machine"]
     where = machine["gpu"] if machine["gpu"] != "none" else f"a processor, {machine['threads']} threads"
@@ -128,8 +131,8 @@ def paper() -> Table:
 def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     """All of the page."""
     rows = list(demanded(found))
-    missed = [row[0] for row in rows if row[-1] != "met"]
-    said = f"Not met: {'; '.join(missed)}." if missed else "All are met."
+    missed = {word: [row[0] for row in rows if row[-1] == word] for word in ("not met", "not measured")}
+    said = " ".join(f"{word.capitalize()}: {'; '.join(which)}." for word, which in missed.items() if which) or "All are met."
     yield Table("What FAAL is asked for", ["what", "asked, points", "worst class", "average", ""], rows, [said])
     for group in found:
         attacks = " and ".join(ATTACK_TITLES[a] for a in next(iter(group.values())).predicted)
@@ -152,10 +155,15 @@ def main() -> None:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("folder", type=Path)
     folder = words.parse_args().folder
-    found = groups(folder)
+    found = groups(folder) if (folder / "about.json").is_file() else []
+    if not found:
+        raise SystemExit(f"No verdicts in {folder} yet. Make them first: python reproduce/cifar10.py --out {folder}")
     title = f"{about_of(folder)['images']['label']}: {folder.name}"
     replace_file(folder / "README.md", as_markdown(title, tables(folder, found)).encode())
-    shown = {name: verdicts for name, verdicts in found[0].items() if not name.endswith("awp")}
+    with_pgd = next((group for group in found if "pgd-20" in next(iter(group.values())).predicted), None)
+    if with_pgd is None or find_spec("kaleido") is None:
+        return
+    shown = {name: verdicts for name, verdicts in with_pgd.items() if not name.endswith("awp")}
     figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
     figure.write_image(folder / "classes.png", scale=1)
 

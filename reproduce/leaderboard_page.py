@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,12 +77,14 @@ class Row(NamedTuple):
         return self.method.startswith("control")
 
 
-def control_of(method: str, epochs: int, objective: str, stage: str, base: str, known: Seeds) -> str:
-    """The arm without a fairness method that was trained for as long, by the same loss, from the same base."""
+def control_of(epochs: int, objective: str, stage: str, base: str, known: Container[str]) -> str:
+    """The arm without a fairness method that was trained for at least as long, by the same loss, from the same base."""
     length = "" if stage == "equal" or epochs == 4 else "-2ep" if epochs < 4 else "-20ep"
     loss = "-trades" if objective == "trades" and base == "at" else ""
-    names = [f"{stage}/{base}-control{length}{loss}", f"equal/{base}-control{loss}"]
-    return next(name for name in names if name in known)
+    name = f"{stage if length else 'equal'}/{base}-control{length}{loss}"
+    if name not in known:
+        raise SystemExit(f"The sweep has no run {name}, the control of a method of {epochs} epochs. Add it to the sweep's file.")
+    return name
 
 
 def numbers(group: Sequence[Verdicts], attack: str) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +103,7 @@ def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], a
             continue
         config = RunFolder.open(folders[name][0]).config()
         method = name.removeprefix(f"{panel}-")
-        control = control_of(method, config.epochs, config.objective, stage, base, seeds)
+        control = control_of(config.epochs, config.objective, stage, base, seeds)
         (average, worst), (its_average, its_worst) = numbers(group, attack), numbers(seeds[control], attack)
         own = [Mean.of(values.tolist(), cut=True) for values in (average, worst)]
         more = [Mean.of(values.tolist()) for values in (average - its_average, worst - its_worst)]
@@ -116,7 +119,14 @@ def base_of(panel: str, seeds: Seeds, attack: str) -> tuple[Mean, Mean]:
 
 def panel_table(panel: str, rows: Sequence[Row], base: tuple[Mean, Mean], attack: str) -> Table:
     """A panel as a table; the base's own numbers stand below it."""
-    head = ["method", "worst class, %", "average, %", "worst class against its control, points", "average against it", "control"]
+    head = [
+        "method",
+        "worst class, %",
+        "average, %",
+        "worst class against its control, points",
+        "average against it",
+        "control, of at least its epochs",
+    ]
     lines = [
         [
             row.method, row.worst.text(), row.average.text(),
@@ -212,7 +222,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     replace_file(options.out / "README.md", as_markdown(f"The digits leaderboard: {count} seeds", tables).encode())
     replace_file(options.out / "counts.csv", counts_csv(seeds))
-    picture(panels, bases, options.attack, count).write_image(options.out / "leaderboard.png", scale=1)
+    if find_spec("kaleido") is not None:
+        picture(panels, bases, options.attack, count).write_image(options.out / "leaderboard.png", scale=1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cifar10
+import cifar10_page
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,11 @@ from conftest import draw_images
 
 from faal_lab.config import RunConfig
 from faal_lab.evaluation import Verdicts
+from faal_lab.events import Command, StepDone
 from faal_lab.experiment import prepare
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder
+from faal_lab.table_files import as_markdown
 
 SMALL = {"epsilon": 0.08, "batch_size": 16, "attack_steps": 1, "validation_steps": 1, "checkpoint_every": 2, "precision": "auto"}
 
@@ -49,8 +52,21 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(cifar10.SCALES, "tiny", steps)
     data = {"data": "folder", "data_dir": str(images), "device": "cpu"}
     runs, out = tmp_path / "runs", tmp_path / "out"
-    assert not cifar10.make("tiny", runs, out, data, minutes=1e-4), "the time is over after the first batch"
-    assert RunFolder(runs / "at").status() == "stopped"
+    for looks, cut in ((6, "at"), (16, "at-faal")):
+        left = looks
+
+        def look(clock: cifar10.Clock) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise cifar10.OutOfTime
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cifar10.Clock, "look", look)
+            assert not cifar10.make("tiny", runs, out, data)
+        made = [event for event in RunFolder(runs / cut).events() if isinstance(event, StepDone)]
+        assert 0 < len(made) < 7, "in the middle of an epoch"
+        assert RunFolder(runs / cut).status() == "stopped"
     assert cifar10.make("tiny", runs, out, data)
     files = sorted(out.glob("*.npz"))
     assert [f.stem for f in files] == ["at-clean-pgd-20", "at-faal-apgd-ce", "at-faal-clean-pgd-20"]
@@ -73,3 +89,28 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
         assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted), "a cut leaves no trace"
     assert cifar10.make("tiny", runs, out, data)
     assert (out / "about.json").read_bytes() == times, "what is done is not made again"
+
+    page = as_markdown("Tiny", cifar10_page.tables(out, cifar10_page.groups(out)))
+    clean = found["at-faal-clean-pgd-20"]
+    share = 100 * float(np.mean([np.mean(clean.survived["pgd-20"][clean.labels == c]) for c in range(4)]))
+    assert f"| PGD-20 | at-faal | {share:.1f} (" in page
+    assert "| PGD-20: at-faal against at |" in page
+    assert "Not measured: PGD-20: at-faal against at-control; AutoAttack: at-faal against at; " in page
+    assert "All are met" not in page
+
+
+def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = draw_images(tmp_path / "images", {"ant": 40, "bee": 40, "cow": 40, "dog": 40}, size=8)
+    base = {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2}
+    steps = [cifar10.Train("at", base), cifar10.Train("at-faal", {**SMALL, "fairness": "faal", "epochs": 1}, "at")]
+    monkeypatch.setitem(cifar10.SCALES, "tiny", steps)
+    told: list[int] = []
+
+    def look(clock: cifar10.Clock) -> None:
+        if not told and (tmp_path / "runs" / "at").exists():
+            told.append(RunFolder(tmp_path / "runs" / "at").send(Command("stop")) or 1)
+
+    monkeypatch.setattr(cifar10.Clock, "look", look)
+    data = {"data": "folder", "data_dir": str(images), "device": "cpu"}
+    assert not cifar10.make("tiny", tmp_path / "runs", tmp_path / "out", data)
+    assert not (tmp_path / "runs" / "at-faal").exists()

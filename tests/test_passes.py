@@ -23,6 +23,10 @@ RECIPES = [
     {"objective": "standard"},
     {"fairness": "dafa", "fairness_start": 1},
     {"fairness": "fat"},
+    {"objective": "trades", "fairness": "frl-rwrm"},
+    {"objective": "trades", "fairness": "cfa"},
+    {"fairness": "wat"},
+    {"fairness": "cfol"},
 ]
 
 
@@ -57,11 +61,31 @@ def test_batch_norm_moves_once_a_part(few: Splits) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes, other", [({"replays": 2, "attack_start": "zero"}, "replays"), ({"batch_norm": "train"}, "batch_norm=train")]
+    "changes, other",
+    [
+        ({"replays": 2, "attack_start": "zero"}, "replays"),
+        ({"batch_norm": "train"}, "batch_norm=train"),
+        ({"fairness": "trix", "objective": "trades"}, "fairness=trix"),
+        ({"fairness": "frl-rm", "objective": "trades", "variant": "release"}, "fairness=frl-rm"),
+    ],
 )
 def test_what_needs_a_whole_batch_says_so(changes: dict, other: str) -> None:
     with pytest.raises(ConfigError, match=f"accumulation=2 attacks a batch part by part, and {other} needs it whole"):
         RunConfig(accumulation=2, **changes)
+
+
+def test_no_part_is_a_single_image(few: Splits) -> None:
+    with pytest.raises(
+        ConfigError, match="accumulation=33 leaves parts of under two images of batch_size=64.* Set it to 32 or less"
+    ):
+        RunConfig(batch_size=64, accumulation=33)
+    config = replace(SHORT, batch_size=253, accumulation=126, epochs=1)  # 256 images: the last batch has 3
+    sizes: list[int] = []
+    state = fresh(config)
+    state.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    done = [event for event in train(state, few, config) if isinstance(event, StepDone)]
+    assert len(done) == 2
+    assert min(sizes) >= 2
 
 
 class Full(nn.Module):

@@ -133,8 +133,8 @@ def pgd_until_fooled(
 ) -> torch.Tensor:
     """As `pgd`, but a sample stands still at its first misclassified iterate, as an evaluation wants: any iterate may win.
 
-    From there on it costs nothing: on a network that half of the images fool sooner or later, half of the work and more is
-    saved. In evaluation mode no sample's attack depends on the others.
+    From there on it costs nothing: where half of the images fool a network at once or soon, nearly half of the work is saved. In
+    evaluation mode no sample's attack depends on the others.
     """
     adv = (images if start is None else start).detach().clone()
     left = torch.arange(len(images), device=images.device)

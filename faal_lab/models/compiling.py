@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from faal_lab.models.normalize import Normalized
+from faal_lab.adversary import frozen
+from faal_lab.models.normalize import Normalized, QuickPasses
 from faal_lab.models.precision import in_bfloat16
 
 BACKEND = "inductor"
@@ -24,28 +25,40 @@ class CompileWarning(UserWarning):
 
 
 @contextmanager
-def compiled(model: nn.Module, size: int) -> Iterator[None]:
-    """Passes of just `size` images are compiled while it lasts; none where `size` is 0."""
-    if not size or not isinstance(model, Normalized):
+def compiled(model: nn.Module, quick: QuickPasses | None) -> Iterator[None]:
+    """Passes of batches of the right size run compiled while it lasts; none does without `quick`."""
+    if quick is None or not isinstance(model, Normalized):
         yield
         return
-    model.compiled = torch.compile(model.plain, dynamic=False, backend=BACKEND), size
+    model.quick = quick
     try:
         yield
     finally:
-        model.compiled = None
+        model.quick = None
 
 
-def why_not_compiled(model: nn.Module, shape: tuple[int, ...], low: bool) -> str:
-    """Compile a pass as attacks need it, with images of `shape` [B, C, H, W]: why that failed, or nothing where it did not."""
+def compile_passes(model: Normalized, images: int) -> QuickPasses:
+    """The pass of `images` at once, compiled when it is first used. Forgets what was compiled for networks before."""
     torch.compiler.reset()  # a process that trains many networks would reach the compiler's limit, and go on without it
+    return QuickPasses(torch.compile(model.plain, dynamic=False, backend=BACKEND), images)
+
+
+def why_not(model: nn.Module, quick: QuickPasses, shape: tuple[int, int, int], low: bool) -> str:
+    """Compile what an attack and what training needs of images [C, H, W]: why that failed, or nothing where it did not."""
     parameter = next(model.parameters())
-    training, images = model.training, torch.zeros(shape, device=parameter.device, requires_grad=True)
+    images = torch.zeros((quick.images, *shape), device=parameter.device)
+    before, training = [b.detach().clone() for b in model.buffers()], model.training
     try:
-        with compiled(model.eval(), shape[0]), in_bfloat16(model, low):
-            torch.autograd.grad(model(images).sum(), images)
+        with compiled(model, quick), in_bfloat16(model, low):
+            with frozen(model):
+                point = images.clone().requires_grad_()
+                torch.autograd.grad(model(point).sum(), point)
+            torch.autograd.grad(model.train()(images).sum(), list(model.parameters()), allow_unused=True)
     except Exception as error:  # whatever a compiler can end with
         return f"{type(error).__name__}: {' '.join(str(error).split()[:40])}"
     finally:
         model.train(training)
+        with torch.no_grad():
+            for buffer, old in zip(model.buffers(), before, strict=True):
+                buffer.copy_(old)
     return ""

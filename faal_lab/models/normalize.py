@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +12,13 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard de
 
 NORMALIZATIONS = ("data", "none", "cifar")
 _CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # Rice et al.'s, of CIFAR-10's training images
+
+
+class QuickPasses(NamedTuple):
+    """A network's forward pass, compiled for batches of so many images."""
+
+    call: Callable[[torch.Tensor], torch.Tensor]
+    images: int
 
 
 class Normalize(nn.Module):
@@ -33,7 +41,7 @@ class Normalized(nn.Module):
     """A network behind its normalisation. The two lie side by side, so that foreign weights go into `network` as they are."""
 
     reduced = False  # set by `in_bfloat16` alone
-    compiled: tuple[Callable[[torch.Tensor], torch.Tensor], int] | None = None  # and for how many images; set by `compiled` alone
+    quick: QuickPasses | None = None  # set by `compiled` alone
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         super().__init__()
@@ -42,8 +50,7 @@ class Normalized(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
-        quick = self.compiled is not None and len(images) == self.compiled[1]
-        call = self.compiled[0] if quick and self.compiled is not None else self.plain
+        call = self.quick.call if self.quick is not None and len(images) == self.quick.images else self.plain
         if not self.reduced:
             return call(images)
         with torch.autocast(images.device.type, torch.bfloat16):
