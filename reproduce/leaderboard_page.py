@@ -187,9 +187,9 @@ def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean,
         figure.add_shape(type="line", x0=base, x1=base, y0=0, y1=1, yref="y domain", line=line, **shown)
     title = f"{ATTACK_TITLES[attack]}, mean of {count} seeds with 95 % intervals; dotted: the base's worst class"
     styled(figure, title=title).update_yaxes(categoryorder="array", categoryarray=order)
-    return figure.update_xaxes(range=[0, 100], title="%").update_layout(
-        height=620, width=1200, paper_bgcolor="white", plot_bgcolor="white"
-    )
+    figure.update_xaxes(range=[0, 100], title="%")
+    room = {"l": 130, "t": 90, "b": 90}
+    return figure.update_layout(height=660, width=1280, margin=room, paper_bgcolor="white", plot_bgcolor="white")
 
 
 def counts_csv(seeds: Seeds) -> bytes:
