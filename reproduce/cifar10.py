@@ -258,7 +258,7 @@ def main() -> int:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--scale", choices=SCALES, default="narrow", help="narrow: 16 filters, for two cores; full: the paper's")
     words.add_argument("--data", default="folder", help="folder, or cifar10 as torchvision keeps it (default: %(default)s)")
-    words.add_argument("--data-dir", default="data/cifar10", help="where the images lie (default: %(default)s)")
+    words.add_argument("--data-dir", help="where the images lie (default: data/cifar10, for --data cifar10 torchvision's data)")
     words.add_argument("--label", default="CIFAR-10", help="what the images are called on the page (default: %(default)s)")
     words.add_argument("--minutes", type=float, default=0, help="stop in order after so many; 0: when all is done")
     words.add_argument("--runs", type=Path, help="where the runs lie (default: runs/cifar10-SCALE)")
@@ -268,7 +268,8 @@ def main() -> int:
     options = words.parse_args()
     name = f"cifar10-{options.scale}{'-smoke' if options.smoke else ''}"
     runs, out = options.runs or Path("runs") / name, options.out or Path("results") / name
-    data = {"data": options.data, "data_dir": options.data_dir, "device": options.device}
+    folder = "data" if options.data == "cifar10" else "data/cifar10"
+    data = {"data": options.data, "data_dir": options.data_dir or folder, "device": options.device}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         done = make(options.scale, runs, out, data, options.minutes, options.smoke, options.label)
