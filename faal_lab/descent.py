@@ -6,6 +6,7 @@ Knows: objective, fairness method, weight perturbation, optimiser, average. Must
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,8 @@ from faal_lab.adversary import weight_perturbed
 from faal_lab.attacking import Attacked, climb_along, parts_of
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.config import RunConfig
-from faal_lab.evaluation.attacks import count_by_class
 from faal_lab.events import StepDone
-from faal_lab.fairness import EndsEpochs
+from faal_lab.fairness import EndsEpochs, Weighing
 from faal_lab.objectives import Outcome
 from faal_lab.passes import Passes, scored_logits
 from faal_lab.sampling import Batch
@@ -75,7 +75,8 @@ def descend(
             weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
         state.optimizer.zero_grad(set_to_none=True)
         loss = passes.backward(outcome, weighing.multipliers)
-        _step(state, loss, before, rate)
+        seen = _look(state, loss, weighing, _to_report(outcome, attacked, labels, stats))
+        _step(state, seen, before, rate)
     if config.replays:
         assert adv.grad is not None
         climb_along(state, batch, attacked, adv.grad, config)
@@ -83,12 +84,18 @@ def descend(
     if isinstance(state.recipe.fairness, EndsEpochs):
         state.tally = stats if state.tally is None else state.tally + stats
     state.step, state.batch = state.step + 1, state.batch + 1
-    count = [int(n) for n in stats.count.tolist()]
+    count = [int(n) for n in seen["count"]]
+
+    def counts(name: str) -> list[int] | None:
+        return [int(n) for n in seen[name]] if name in seen else None
+
+    def means(name: str) -> list[float | None]:
+        return [m if n else None for m, n in zip(seen[name], count, strict=True)]
+
     return StepDone(
-        step=state.step, epoch=state.epoch, loss=loss.item(), tau=state.dials["tau"], epsilon=state.dials["epsilon"],
-        learning_rate=rate, weights=weighing.weights.tolist(), divergence=float(weighing.divergence), count=count,
-        margin=_known(stats.mean("margin"), count), robust_correct=_correct(outcome.adv_logits, labels, num_classes),
-        clean_correct=_correct(outcome.clean_logits, labels, num_classes), radii=_radii(attacked, labels, stats),
+        step=state.step, epoch=state.epoch, loss=seen["loss"][0], tau=state.dials["tau"], epsilon=state.dials["epsilon"],
+        learning_rate=rate, weights=seen["weights"], divergence=seen["divergence"][0], count=count, margin=means("margin"),
+        robust_correct=counts("robust"), clean_correct=counts("clean"), radii=means("radius") if "radius" in seen else None,
     )  # fmt: skip
 
 
@@ -105,11 +112,31 @@ def _statistics(
     return ClassStats.of(labels, num_classes, values)
 
 
-def _step(state: TrainingState, loss: torch.Tensor, before: Before, rate: float) -> None:
-    """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
+def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> Tensors:
+    """What is shown of a batch, by class: counts, means [C]; what this objective or method does not have is left out."""
+    found, classes = {"count": stats.count, "margin": stats.mean("margin")}, len(stats.count)
+    for name, logits in (("robust", outcome.adv_logits), ("clean", outcome.clean_logits)):
+        if logits is not None:
+            found[name] = class_sums((logits.detach().argmax(1) == labels).float(), labels, classes)
+    if attacked.radius is not None:  # the method gives classes radii of their own
+        found["radius"] = class_sums(attacked.radius, labels, classes) / stats.count.clamp(min=1)
+    return found
+
+
+def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: Tensors) -> dict[str, list[float]]:
+    """All that is known of a step once its gradients are, in one transfer: each look at a GPU waits for all before it."""
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
-    if not (math.isfinite(loss.item()) and math.isfinite(size.item())):
-        raise _diverged(state, before, f"Loss {loss.item()} and gradient norm {size.item()} are", rate)
+    values = {"loss": loss, "size": size, **found}
+    numbers = iter(torch.cat([tensor.detach().flatten() for tensor in values.values()]).tolist())
+    seen = {name: list(islice(numbers, tensor.numel())) for name, tensor in values.items()}
+    return {**seen, "weights": weighing.weights.tolist(), "divergence": [float(weighing.divergence)]}
+
+
+def _step(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
+    """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
+    loss, size = seen["loss"][0], seen["size"][0]
+    if not (math.isfinite(loss) and math.isfinite(size)):
+        raise _diverged(state, before, f"Loss {loss} and gradient norm {size} are", rate)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
@@ -122,20 +149,3 @@ def _diverged(state: TrainingState, before: Before, what: str, rate: float) -> T
         f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "
         f"Lower the learning rate (now {rate:.4g}) or tau, or look for broken images."
     )
-
-
-def _correct(logits: torch.Tensor | None, labels: torch.Tensor, num_classes: int) -> list[int] | None:
-    return None if logits is None else count_by_class(logits.detach().argmax(1) == labels, labels, num_classes)
-
-
-def _known(means: torch.Tensor, count: list[int]) -> list[float | None]:
-    """Class means [C], None where the class was absent."""
-    return [m if n else None for m, n in zip(means.tolist(), count, strict=True)]
-
-
-def _radii(attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> list[float | None] | None:
-    """Each class's attack radius, where the fairness method gives classes radii of their own."""
-    if attacked.radius is None:
-        return None
-    sums = class_sums(attacked.radius, labels, len(stats.count))
-    return _known(sums / stats.count.clamp(min=1), [int(n) for n in stats.count.tolist()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 
@@ -46,18 +46,14 @@ class FAAL:
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Solve the middle problem for this batch (Algorithm 1, lines 5 and 6)."""
-        scores, taking_part = self._scores(stats)
-        options: dict[str, Any] = {"radius": tau, "present": taking_part}
-        worst = (
-            self.ambiguity.worst_case(scores, **options)
-            if self.solver == "exact"
-            else conic.solve(self.ambiguity, scores.cpu(), radius=tau, present=taking_part.cpu())
-        )
-        weights = worst.weights.to(scores.device)
-        reference = uniform_over(taking_part)
+        # On the host: a GPU would be told two thousand things, each tiny, to find C numbers it can be asked for.
+        scores, present = (found.cpu() for found in self._scores(stats))
+        solve = self.ambiguity.worst_case if self.solver == "exact" else partial(conic.solve, self.ambiguity)
+        worst = solve(scores, radius=tau, present=present)
+        reference = uniform_over(present)
         # tau 0 gives exactly 1: the solver returns the reference itself, and x / x is 1
-        multipliers = torch.where(taking_part, weights / torch.where(taking_part, reference, 1.0), 0.0)
-        return Weighing(weights, dict.fromkeys(terms, multipliers), worst.divergence.to(scores.device))
+        multipliers = torch.where(present, worst.weights / torch.where(present, reference, 1.0), 0.0).to(stats.count.device)
+        return Weighing(worst.weights, dict.fromkeys(terms, multipliers), worst.divergence)
 
     def _scores(self, stats: ClassStats) -> tuple[torch.Tensor, torch.Tensor]:
         """Class scores [C], and which classes take part."""
