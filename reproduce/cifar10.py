@@ -1,31 +1,30 @@
 """CIFAR-10 from nothing to verdicts: a robust base, FAAL and its control arm from it, and what strong attacks leave of each.
 
     python reproduce/cifar10.py --data-dir data/cifar10                     # a narrow network: an evening on two cores
-    python reproduce/cifar10.py --scale full --data cifar10 --minutes 9     # a GPU, in pieces of nine minutes
+    python reproduce/cifar10.py --scale full --data cifar10 --minutes 9 --state state    # a GPU, in pieces of nine minutes
     python reproduce/cifar10_page.py results/cifar10-narrow                 # the page and the picture, from what is there
 
 Started again it goes on where it was: within an epoch, and within AutoAttack. What is finished first is worth most. Runs lie in
---runs, verdicts and times in --out. It needs torch, numpy, safetensors, scikit-learn, tqdm and filelock (torch brings that one),
-pyautoattack for AutoAttack, and pillow for a folder of images (train/<class>/ and test/<class>/).
+--runs, verdicts and times in --out; --state keeps what another machine needs to go on, in files under 16 MB. It needs torch,
+numpy, safetensors, scikit-learn, tqdm and filelock (torch brings that one), pyautoattack for AutoAttack, and pillow for a folder
+of images (train/<class>/ and test/<class>/).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 import re
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from carried import CarriedError, pack, unpack
+from clock import Clock, OutOfTime
 from safetensors.torch import save
 
 from faal_lab.config import RunConfig
@@ -126,50 +125,10 @@ FULL: list[Step] = [
 SCALES = {"narrow": NARROW, "full": FULL}
 
 
-class OutOfTime(Exception):
-    """The minutes of this piece are over; everything is kept."""
-
-
-class Clock:
-    """When to stop; and what is known of each step: how long it took over all pieces, and more."""
-
-    def __init__(self, file: Path, minutes: float) -> None:
-        self.file, self.end = file, time.monotonic() + 60 * minutes if minutes else float("inf")
-        self.about: Settings = json.loads(file.read_text()) if file.is_file() else {}
-        self.ahead = False  # whether this piece has finished anything
-
-    def note(self, kind: str, name: str, value: Any) -> None:
-        """Write down something of a step."""
-        self.about.setdefault(kind, {})[name] = value
-        replace_file(self.file, json.dumps({**self.about, "machine": machine()}, indent=1).encode() + b"\n")
-
-    def look(self) -> None:
-        """Raises OutOfTime."""
-        if time.monotonic() > self.end:
-            raise OutOfTime
-
-    @contextmanager
-    def counting(self, step: str) -> Iterator[None]:
-        """Add what is done in here to the time of `step`, also where it is interrupted."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            before = self.about.get("seconds", {}).get(step, 0.0)
-            self.note("seconds", step, round(before + time.monotonic() - started, 1))
-
-
-def machine() -> Settings:
-    """What it ran on, in words that name no machine."""
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    versions = {"torch": torch.__version__.split("+")[0], "python": platform.python_version()}
-    return {**versions, "threads": torch.get_num_threads(), "gpu": card}
-
-
 def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) -> None:
     """Make a run, or go on with it; returns where it is finished."""
     folder = RunFolder(runs / step.name)
-    if folder.path.exists() and folder.status() == "done":
+    if _done(folder):
         return
     settings = {**step.settings, **data, **({"base": str(runs / step.base)} if step.base else {})}
     if step.base:
@@ -187,13 +146,18 @@ def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) ->
     if folder.status() != "done":
         raise OutOfTime  # stopped by `faal-lab tell`: what follows must not start from half a training
     clock.ahead = True
+    _say(step, runs)
+
+
+def _done(folder: RunFolder) -> bool:
+    return folder.path.exists() and folder.status() == "done"
 
 
 def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smoke: bool) -> None:
     """Attack what was not attacked yet. The verdict files hold no image."""
     for name in step.runs:
         attacks, images, kept = step.attacks, 100 if smoke else step.images, step.attacks == STRONG
-        file = out / f"{name}-{'-'.join(attacks)}.npz"
+        file = _verdicts_file(step, name, out)
         if file.is_file():
             continue
         with clock.counting(file.stem), share_bar(file.stem) as told:
@@ -226,6 +190,31 @@ def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
     replace_file(file, save({name: t.contiguous() for name, t in half.items()}))
 
 
+def to_carry(scale: str, runs: Path, out: Path) -> list[Path]:
+    """What the steps that are still to be made need: all of a run that goes on; the weights of one that is done where they are
+    started from or attacked; and of each what says that it is done."""
+    needed: set[str] = set()
+    for step in SCALES[scale]:
+        if isinstance(step, Train) and not _done(RunFolder(runs / step.name)):
+            needed |= {step.name, step.base}
+        elif isinstance(step, Keep) and not (out / f"{step.run}.safetensors").is_file():
+            needed.add(step.run)
+        elif isinstance(step, Measure):
+            needed |= {name for name in step.runs if not _verdicts_file(step, name, out).is_file()}
+    found = []
+    for folder in runs.iterdir():
+        going_on, wanted = not _done(RunFolder(folder)), folder.name in needed
+        for file in folder.rglob("*"):
+            travels = going_on or file.suffix != ".safetensors" or (wanted and file.stem == "last")
+            if travels and file.is_file() and not file.name.startswith((".", "verdicts-", "heartbeat")):
+                found.append(file)
+    return found
+
+
+def _verdicts_file(step: Measure, run_name: str, out: Path) -> Path:
+    return out / f"{run_name}-{'-'.join(step.attacks)}.npz"
+
+
 def make(
     scale: str, runs: Path, out: Path, data: Settings, minutes: float = 0.0, smoke: bool = False, label: str = "CIFAR-10"
 ) -> bool:
@@ -237,7 +226,6 @@ def make(
         for step in SCALES[scale]:
             if isinstance(step, Train):
                 train(step, runs, data, clock, smoke)
-                _say(step, runs)
             elif isinstance(step, Keep):
                 keep(step, runs, out, clock)
             else:
@@ -263,6 +251,7 @@ def main() -> int:
     words.add_argument("--minutes", type=float, default=0, help="stop in order after so many; 0: when all is done")
     words.add_argument("--runs", type=Path, help="where the runs lie (default: runs/cifar10-SCALE)")
     words.add_argument("--out", type=Path, help="where verdicts and times go (default: results/cifar10-SCALE)")
+    words.add_argument("--state", type=Path, help="also keep here what another machine needs to go on, in files under 16 MB")
     words.add_argument("--device", default="auto")
     words.add_argument("--smoke", action="store_true", help="two epochs and 100 test images: shows that all works, nothing else")
     options = words.parse_args()
@@ -272,12 +261,16 @@ def main() -> int:
     data = {"data": options.data, "data_dir": options.data_dir or folder, "device": options.device}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if options.state and not runs.exists() and unpack(options.state, runs):
+            print(f"Going on from {options.state}.")
         done = make(options.scale, runs, out, data, options.minutes, options.smoke, options.label)
-    except (DataProblem, RunFolderError, CheckpointError, EvaluationError, ImportError, ValueError) as error:
+    except (CarriedError, DataProblem, RunFolderError, CheckpointError, EvaluationError, ImportError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit):  # training turns SIGTERM into the one, an evaluation into the other
         done = False
+    if options.state and runs.exists():
+        pack(to_carry(options.scale, runs, out), runs, options.state)
     print(f"All is done: {out}" if done else "Not done yet: start it again and it goes on.")
     return 0 if done else 3
 

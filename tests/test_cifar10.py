@@ -1,8 +1,10 @@
 """The CIFAR-10 pipeline: what it is made of, that it goes on where it was cut off, and what it leaves behind."""
 
 import json
+import shutil
 from pathlib import Path
 
+import carried
 import cifar10
 import cifar10_page
 import numpy as np
@@ -39,7 +41,16 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
     assert differing <= {"fairness", "averaging"}, "the control differs from FAAL in nothing else"
 
 
-def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def travel(scale: str, runs: Path, out: Path, state: Path) -> None:
+    """From here on it is another machine's, at which the folder of runs is called the same."""
+    carried.pack(cifar10.to_carry(scale, runs, out), runs, state)
+    assert max(piece.stat().st_size for piece in state.iterdir()) <= carried.PIECE
+    shutil.rmtree(runs)
+    assert carried.unpack(state, runs) > 2
+
+
+def test_it_goes_on_where_it_was_cut_off_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "PIECE", 20_000)  # checkpoints take several
     images = draw_images(tmp_path / "images", {"ant": 40, "bee": 40, "cow": 40, "dog": 40}, size=8)
     base = {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2}
     steps = [
@@ -67,7 +78,10 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
         made = [event for event in RunFolder(runs / cut).events() if isinstance(event, StepDone)]
         assert 0 < len(made) < 7, "in the middle of an epoch"
         assert RunFolder(runs / cut).status() == "stopped"
+        travel("tiny", runs, out, tmp_path / "state")
     assert cifar10.make("tiny", runs, out, data)
+    assert not any(file.suffix == ".safetensors" for file in cifar10.to_carry("tiny", runs, out)), "nothing is left to be done"
+    travel("tiny", runs, out, tmp_path / "state")
     files = sorted(out.glob("*.npz"))
     assert [f.stem for f in files] == ["at-clean-pgd-20", "at-faal-apgd-ce", "at-faal-clean-pgd-20"]
     found = {f.stem: Verdicts.read(f) for f in files}
@@ -77,13 +91,13 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
     about = json.loads(times)
     assert set(about["seconds"]) == {"at", "at-faal", *found}
     assert about["settings"]["at-faal"] == {**base, **SMALL, "data": "folder", "fairness": "faal", "base": "at", "epochs": 1}
+    whole = tmp_path / "whole"
+    assert cifar10.make("tiny", whole / "runs", whole / "out", data)
     kept = prepare(RunConfig(**{**base, "data": "folder", "data_dir": str(images), "base": str(out / "at.safetensors")}))
-    own = load_model(runs / "at")[0].state_dict()
+    own = load_model(whole / "runs" / "at")[0].state_dict()
     for name, tensor in kept.state.model.state_dict().items():
         assert torch.equal(tensor, own[name].half().to(tensor.dtype) if tensor.is_floating_point() else own[name])
 
-    whole = tmp_path / "whole"
-    assert cifar10.make("tiny", whole / "runs", whole / "out", data)
     for name, verdicts in found.items():
         again = Verdicts.read(whole / "out" / f"{name}.npz")
         assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted), "a cut leaves no trace"
@@ -114,3 +128,29 @@ def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pyt
     data = {"data": "folder", "data_dir": str(images), "device": "cpu"}
     assert not cifar10.make("tiny", tmp_path / "runs", tmp_path / "out", data)
     assert not (tmp_path / "runs" / "at-faal").exists()
+
+
+def test_state_that_did_not_travel_well_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "PIECE", 10)
+    runs, state = tmp_path / "runs", tmp_path / "state"
+    (runs / "at").mkdir(parents=True)
+    (runs / "at" / "config.json").write_text("25 bytes and an odd piece")
+    (runs / "at" / "empty").touch()
+    carried.pack((runs / "at").iterdir(), runs, state)
+    assert carried.unpack(tmp_path / "nothing", runs) == 0
+    assert carried.unpack(state, tmp_path / "again") == 2
+    assert (tmp_path / "again" / "at" / "config.json").read_text() == "25 bytes and an odd piece"
+    piece = min(state.glob("*.001"))
+    piece.write_bytes(b"otherwise ")
+    with pytest.raises(carried.CarriedError, match=r"at/config.json in .* is damaged"):
+        carried.unpack(state, tmp_path / "damaged")
+    piece.unlink()
+    with pytest.raises(carried.CarriedError, match=rf"lacks {piece.name}"):
+        carried.unpack(state, tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
+    (state / "state.json").write_text(json.dumps({"../out": {"sha256": "0", "pieces": []}}))
+    with pytest.raises(carried.CarriedError):
+        carried.unpack(state, tmp_path / "damaged")
+    (runs / "at" / "config.json").unlink()
+    carried.pack(runs.rglob("empty"), runs, state)
+    assert len(list(state.iterdir())) == 2, "what is not needed any more is gone"
