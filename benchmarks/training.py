@@ -173,7 +173,7 @@ def _settle() -> None:
 
 
 def compared(name: str, case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Images a second of the three, their ratios within rounds, and memory on a GPU."""
+    """Images a second of each, and their ratios within rounds."""
     contenders = {
         "written down": plain(case, device),
         "ours, plain": ours(case, device, quick=False),
@@ -220,12 +220,12 @@ def cases(device: torch.device, quick: bool) -> Iterator[tuple[str, Case]]:
     yield from list(chosen.items())[: 2 if quick else None]
 
 
-def default_file(device: torch.device) -> Path:
+def default_file(device: torch.device, what: str) -> Path:
     """Where the figures of a device are kept."""
     if device.type != "cuda":
-        return Path(__file__).with_suffix(".json")
+        return Path(__file__).with_name(f"{what}.json")
     card = "-".join(torch.cuda.get_device_name(device).lower().split())
-    return Path(__file__).parent / "results" / f"training-{card}.json"
+    return Path(__file__).parent / "results" / f"{what}-{card}.json"
 
 
 def main() -> None:
@@ -238,7 +238,7 @@ def main() -> None:
     words.add_argument("--resume", action="store_true", help="keep the networks that are in the file already")
     options = words.parse_args()
     device = device_of(options.device)
-    options.out = options.out or default_file(device)
+    options.out = options.out or default_file(device, "training")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     here = {**machine(), "device": device.type, "native bfloat16": has_bfloat16(device)}
     found: dict[str, Any] = {"machine": here, "cases": {}}

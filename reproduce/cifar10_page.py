@@ -1,6 +1,6 @@
 """The page of a CIFAR-10 pipeline, from its verdict files alone: what was run, what came out, what did not.
 
-    python reproduce/cifar10_page.py results/cifar10-narrow     # writes README.md and, with kaleido, classes.png there
+    python reproduce/cifar10_page.py results/cifar10-narrow     # README.md, a card of kept weights, and classes.png by kaleido
 
 Every number on the page is computed from the verdicts, with its interval; every difference is paired on the same images.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from model_card import card
 
 from faal_lab.evaluation import Comparison, Verdicts
 from faal_lab.figures import class_bars
@@ -160,6 +161,9 @@ def main() -> None:
         raise SystemExit(f"No verdicts in {folder} yet. Make them first: python reproduce/cifar10.py --out {folder}")
     title = f"{about_of(folder)['images']['label']}: {folder.name}"
     replace_file(folder / "README.md", as_markdown(title, tables(folder, found)).encode())
+    for weights in folder.glob("*.safetensors"):
+        own = [group[weights.stem] for group in found if weights.stem in group]
+        replace_file(folder / f"{weights.stem}.md", card(weights, about_of(folder), own).encode())
     with_pgd = next((group for group in found if "pgd-20" in next(iter(group.values())).predicted), None)
     if with_pgd is None or find_spec("kaleido") is None:
         return

@@ -69,6 +69,10 @@ def test_the_readme_states_how_quick_a_step_is() -> None:
         for ratio in ratios:
             assert "{median:.1f} ({low:.1f} to {high:.1f})".format(**ratio) in readme
         assert f"| {100 * case['phase 2 of a step']:.2f} % |" in readme
+    taken = json.loads((BENCHMARKS / "memory.json").read_text())["cases"]
+    assert list(taken) == list(measured["cases"])
+    *rest, last = (f"{case['written down / ours']:.1f}" for case in taken.values())
+    assert f"takes {', '.join(rest)} and {last} times the memory of ours" in " ".join(readme.split())
 
 
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +212,13 @@ def test_the_training_benchmark_times_what_it_says() -> None:
     assert work["written"] == pytest.approx(34, abs=0.5), "10 x 3 in the attack, two forwards, one backward"
     assert work["ours"] == pytest.approx(23, abs=0.4)
     assert benchmark.phase_two(case, device) > 0
+
+
+def test_the_memory_benchmark_measures_each_alone() -> None:
+    import memory as benchmark
+    from training import Case
+
+    found = benchmark.compared(Case("preact-resnet-18", 4, 64, 1), torch.device("cpu"))
+    assert set(found["MB"]) == set(benchmark.CONTENDERS)
+    assert all(20 < peak < 2000 for peak in found["MB"].values()), "what a backward pass keeps of 64 images alone is 20 MB"
+    assert found["written down / ours"] == found["MB"]["written down"] / found["MB"]["ours"]

@@ -1,12 +1,16 @@
 """The CIFAR-10 pipeline: what it is made of, that it goes on where it was cut off, and what it leaves behind."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import carried
 import cifar10
 import cifar10_page
+import model_card
 import numpy as np
 import pytest
 import torch
@@ -49,9 +53,23 @@ def travel(scale: str, runs: Path, out: Path, state: Path) -> None:
     assert carried.unpack(state, runs) > 2
 
 
-def test_it_goes_on_where_it_was_cut_off_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "PIECE", 20_000)  # checkpoints take several
-    images = draw_images(tmp_path / "images", {"ant": 40, "bee": 40, "cow": 40, "dog": 40}, size=8)
+@dataclass(frozen=True)
+class Made:
+    """A small pipeline, made in one go."""
+
+    base: dict
+    data: dict
+    runs: Path
+    out: Path
+
+    def verdicts(self) -> dict[str, Verdicts]:
+        return {file.stem: Verdicts.read(file) for file in sorted(self.out.glob("*.npz"))}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("cifar10")
+    images = draw_images(folder / "images", {"ant": 40, "bee": 40, "cow": 40, "dog": 40}, size=8)
     base = {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2}
     steps = [
         cifar10.Train("at", base),
@@ -60,8 +78,15 @@ def test_it_goes_on_where_it_was_cut_off_on_another_machine(tmp_path: Path, monk
         cifar10.Measure(("at", "at-faal"), ("clean", "pgd-20")),
         cifar10.Measure(("at-faal",), ("apgd-ce",), 8),
     ]
-    monkeypatch.setitem(cifar10.SCALES, "tiny", steps)
     data = {"data": "folder", "data_dir": str(images), "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(cifar10.SCALES, "tiny", steps)
+        assert cifar10.make("tiny", folder / "runs", folder / "out", data)
+        yield Made(base, data, folder / "runs", folder / "out")
+
+
+def test_it_goes_on_where_it_was_cut_off_on_another_machine(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "PIECE", 20_000)  # checkpoints take several
     runs, out = tmp_path / "runs", tmp_path / "out"
     for looks, cut in ((6, "at"), (16, "at-faal")):
         left = looks
@@ -74,38 +99,45 @@ def test_it_goes_on_where_it_was_cut_off_on_another_machine(tmp_path: Path, monk
 
         with monkeypatch.context() as patched:
             patched.setattr(cifar10.Clock, "look", look)
-            assert not cifar10.make("tiny", runs, out, data)
-        made = [event for event in RunFolder(runs / cut).events() if isinstance(event, StepDone)]
-        assert 0 < len(made) < 7, "in the middle of an epoch"
+            assert not cifar10.make("tiny", runs, out, made.data)
+        steps = [event for event in RunFolder(runs / cut).events() if isinstance(event, StepDone)]
+        assert 0 < len(steps) < 7, "in the middle of an epoch"
         assert RunFolder(runs / cut).status() == "stopped"
         travel("tiny", runs, out, tmp_path / "state")
-    assert cifar10.make("tiny", runs, out, data)
+    assert cifar10.make("tiny", runs, out, made.data)
     assert not any(file.suffix == ".safetensors" for file in cifar10.to_carry("tiny", runs, out)), "nothing is left to be done"
     travel("tiny", runs, out, tmp_path / "state")
-    files = sorted(out.glob("*.npz"))
-    assert [f.stem for f in files] == ["at-clean-pgd-20", "at-faal-apgd-ce", "at-faal-clean-pgd-20"]
-    found = {f.stem: Verdicts.read(f) for f in files}
-    assert all(v.examples is None for v in found.values()), "no image leaves the run folder"
-    assert (len(found["at-faal-apgd-ce"].labels), len(found["at-clean-pgd-20"].labels)) == (8, 32)
-    times = (out / "about.json").read_bytes()
-    about = json.loads(times)
-    assert set(about["seconds"]) == {"at", "at-faal", *found}
-    assert about["settings"]["at-faal"] == {**base, **SMALL, "data": "folder", "fairness": "faal", "base": "at", "epochs": 1}
-    whole = tmp_path / "whole"
-    assert cifar10.make("tiny", whole / "runs", whole / "out", data)
-    kept = prepare(RunConfig(**{**base, "data": "folder", "data_dir": str(images), "base": str(out / "at.safetensors")}))
-    own = load_model(whole / "runs" / "at")[0].state_dict()
-    for name, tensor in kept.state.model.state_dict().items():
-        assert torch.equal(tensor, own[name].half().to(tensor.dtype) if tensor.is_floating_point() else own[name])
-
-    for name, verdicts in found.items():
-        again = Verdicts.read(whole / "out" / f"{name}.npz")
+    for name, verdicts in made.verdicts().items():
+        again = Verdicts.read(out / f"{name}.npz")
         assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted), "a cut leaves no trace"
-    assert cifar10.make("tiny", runs, out, data)
+    assert (out / "at.safetensors").read_bytes() == (made.out / "at.safetensors").read_bytes()
+    times = (out / "about.json").read_bytes()
+    assert cifar10.make("tiny", runs, out, made.data)
     assert (out / "about.json").read_bytes() == times, "what is done is not made again"
 
-    page = as_markdown("Tiny", cifar10_page.tables(out, cifar10_page.groups(out)))
-    clean = found["at-faal-clean-pgd-20"]
+
+def test_what_it_leaves_behind(made: Made) -> None:
+    found, about = made.verdicts(), json.loads((made.out / "about.json").read_text())
+    assert list(found) == ["at-clean-pgd-20", "at-faal-apgd-ce", "at-faal-clean-pgd-20"]
+    assert all(v.examples is None for v in found.values()), "no image leaves the run folder"
+    assert (len(found["at-faal-apgd-ce"].labels), len(found["at-clean-pgd-20"].labels)) == (8, 32)
+    assert set(about["seconds"]) == {"at", "at-faal", *found}
+    tuned = {**made.base, **SMALL, "data": "folder", "fairness": "faal", "base": "at", "epochs": 1}
+    assert about["settings"]["at-faal"] == tuned
+    file = made.out / "at.safetensors"
+    kept = prepare(RunConfig(**{**made.base, **made.data, "base": str(file)}))
+    own = load_model(made.runs / "at")[0].state_dict()
+    for name, tensor in kept.state.model.state_dict().items():
+        assert torch.equal(tensor, own[name].half().to(tensor.dtype) if tensor.is_floating_point() else own[name])
+    shown = model_card.card(file, about, [found["at-clean-pgd-20"]])
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in shown
+    assert "--model preact-resnet-18 --filters 4 " in shown
+    assert "| PGD-20 | at | " in shown
+
+
+def test_the_page_says_what_was_found(made: Made) -> None:
+    page = as_markdown("Tiny", cifar10_page.tables(made.out, cifar10_page.groups(made.out)))
+    clean = made.verdicts()["at-faal-clean-pgd-20"]
     share = 100 * float(np.mean([np.mean(clean.survived["pgd-20"][clean.labels == c]) for c in range(4)]))
     assert f"| PGD-20 | at-faal | {share:.1f} (" in page
     assert "| PGD-20: at-faal against at |" in page
@@ -118,11 +150,11 @@ def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pyt
     base = {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2}
     steps = [cifar10.Train("at", base), cifar10.Train("at-faal", {**SMALL, "fairness": "faal", "epochs": 1}, "at")]
     monkeypatch.setitem(cifar10.SCALES, "tiny", steps)
-    told: list[int] = []
+    told: list[bool] = []
 
     def look(clock: cifar10.Clock) -> None:
         if not told and (tmp_path / "runs" / "at").exists():
-            told.append(RunFolder(tmp_path / "runs" / "at").send(Command("stop")) or 1)
+            told.append(bool(RunFolder(tmp_path / "runs" / "at").send(Command("stop"))))
 
     monkeypatch.setattr(cifar10.Clock, "look", look)
     data = {"data": "folder", "data_dir": str(images), "device": "cpu"}

@@ -1,0 +1,52 @@
+"""The model card of a network that a pipeline keeps: what it is, how it was made, what attacks leave of it, how to use it.
+
+Knows: the weights file, the settings and verdicts of its run. Must not know: how they came about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from faal_lab.evaluation import Verdicts
+from faal_lab.table_files import as_markdown, result_table
+from faal_lab.tables import group_rows, notes
+
+
+def card(weights: Path, about: Mapping[str, Any], verdicts: Iterable[Verdicts]) -> str:
+    """The card in Markdown, of the run that `weights` is called after; `verdicts` are its own, one of each set of attacks."""
+    run, content = weights.stem, weights.read_bytes()
+    settings, label, rounding = about["settings"][run], about["images"]["label"], about["rounding"][run]
+    tensors = load_file(weights)
+    count = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(("running_mean", "running_var")))
+    model, filters = settings["model"], settings.get("filters", 0)
+    network = f"{model} of {filters} filters" if filters else model
+    shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
+    tables = []
+    for found in verdicts:
+        table = result_table(group_rows({run: [found]}), notes({run: found}))
+        tables.append(table._replace(title=f"Under attack, {len(found.labels):,} test images"))
+    of = f" --filters {filters}" if filters else ""
+    attacked = as_markdown("", tables).partition("\n\n")[2]  # the card has a title of its own
+    return f"""# {weights.name}: a small robust network for {label}
+
+{network}, {count:,} numbers in float16, {len(content) / 1e6:.1f} MB. It takes pixels in [0, 1]; the normalisation is inside.
+It is kept so that fine-tuning can be tried without the hours of a training from random weights; nothing else is claimed of it.
+SHA-256 `{hashlib.sha256(content).hexdigest()}`.
+
+```sh
+faal-lab run --base {weights.as_posix()} --model {model}{of} --data cifar10 --download \\
+    --recipe faal-at --protocol finetune-2ep --precision auto --out runs/fair
+```
+
+Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults. No test image was looked at before.
+Rounded to float16 it sees another class than before in {rounding["other class"]} of {rounding["images"]:,} validation images;
+the verdicts below are of the weights before that. Its radius is {255 * settings["epsilon"]:.0f}/255 in L-infinity: nothing is
+known of others. The images carry no licence of their own (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images,
+2009).
+
+{attacked}"""
