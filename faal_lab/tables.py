@@ -30,7 +30,8 @@ from faal_lab.names import check_name
 
 ATTACK_TITLES = {
     "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
-    "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "autoattack": "AutoAttack",
+    "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "apgd-ce+t": "APGD-CE+T",
+    "autoattack": "AutoAttack",
 }  # fmt: skip
 
 

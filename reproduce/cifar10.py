@@ -71,7 +71,7 @@ class Keep:
 
 
 Step = Train | Measure | Keep
-STRONG, QUICK, ADAPTIVE = ("autoattack",), ("clean", "pgd-20", "cw-20"), ("apgd-ce", "apgd-t")
+STRONG, QUICK, ADAPTIVE = ("autoattack",), ("clean", "pgd-20", "cw-20"), ("apgd-ce+t",)
 # precision and compile: a third of the time on a card or processor that has bfloat16; every verdict is float32 all the same
 _COMMON: Settings = {"epsilon": 8 / 255, "weight_decay": 5e-4, "precision": "auto", "compile": True, "checkpoint_every": 50}
 
@@ -96,8 +96,8 @@ NARROW: list[Step] = [
     Keep("at"),
     *_arms("at", control="pgd-at", faal="faal-at"),
     Measure(("at", "at-control", "at-faal"), QUICK),
-    Measure(("at", "at-control", "at-faal"), ADAPTIVE, 2000),
-    Measure(("at", "at-control", "at-faal"), STRONG, 1000),
+    Measure(("at", "at-faal", "at-control"), STRONG, 1000),
+    Measure(("at", "at-faal", "at-control"), ADAPTIVE, 2000),
     *_arms("at", **{"faal-awp": "faal-at-awp"}),
     Measure(("at-faal-awp",), QUICK),
     Measure(("at-faal-awp",), STRONG, 1000),

@@ -30,6 +30,7 @@ from faal_lab.evaluation import (
     worst_accuracy,
 )
 from faal_lab.evaluation.autoattack import attacks_for, autoattack, autoattack_note
+from faal_lab.evaluation.suite import describe
 from faal_lab.events import Evaluated
 from faal_lab.experiment import run
 from faal_lab.models import ModelProblem
@@ -239,6 +240,7 @@ def few_images(labels: list[int] | None = None) -> Images:
         (None, replace(few_images(), pixel_max=16), {}, r"Pixels must be in \[0, 1\] after division by 16, got up to"),
         (None, None, {"norm": "l1"}, "Unknown norm 'l1'.* Known: linf, l2"),
         (None, None, {"attacks": ("apgd-t",)}, "apgd-t compares four logits, and there are 3 classes"),
+        (None, None, {"attacks": ("apgd-ce+t",)}, r"apgd-ce\+t compares four logits, and there are 3 classes"),
     ],
 )
 def test_what_cannot_be_evaluated(change, images: Images | None, options: dict, text: str) -> None:
@@ -279,6 +281,24 @@ def test_a_model_that_is_not_deterministic_is_flagged_in_every_table() -> None:
     assert (shaky.header["deterministic"], calm.header["deterministic"]) == (False, True)
     assert "Not deterministic: shaky. Two passes" in text_table({"calm": calm, "shaky": shaky})
     assert "Not deterministic" not in text_table({"calm": calm})
+
+
+def test_apgd_in_turn_is_how_autoattack_begins() -> None:
+    """Both losses of APGD, the second on what the first left: the first two of AutoAttack's four."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5)).eval()
+    for parameter in model[3].parameters():
+        parameter.data *= 1000  # cross-entropy is flat where the logits are that far apart; the other loss is not
+    images = Images(torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8), torch.zeros(40, dtype=torch.int64))
+    pixels, _ = images.all()
+    images = replace(images, labels=model(pixels).argmax(1))
+    found = evaluate(model, images, tuple("abcde"), epsilon=0.1, attacks=("apgd-ce", "apgd-ce+t"))
+    in_turn = autoattack(model, pixels, images.labels, epsilon=0.1, seed=0, num_classes=5, attacks=("apgd-ce", "apgd-t"))
+    assert found.predicted["apgd-ce+t"].tolist() == in_turn["apgd-t"].tolist()
+    first, both = (int(found.survived[attack].sum()) for attack in ("apgd-ce", "apgd-ce+t"))
+    assert 0 < both < first
+    said = "in turn on those left: APGD on cross-entropy, 100 iterations; APGD on the targeted DLR loss, 100 iterations at each of 4 "
+    assert describe("apgd-ce+t", found).startswith(said)
 
 
 def test_single_attacks_noise_and_fgsm() -> None:

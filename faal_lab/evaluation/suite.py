@@ -27,10 +27,11 @@ from faal_lab.hashing import tensors_sha256
 from faal_lab.names import check_name
 
 DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
-ATTACKS = ("clean", *PGD_ATTACKS, *FORWARDS, "autoattack")
+CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}  # each attack on those that the ones before it left
+ATTACKS = ("clean", *PGD_ATTACKS, *FORWARDS, *CHAINS)
 # Forward-equivalents an image costs, for the share of work done: PGD steps are 2 each; AutoAttack's is upstream's worst case.
 _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
-_COST["autoattack"] = 4451
+_COST |= {"apgd-ce+t": 1000, "autoattack": 4451}
 _PROBED = 64
 
 
@@ -73,7 +74,7 @@ def evaluate(
         raise ValueError(f"No attack named; known: {', '.join(ATTACKS)}.")
     for name in attacks:
         check_name("attack", name, ATTACKS)
-        if name in FORWARDS and name not in attacks_for(len(class_names)):
+        if name in ("apgd-t", "apgd-ce+t") and "apgd-t" not in attacks_for(len(class_names)):
             raise EvaluationError(f"{name} compares four logits, and there are {len(class_names)} classes. Leave it out.")
     check_name("norm", norm, NORMS)
     manner = manner or Manner()
@@ -88,7 +89,7 @@ def evaluate(
     after: dict[str, torch.Tensor] = {}
     for name in attacks:
         tell = _part(progress, before / total, _COST[name] / total)
-        if name in (*FORWARDS, "autoattack"):
+        if name in (*FORWARDS, *CHAINS):
             after[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, name, manner, identity, tell)
         else:
             after[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
@@ -123,7 +124,7 @@ def describe(attack: str, verdicts: Verdicts) -> str:
         return PGD_ATTACKS[attack].sentence()
     if attack in single:
         return f"{single[attack]} (pyautoattack, {about['mode']})"
-    left = [single[name] for name in attacks_for(len(verdicts.class_names))]
+    left = [single[name] for name in attacks_for(len(verdicts.class_names)) if name in CHAINS[attack]]
     return f"in turn on those left: {'; '.join(left)} (pyautoattack, {about['mode']})"
 
 
@@ -215,12 +216,12 @@ def _autoattack(
     identity: dict[str, Any],
     tell: Progress,
 ) -> torch.Tensor:
-    """All four attacks in turn, or one of them on all images."""
-    attacks = tuple(attacks_for(num_classes)) if name == "autoattack" else (name,)
+    """Several attacks in turn, or one of them on all images."""
+    attacks = tuple(attack for attack in attacks_for(num_classes) if attack in CHAINS.get(name, (name,)))
     pixels, labels = images.all()
 
     def finished(what: str, share: float, left: int) -> None:
-        tell(f"autoattack: {what}, {left} still robust" if name == "autoattack" else what, share)
+        tell(f"{name}: {what}, {left} still robust" if name in CHAINS else what, share)
 
     after = autoattack(
         model, pixels, labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, attacks=attacks, mode=manner.mode,
