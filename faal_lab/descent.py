@@ -126,10 +126,11 @@ def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats
 def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: Tensors) -> dict[str, list[float]]:
     """All that is known of a step once its gradients are, in one transfer: each look at a GPU waits for all before it."""
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
-    values = {"loss": loss, "size": size, **found}
-    numbers = iter(torch.cat([tensor.detach().flatten() for tensor in values.values()]).tolist())
-    seen = {name: list(islice(numbers, tensor.numel())) for name, tensor in values.items()}
-    return {**seen, "weights": weighing.weights.tolist(), "divergence": [float(weighing.divergence)]}
+    values = {"loss": loss, "size": size, "weights": weighing.weights, "divergence": weighing.divergence, **found}
+    there = {name: tensor for name, tensor in values.items() if tensor.device == loss.device}
+    numbers = iter(torch.cat([tensor.detach().flatten() for tensor in there.values()]).tolist())
+    seen = {name: list(islice(numbers, tensor.numel())) for name, tensor in there.items()}
+    return seen | {name: tensor.flatten().tolist() for name, tensor in values.items() if name not in there}  # on the host already
 
 
 def _step(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:

@@ -22,7 +22,7 @@ def card(weights: Path, about: Mapping[str, Any], verdicts: Iterable[Verdicts]) 
     run, content = weights.stem, weights.read_bytes()
     settings, label, rounding = about["settings"][run], about["images"]["label"], about["rounding"][run]
     tensors = load_file(weights)
-    count = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(("running_mean", "running_var")))
+    count = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith((".weight", ".bias")))
     model, filters = settings["model"], settings.get("filters", 0)
     network = f"{model} of {filters} filters" if filters else model
     shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
@@ -34,15 +34,16 @@ def card(weights: Path, about: Mapping[str, Any], verdicts: Iterable[Verdicts]) 
     attacked = as_markdown("", tables).partition("\n\n")[2]  # the card has a title of its own
     return f"""# {weights.name}: a small robust network for {label}
 
-{network}, {count:,} numbers in float16, {len(content) / 1e6:.1f} MB. It takes pixels in [0, 1]; the normalisation is inside.
+{network}, {count:,} parameters in float16, {len(content) / 1e6:.1f} MB. It takes pixels in [0, 1]; the normalisation is inside.
 It is kept so that fine-tuning can be tried without the hours of a training from random weights; nothing else is claimed of it.
 SHA-256 `{hashlib.sha256(content).hexdigest()}`.
 
 ```sh
-faal-lab run --base {weights.as_posix()} --model {model}{of} --data cifar10 --download \\
-    --recipe faal-at --protocol finetune-2ep --precision auto --out runs/fair
+faal-lab run --base results/{weights.parent.name}/{weights.name} --model {model}{of} \\
+    --recipe faal-at --protocol finetune-2ep --download --validation none --precision auto --out runs/fair
 ```
 
+(`--validation none`: which images are held out depends on where they come from, and it has learned from nine tenths of them.)
 Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults. No test image was looked at before.
 Rounded to float16 it sees another class than before in {rounding["other class"]} of {rounding["images"]:,} validation images;
 the verdicts below are of the weights before that. Its radius is {255 * settings["epsilon"]:.0f}/255 in L-infinity: nothing is

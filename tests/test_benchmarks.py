@@ -220,5 +220,4 @@ def test_the_memory_benchmark_measures_each_alone() -> None:
 
     found = benchmark.compared(Case("preact-resnet-18", 4, 64, 1), torch.device("cpu"))
     assert set(found["MB"]) == set(benchmark.CONTENDERS)
-    assert all(20 < peak < 2000 for peak in found["MB"].values()), "what a backward pass keeps of 64 images alone is 20 MB"
-    assert found["written down / ours"] == found["MB"]["written down"] / found["MB"]["ours"]
+    assert all(20 < peak < 90 for peak in found["MB"].values()), "a backward pass keeps 20 MB of 64 images; cvxpy alone is 100"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from faal_lab.experiment import prepare
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder
 from faal_lab.table_files import as_markdown
+from faal_lab.testing import evaluate_run
 
 SMALL = {"epsilon": 0.08, "batch_size": 16, "attack_steps": 1, "validation_steps": 1, "checkpoint_every": 2, "precision": "auto"}
 
@@ -46,11 +48,13 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
 
 
 def travel(scale: str, runs: Path, out: Path, state: Path) -> None:
-    """From here on it is another machine's, at which the folder of runs is called the same."""
+    """From here on it is another machine's, at which folders are called the same."""
     carried.pack(cifar10.to_carry(scale, runs, out), runs, state)
     assert max(piece.stat().st_size for piece in state.iterdir()) <= carried.PIECE
     shutil.rmtree(runs)
-    assert carried.unpack(state, runs) > 2
+    shutil.rmtree(out)
+    cifar10.go_on_from(state, runs, out)
+    assert (out / "about.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,9 @@ def test_it_goes_on_where_it_was_cut_off_on_another_machine(made: Made, tmp_path
         assert RunFolder(runs / cut).status() == "stopped"
         travel("tiny", runs, out, tmp_path / "state")
     assert cifar10.make("tiny", runs, out, made.data)
-    assert not any(file.suffix == ".safetensors" for file in cifar10.to_carry("tiny", runs, out)), "nothing is left to be done"
+    assert not any(name.endswith("last.safetensors") for name in cifar10.to_carry("tiny", runs, out)), (
+        "nothing is left to be done"
+    )
     travel("tiny", runs, out, tmp_path / "state")
     for name, verdicts in made.verdicts().items():
         again = Verdicts.read(out / f"{name}.npz")
@@ -162,27 +168,112 @@ def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "runs" / "at-faal").exists()
 
 
-def test_state_that_did_not_travel_well_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "PIECE", 10)
+def test_a_cut_inside_an_attack_travels_too(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [*cifar10.SCALES["tiny"][:3], cifar10.Measure(("at-faal",), ("apgd-ce+t",))]
+    monkeypatch.setitem(cifar10.SCALES, "strong", steps)
+    runs, out, told = tmp_path / "runs", tmp_path / "out", 0
+    shutil.copytree(made.runs, runs)
+    shutil.copytree(made.out, out)
+    plain = cifar10.evaluate_run
+
+    def cut(folder: Path, *, progress, **more):
+        def hear(what: str, share: float) -> None:
+            nonlocal told
+            told += 1
+            if told > 2:
+                raise cifar10.OutOfTime
+            progress(what, share)
+
+        return plain(folder, progress=hear, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cifar10, "evaluate_run", cut)
+        assert not cifar10.make("strong", runs, out, made.data)
+    carry = cifar10.to_carry("strong", runs, out)
+    assert any("autoattack-" in name for name in carry)
+    assert {name for name in carry if name.endswith("last.safetensors")} == {"at-faal/last.safetensors"}, (
+        "of what is attacked alone"
+    )
+    assert not any(name.endswith(".npz") and not name.startswith("made/") for name in carry), "no image travels"
+    travel("strong", runs, out, tmp_path / "state")
+    assert cifar10.make("strong", runs, out, made.data)
+    whole = evaluate_run(made.runs / "at-faal", attacks=("apgd-ce+t",))
+    again = Verdicts.read(out / "at-faal-apgd-ce+t.npz")
+    assert np.array_equal(again.predicted["apgd-ce+t"], whole.predicted["apgd-ce+t"])
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A folder of work in many pieces, and its state."""
+    monkeypatch.setattr(carried, "PIECE", 60)
     runs, state = tmp_path / "runs", tmp_path / "state"
     (runs / "at").mkdir(parents=True)
     (runs / "at" / "config.json").write_text("25 bytes and an odd piece")
     (runs / "at" / "empty").touch()
-    carried.pack((runs / "at").iterdir(), runs, state)
-    assert carried.unpack(tmp_path / "nothing", runs) == 0
-    assert carried.unpack(state, tmp_path / "again") == 2
+    carried.pack({f"at/{file.name}": file for file in (runs / "at").iterdir()}, runs, state)
+    return runs, state
+
+
+def test_what_travels_is_what_was_packed(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, state = packed
+    assert len(list(state.glob("*.piece"))) > 3
+    assert not carried.unpack(state, runs), "it is there already"
+    (tmp_path / "again").mkdir()
+    assert carried.unpack(state, tmp_path / "again"), "an empty folder is none"
     assert (tmp_path / "again" / "at" / "config.json").read_text() == "25 bytes and an odd piece"
-    piece = min(state.glob("*.001"))
-    piece.write_bytes(b"otherwise ")
-    with pytest.raises(carried.CarriedError, match=r"at/config.json in .* is damaged"):
-        carried.unpack(state, tmp_path / "damaged")
+    assert (tmp_path / "again" / "at" / "empty").read_bytes() == b""
+    carried.pack({"at/empty": runs / "at" / "empty"}, runs, state)
+    assert not carried.unpack(state, runs)
+    with pytest.raises(carried.CarriedError, match="or .* is ahead"):
+        carried.unpack(state, tmp_path / "again")
+    carried.pack({}, runs, state)
+    assert carried.unpack(state, tmp_path / "third"), "nothing is never written over something"
+    assert len(json.loads((state / "state.json").read_text())["pieces"]) == len(list(state.glob("*.piece")))
+
+
+def test_state_that_did_not_travel_well_is_refused(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    _, state = packed
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run").touch()
+    with pytest.raises(carried.CarriedError, match="are of different work"):
+        carried.unpack(state, tmp_path / "other")
+    piece, content = min(state.glob("*.piece")), min(state.glob("*.piece")).read_bytes()
+    piece.write_bytes(bytes(len(content)))
+    with pytest.raises(carried.CarriedError, match=rf"{piece.name} is damaged"):
+        carried.unpack(state, tmp_path / "new")
     piece.unlink()
     with pytest.raises(carried.CarriedError, match=rf"lacks {piece.name}"):
-        carried.unpack(state, tmp_path / "damaged")
-    assert not (tmp_path / "damaged").exists()
-    (state / "state.json").write_text(json.dumps({"../out": {"sha256": "0", "pieces": []}}))
-    with pytest.raises(carried.CarriedError):
-        carried.unpack(state, tmp_path / "damaged")
-    (runs / "at" / "config.json").unlink()
-    carried.pack(runs.rglob("empty"), runs, state)
-    assert len(list(state.iterdir())) == 2, "what is not needed any more is gone"
+        carried.unpack(state, tmp_path / "new")
+    (state / "state.json").unlink()
+    with pytest.raises(carried.CarriedError, match="has pieces and no state.json"):
+        carried.unpack(state, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert not carried.unpack(tmp_path / "nothing", tmp_path / "new")
+
+
+def test_the_command_goes_on_from_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    images = draw_images(tmp_path / "images", {"ant": 40, "bee": 40}, size=8)
+    train = cifar10.Train("at", {**SMALL, "model": "preact-resnet-18", "filters": 4, "epochs": 2})
+    monkeypatch.setitem(cifar10.SCALES, "narrow", [train, cifar10.Measure(("at",), ("clean",))])
+    words = ["cifar10.py", "--data-dir", str(images), "--device", "cpu", "--runs", str(tmp_path / "runs")]
+    words += ["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--minutes"]
+    monkeypatch.setattr(sys, "argv", [*words, "0.00001"])
+    assert cifar10.main() == 3
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", [*words, "0"])
+    assert cifar10.main() == 0
+    assert "Going on from" in capsys.readouterr().out
+    events = RunFolder(tmp_path / "runs" / "at").events()
+    steps = [event.step for event in events if isinstance(event, StepDone)]
+    assert steps == list(range(1, 1 + len(steps)))
+    (tmp_path / "runs" / "carried.json").unlink()
+    assert cifar10.main() == 1
+    assert "are of different work" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(cifar10, "evaluate_run", lambda *a, **k: 1 / 0)
+    (tmp_path / "out" / "at-clean.npz").unlink()
+    before = json.loads((tmp_path / "state" / "state.json").read_text())["number"]
+    with pytest.raises(ZeroDivisionError):
+        cifar10.main()
+    assert json.loads((tmp_path / "state" / "state.json").read_text())["number"] == before + 1, "kept whatever happens"

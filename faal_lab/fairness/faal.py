@@ -47,7 +47,9 @@ class FAAL:
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Solve the middle problem for this batch (Algorithm 1, lines 5 and 6)."""
         # On the host: a GPU would be told two thousand things, each tiny, to find C numbers it can be asked for.
-        scores, present = (found.cpu() for found in self._scores(stats))
+        scores, taking_part = self._scores(stats)
+        scores, taking_part = torch.stack([scores, taking_part.to(scores.dtype)]).cpu()
+        present = taking_part > 0
         solve = self.ambiguity.worst_case if self.solver == "exact" else partial(conic.solve, self.ambiguity)
         worst = solve(scores, radius=tau, present=present)
         reference = uniform_over(present)
