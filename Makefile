@@ -23,7 +23,7 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-# The five-seed table of the README: about 17 minutes on two cores; goes on where it was interrupted.
+# The five-seed table of the README: about 20 minutes on two cores; goes on where it was interrupted.
 seeds: .venv/installed
 	$(BIN)/faal-lab demo --seeds 0 1 2 3 4
 

@@ -8,6 +8,7 @@ was meant. Here an unknown name is an error that offers the nearest valid one, a
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -23,6 +24,10 @@ _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}  # put th
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
+class OverriddenWarning(UserWarning):
+    """A parameter wins over a recipe or protocol; the message says which, and how to take theirs."""
+
+
 def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in a notebook's `globals()`: public names with plain values."""
     return {
@@ -33,7 +38,11 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # What suits a training from random weights suits no fine-tuning: the rate would undo what the base has learned.
-FINE_TUNING: dict[str, Any] = {"epochs": 4, "batch_size": 50, "learning_rate": 0.01}
+# Nor does what counts the epochs of another run.
+FINE_TUNING: dict[str, Any] = {
+    "epochs": 4, "batch_size": 50, "learning_rate": 0.01, "tau_changes": "", "fairness_start": 0, "awp_start": 0,
+    "average_start": 0,
+}  # fmt: skip
 
 
 def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +91,16 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[RunConfig, Path, bool]
     for value in named:
         if not isinstance(value, str):
             raise ConfigError(f"recipe and protocol must be text, got {value!r}.")
-    stated = preset_settings(*named) | {name: value for name, value in values.items() if value is not None}
+    presets = preset_settings(*named)
+    for name, value in values.items():
+        if value is not None and presets.get(name, value) != value:
+            warnings.warn(
+                f"{' and '.join(filter(None, named))} would have {name} {presets[name]!r}; {value!r} wins, be it the notebook's "
+                f"own. None (papermill -y '{name}: null') takes theirs.",
+                OverriddenWarning,
+                stacklevel=2,
+            )
+    stated = presets | {name: value for name, value in values.items() if value is not None}
     config = based_on(stated.get("base", ""), stated)
     stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
     folder = Path(out) if out else free_name("runs", stem)

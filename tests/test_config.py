@@ -1,12 +1,14 @@
 """Settings: defaults, types, ranges, names."""
 
+import json
+import shutil
 from dataclasses import fields
 
 import pytest
 
 from faal_lab.config import ConfigError, RunConfig, check_dial, field_docs
 from faal_lab.names import UnknownName
-from faal_lab.parameters import checked, given, run_parameters
+from faal_lab.parameters import OverriddenWarning, checked, given, run_parameters
 
 
 def test_round_trip_and_hash() -> None:
@@ -102,9 +104,28 @@ def test_a_fine_tuning_takes_over_what_it_does_not_state(base, quick) -> None:
     )
 
 
+def test_a_fine_tuning_does_not_count_the_epochs_of_another_run(base, tmp_path) -> None:
+    folder = tmp_path / "long"
+    shutil.copytree(base, folder)
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= {"epochs": 200, "tau_changes": "150:0.5", "fairness": "faal", "fairness_start": 100, "average_start": 100}
+    record["config"] |= {"averaging": "ema"}
+    (folder / "config.json").write_text(json.dumps(record))
+    config, *_ = run_parameters({"base": str(folder)})
+    assert (config.fairness, config.averaging) == ("faal", "ema")
+    assert (config.epochs, config.tau_changes, config.fairness_start, config.average_start) == (4, "", 0, 0)
+
+
 def test_a_notebook_can_name_a_recipe_and_a_protocol() -> None:
     given = {"recipe": "faal-at-awp", "protocol": "finetune-2ep", "data": "digits", "tau": 0.3}
-    config, *_ = run_parameters(given)
+    with pytest.warns(OverriddenWarning) as said:
+        config, *_ = run_parameters(given)
+    assert [str(warning.message) for warning in said] == [
+        "faal-at-awp and finetune-2ep would have data 'cifar10'; 'digits' wins, be it the notebook's own. "
+        "None (papermill -y 'data: null') takes theirs.",
+        "faal-at-awp and finetune-2ep would have tau 0.5; 0.3 wins, be it the notebook's own. "
+        "None (papermill -y 'tau: null') takes theirs.",
+    ]
     assert (config.fairness, config.awp_gamma, config.epochs, config.tau) == ("faal", 0.01, 2, 0.3)
     with pytest.raises(UnknownName, match="Unknown protocol 'finetune-2'. Did you mean 'finetune-2ep'"):
         run_parameters({"protocol": "finetune-2"})

@@ -96,6 +96,10 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
         ({"base__parameters": {"epochs": "3"}}, "Write 3 without quotes"),
         ({"base__parameters": {"tau": -1}}, "tau must"),
         ({"base__parameters": {"out": "x"}}, "out: the sweep sets it"),
+        (
+            {"base__parameters": {"protocol": "finetune-2ep"}},
+            "shows data 'digits' .over 'cifar10'. and .* State data: null to take",
+        ),
         ({"base__notebook": "trian"}, "there is no .*trian.ipynb. Known by name: .*train"),
         ({"base__after": ["report"]}, "wait for each other: .*report"),
         ({"base__after": ["basis"]}, "Unknown stage in `after` of stage base 'basis'. Did you mean 'base'?"),

@@ -108,9 +108,16 @@ def _check_training(job: Job, shown: Mapping[str, Any]) -> None:
         if name in defaults and value is not None:
             _check_type(name, value, defaults[name])
     given = {n: v for n, v in {**shown, **completed(job)}.items() if n not in _SWEEPS_OWN and v is not None}
-    presets = [str(given.pop(kind, "")) for kind in ("recipe", "protocol")]
+    named = preset_settings(*(str(given.pop(kind, "")) for kind in ("recipe", "protocol")))
+    hidden = [n for n in shown if n not in job.parameters and n in named and shown[n] not in (None, named[n])]
+    if hidden:
+        what = " and ".join(f"{name} {shown[name]!r} (over {named[name]!r})" for name in hidden)
+        raise SweepError(
+            f"{job.notebook.name} shows {what}, which would win over recipe and protocol. State {hidden[0]}: null to take "
+            "theirs, or a value."
+        )
     tuned = FINE_TUNING if given.get("base") else {}
-    RunConfig.from_mapping({**tuned, **preset_settings(*presets), **given})
+    RunConfig.from_mapping({**tuned, **named, **given})
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
