@@ -1,6 +1,6 @@
 """How much memory a training step takes at its highest: ours, without its quick paths, and the release's recipe written down.
 
-    python benchmarks/memory.py              # two minutes on two cores
+    python benchmarks/memory.py              # six minutes on two cores
 
 The same networks, batches and contenders as `training.py`, two batches each, in a process of its own: of a GPU what torch took at
 its highest, of a CPU by how much the process grew. Weights, momentum and the images are part of it; libraries are not.
