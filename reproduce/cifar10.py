@@ -223,7 +223,10 @@ def main() -> int:
         pass
     finally:
         if options.state:
-            pack(to_carry(options.scale, runs, out), runs, options.state)
+            try:
+                pack(to_carry(options.scale, runs, out), runs, options.state)
+            except OSError as error:  # a full disk: the state before this piece is still there
+                ended = _said(error)
     if ended != 1:
         print("Not done yet: start it again and it goes on." if ended else f"All is done: {out}")
     return ended

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import carried
 import cifar10
@@ -274,6 +275,11 @@ def test_the_command_goes_on_from_a_state(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(cifar10, "evaluate_run", lambda *a, **k: 1 / 0)
     (tmp_path / "out" / "at-clean.npz").unlink()
     before = json.loads((tmp_path / "state" / "state.json").read_text())["number"]
+    with monkeypatch.context() as patched:
+        patched.setattr(cifar10, "make", lambda *a: True)
+        patched.setattr(cifar10, "pack", Mock(side_effect=OSError(28, "No space left on device")))
+        assert cifar10.main() == 1
+    assert "No space left" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         cifar10.main()
     assert json.loads((tmp_path / "state" / "state.json").read_text())["number"] == before + 1, "kept whatever happens"
