@@ -3,7 +3,8 @@
     python benchmarks/memory.py              # six minutes on two cores
 
 The same networks, batches and contenders as `training.py`, two batches each, in a process of its own: of a GPU what torch took at
-its highest, of a CPU by how much the process grew. Weights, momentum and the images are part of it; libraries are not.
+its highest, of a CPU by how much the process grew (on Linux; elsewhere too little is found). Weights, momentum and the images are
+part of it; libraries are not.
 """
 
 from __future__ import annotations

@@ -39,13 +39,13 @@ def pack(files: Mapping[str, Path], root: Path, state: Path) -> None:
     state.mkdir(parents=True, exist_ok=True)
     old = _read(state / _LIST)
     _clear(state, old)  # what an earlier attempt left when the disk was full
-    listed = {hashlib.sha256(piece).hexdigest(): piece for piece in pieces}
-    for digest, piece in listed.items():
+    listed = [hashlib.sha256(piece).hexdigest() for piece in pieces]  # two may be alike: zeros, say
+    for digest, piece in zip(listed, pieces, strict=True):
         replace_file(state / f"{digest[:24]}.piece", bytes(piece))
     mark = {"work": _read(root / _MARK).get("work") or secrets.token_hex(8), "number": old.get("number", 0) + 1}
     root.mkdir(parents=True, exist_ok=True)
     replace_file(root / _MARK, json.dumps(mark).encode())
-    new = {**mark, "pieces": list(listed)}
+    new = {**mark, "pieces": listed}
     replace_file(state / _LIST, json.dumps(new, indent=1).encode())  # until now the old list held
     _clear(state, new)
 

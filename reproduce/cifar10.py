@@ -21,11 +21,10 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from carried import CarriedError, pack, unpack
-from cifar10_steps import SCALES, Keep, Measure, Train
+from cifar10_steps import SCALES, Keep, Measure, Settings, Train
 from clock import Clock, OutOfTime
 from safetensors.torch import save
 
@@ -45,8 +44,6 @@ from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked
 from faal_lab.runs.files import replace_file
 from faal_lab.testing import evaluate_run
 from faal_lab.training import TrainingDiverged
-
-Settings = dict[str, Any]
 
 
 def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) -> None:

@@ -230,6 +230,11 @@ def test_what_travels_is_what_was_packed(packed: tuple[Path, Path], tmp_path: Pa
     carried.pack({}, runs, state)
     assert carried.unpack(state, tmp_path / "third"), "nothing is never written over something"
     assert len(json.loads((state / "state.json").read_text())["pieces"]) == len(list(state.glob("*.piece")))
+    (runs / "zeros").write_bytes(bytes(600))
+    carried.pack({"zeros": runs / "zeros"}, runs, state)
+    assert len(json.loads((state / "state.json").read_text())["pieces"]) > len(list(state.glob("*.piece"))), "some are alike"
+    assert carried.unpack(state, tmp_path / "fourth")
+    assert (tmp_path / "fourth" / "zeros").read_bytes() == bytes(600)
 
 
 def test_state_that_did_not_travel_well_is_refused(packed: tuple[Path, Path], tmp_path: Path) -> None:
