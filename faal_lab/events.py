@@ -26,9 +26,13 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunResumed:
-    """The run goes on after `from_step` steps; earlier records later than that did not happen."""
+    """The run goes on after `from_step` steps; earlier records later than that did not happen.
+
+    `versions` are those of its libraries (or of why nothing is compiled) that are others than those it was begun with.
+    """
 
     from_step: int
+    versions: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,7 @@ def run(
             experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
     else:
         experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        made_by = versions() | ({"compile": experiment.not_compiled} if experiment.not_compiled else {})
-        folder = RunFolder.create(out, config, made_by, own_parts(model, recipe))
+        folder = RunFolder.create(out, config, _made_by(experiment), own_parts(model, recipe))
     total = config.epochs * steps_per_epoch(experiment.splits, config)
 
     def report() -> tuple[str, float]:
@@ -192,6 +191,10 @@ def run(
                 recorder.write(RunFinished(experiment.state.step, "stopped"))
             experiment.state.activity = "ended"
             raise
+
+
+def _made_by(experiment: Experiment) -> dict[str, str]:
+    return versions() | ({"compile": experiment.not_compiled} if experiment.not_compiled else {})
 
 
 def turns_of(run_folder: str | Path) -> list[DialTurned]:
@@ -214,7 +217,8 @@ def _events(
 ) -> Generator[Event, None, None]:
     state, config, splits = experiment.state, experiment.config, experiment.splits
     if resume:
-        yield RunResumed(state.step)
+        before, now = folder.versions(), _made_by(experiment)
+        yield RunResumed(state.step, {n: now.get(n, "") for n in before | now if now.get(n) != before.get(n)} or None)
     if not resume or state.step == 0:
         yield RunStarted(
             list(splits.class_names), steps_per_epoch(splits, config), config.epochs,

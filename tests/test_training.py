@@ -20,7 +20,17 @@ from torch import nn
 from faal_lab.cli import main
 from faal_lab.config import ConfigError, RunConfig
 from faal_lab.data import Splits
-from faal_lab.events import Command, CommandRefused, DialTurned, EpochDone, RunFailed, RunFinished, RunStarted, StepDone
+from faal_lab.events import (
+    Command,
+    CommandRefused,
+    DialTurned,
+    EpochDone,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepDone,
+)
 from faal_lab.experiment import prepare, run, turns_of
 from faal_lab.fairness import FAAL
 from faal_lab.live import LiveRun, RunError
@@ -91,6 +101,19 @@ def test_a_run_resumed_in_mid_epoch_ends_the_same_bit_for_bit(faal_run: Path, tm
         [e for e in RunFolder(p).events() if isinstance(e, (StepDone, EpochDone))] for p in (tmp_path / "cut", faal_run)
     )
     assert mine == whole
+
+
+def test_what_a_run_is_resumed_with_is_told_where_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(FAAL_QUICK, epochs=1)
+    for number, torch_version in enumerate(("1", "1", "2")):
+        monkeypatch.setattr("faal_lab.experiment.versions", lambda found=torch_version: {"python": "3", "torch": found})
+        events = run(config, tmp_path / "run", resume=number > 0)
+        for event in events:
+            if isinstance(event, StepDone):
+                break
+        events.close()
+    told = [e.versions for e in RunFolder(tmp_path / "run").events() if isinstance(e, RunResumed)]
+    assert told == [None, {"torch": "2"}]
 
 
 def test_tau_zero_is_plain_adversarial_training_bit_for_bit(tmp_path: Path) -> None:
