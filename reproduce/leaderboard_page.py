@@ -36,10 +36,31 @@ PANELS = {
 }  # fmt: skip
 
 
-_ALONE = (
-    "Each interval is for one method alone: of twenty methods that change nothing one would stand out. Test images are the same "
-    "for all seeds, so intervals are of training."
-)
+_ABOUT = """Every fairness method from the same networks of the handwritten digits, {count} seeds, {attack}.
+
+Made by
+
+```sh
+faal-lab sweep reproduce/digits-leaderboard.yaml --workers 2
+python reproduce/leaderboard_page.py runs/digits-leaderboard results/digits-leaderboard
+```
+
+The bases are trained for four epochs. `equal`: four more for all. `own`: each author's protocol, scaled by the one rule that
+stands in the sweep's file, so that some go on for two epochs and others for twenty. Twenty epochs lift a base without any
+fairness method, too: each method is held against the arm without one that was trained for at least as long (its control), and
+against FAAL. A *worst class* is each seed's own. [counts.csv](counts.csv) has all counts, under PGD-20 and of clean images, too.
+
+![Worst class and average of each method, four panels](leaderboard.png)
+
+## What the intervals allow to say
+
+{said}
+
+What is in no list is undecided. Each interval is for one method alone: of twenty methods that change nothing one would stand out.
+Test images are the same for all seeds, so intervals are of training. Where rows agree to the digit they are one run: `cfa` and
+`cfa-ccm` from PGD-AT while no weights are averaged, both controls from TRADES. `cfa` with TRADES and `cfa-ccr` divide the loss by
+1 + beta, as their paper has it, which is a seventh of the step in a short training.
+"""
 
 
 class Mean(NamedTuple):
@@ -62,14 +83,16 @@ class Mean(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A method in a panel: its own accuracies under one attack, and their differences to its control arm."""
+    """A method in a panel: its own accuracies under one attack, and their differences to its control arm and to FAAL."""
 
     method: str
+    epochs: int
     control: str
     average: Mean
     worst: Mean
     more_average: Mean
     more_worst: Mean
+    past_faal: Mean
 
     @property
     def is_control(self) -> bool:
@@ -98,6 +121,7 @@ def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], a
     """The methods of a panel, the most robust worst class first."""
     stage, base = panel.split("/")
     rows = []
+    faal = numbers(seeds[f"{panel}-faal"], attack)[1]
     for name, group in seeds.items():
         if not name.startswith(f"{panel}-"):
             continue
@@ -106,8 +130,8 @@ def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], a
         control = control_of(config.epochs, config.objective, stage, base, seeds)
         (average, worst), (its_average, its_worst) = numbers(group, attack), numbers(seeds[control], attack)
         own = [Mean.of(values.tolist(), cut=True) for values in (average, worst)]
-        more = [Mean.of(values.tolist()) for values in (average - its_average, worst - its_worst)]
-        rows.append(Row(method, control, own[0], own[1], more[0], more[1]))
+        more = [Mean.of(values.tolist()) for values in (average - its_average, worst - its_worst, worst - faal)]
+        rows.append(Row(method, config.epochs, control, *own, *more))
     return sorted(rows, key=lambda row: -row.worst.value)
 
 
@@ -121,17 +145,19 @@ def panel_table(panel: str, rows: Sequence[Row], base: tuple[Mean, Mean], attack
     """A panel as a table; the base's own numbers stand below it."""
     head = [
         "method",
+        "epochs",
         "worst class, %",
         "average, %",
         "worst class against its control, points",
         "average against it",
+        "worst class against FAAL's",
         "control, of at least its epochs",
     ]
     lines = [
         [
-            row.method, row.worst.text(), row.average.text(),
-            *(["-", "-", "-"] if row.is_control else
-              [row.more_worst.text("+"), row.more_average.text("+"), row.control]),
+            row.method, str(row.epochs), row.worst.text(), row.average.text(),
+            *(["-", "-"] if row.is_control else [row.more_worst.text("+"), row.more_average.text("+")]),
+            "-" if row.method == "faal" else row.past_faal.text("+"), "-" if row.is_control else row.control,
         ]
         for row in rows
     ]  # fmt: skip
@@ -148,9 +174,10 @@ def findings(panels: Mapping[str, Sequence[Row]]) -> list[str]:
         worse = [row.method for row in arms if row.more_worst.high < 0]
         place = [row.method for row in arms].index("faal") + 1
         said.append(
-            f"{PANELS[panel]}: {_several(better)} of {len(arms)} methods have a worst class above their control's, "
-            f"{_several(worse)} below. The highest mean is {arms[0].method}'s, {arms[0].worst.text()} %; FAAL is number {place} "
-            f"of {len(arms)}."
+            f"- {PANELS[panel]}: the worst class of {_several(better)} of {len(arms)} methods is above their control's, of "
+            f"{_several(worse)} below. The highest mean is {arms[0].method}'s, {arms[0].worst.text()} %. FAAL is number {place} "
+            f"of {len(arms)}: {_several([row.method for row in arms if row.past_faal.low > 0])} are above it, "
+            f"{_several([row.method for row in arms if row.past_faal.high < 0])} below."
         )
     return said
 
@@ -160,36 +187,40 @@ def _several(methods: Sequence[str]) -> str:
 
 
 def picture(panels: Mapping[str, Sequence[Row]], bases: Mapping[str, tuple[Mean, Mean]], attack: str, count: int) -> go.Figure:
-    """Worst class (dot, with its interval) and average (tick) of each method, one panel a protocol and base."""
+    """Worst class (dot, with its interval) and average (tick) of each method, a panel a protocol and base, each in its order."""
     from plotly.subplots import make_subplots
 
-    best: dict[str, list[float]] = {}
-    for rows in panels.values():
-        for row in rows:
-            best.setdefault(row.method, []).append(row.worst.value)
-    order = sorted(best, key=lambda method: float(np.mean(best[method])))
-    figure = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=[PANELS[p] for p in panels], horizontal_spacing=0.02)
-    for column, (panel, rows) in enumerate(panels.items(), 1):
-        shown = {"row": 1, "col": column}
-        worst = [row.worst for row in rows]
+    def name(panel: str, row: Row) -> str:
+        return f"{row.method} ({row.epochs})" if panel.startswith("own") and not row.is_control else row.method
+
+    titles = [PANELS[panel].replace("protocol", "protocol (epochs)") for panel in panels]
+    figure = make_subplots(-(-len(panels) // 2), 2, subplot_titles=titles, horizontal_spacing=0.16, vertical_spacing=0.08)
+    for number, (panel, rows) in enumerate(panels.items()):
+        shown: dict[str, Any] = {"row": number // 2 + 1, "col": number % 2 + 1}
+        figure.update_yaxes(categoryorder="array", categoryarray=[name(panel, row) for row in reversed(rows)], **shown)
+        for title, colour, chosen in (
+            ("worst class", RUN_COLOURS[1], [row for row in rows if not row.is_control]),
+            ("worst class of a control", RUN_COLOURS[0], [row for row in rows if row.is_control]),
+        ):
+            worst = [row.worst for row in chosen]
+            figure.add_scatter(
+                x=[w.value for w in worst], y=[name(panel, row) for row in chosen], mode="markers", name=title,
+                marker={"color": colour, "size": 8}, showlegend=number == 0, **shown,
+                error_x={"type": "data", "symmetric": False, "array": [w.high - w.value for w in worst],
+                         "arrayminus": [w.value - w.low for w in worst], "thickness": 1, "width": 3},
+            )  # fmt: skip
         figure.add_scatter(
-            x=[w.value for w in worst], y=[row.method for row in rows], mode="markers", name="worst class",
-            marker={"color": RUN_COLOURS[1], "size": 8}, showlegend=column == 1, **shown,
-            error_x={"type": "data", "symmetric": False, "array": [w.high - w.value for w in worst],
-                     "arrayminus": [w.value - w.low for w in worst], "thickness": 1, "width": 3},
-        )  # fmt: skip
-        figure.add_scatter(
-            x=[row.average.value for row in rows], y=[row.method for row in rows], mode="markers", name="average",
-            marker={"color": RUN_COLOURS[2], "size": 8, "symbol": "line-ns-open"}, showlegend=column == 1, **shown,
+            x=[row.average.value for row in rows], y=[name(panel, row) for row in rows], mode="markers", name="average",
+            marker={"color": RUN_COLOURS[2], "size": 8, "symbol": "line-ns-open"}, showlegend=number == 0, **shown,
         )  # fmt: skip
         base = bases[panel][1].value
         line = {"color": RUN_COLOURS[0], "dash": "dot"}
         figure.add_shape(type="line", x0=base, x1=base, y0=0, y1=1, yref="y domain", line=line, **shown)
     title = f"{ATTACK_TITLES[attack]}, mean of {count} seeds with 95 % intervals; dotted: the base's worst class"
-    styled(figure, title=title).update_yaxes(categoryorder="array", categoryarray=order)
-    figure.update_xaxes(range=[0, 100], title="%")
-    room = {"l": 130, "t": 90, "b": 90}
-    return figure.update_layout(height=660, width=1280, margin=room, paper_bgcolor="white", plot_bgcolor="white")
+    styled(figure, title=title).update_xaxes(range=[0, 100], ticksuffix=" %")
+    legend = {"orientation": "h", "y": -0.06}
+    room = {"l": 140, "r": 20, "t": 90, "b": 90}
+    return figure.update_layout(height=1040, width=1160, margin=room, legend=legend, paper_bgcolor="white", plot_bgcolor="white")
 
 
 def counts_csv(seeds: Seeds) -> bytes:
@@ -214,13 +245,14 @@ def main() -> None:
     order = json.loads((options.sweep / "jobs" / "report" / "order.json").read_text(encoding="utf-8"))
     texts = order["parameters"]["runs"].split(",")
     seeds, folders = read_seeds(texts), grouped(texts)
-    panels = {panel: rows for panel in PANELS if (rows := panel_rows(panel, seeds, folders, options.attack))}
+    panels = {panel: panel_rows(panel, seeds, folders, options.attack) for panel in PANELS if f"{panel}-faal" in seeds}
     bases = {panel: base_of(panel, seeds, options.attack) for panel in panels}
     count = max(map(len, seeds.values()))
-    about = Table("What the intervals allow to say", ["panel"], [[text] for text in findings(panels)], [_ALONE])
-    tables = [about, *(panel_table(panel, rows, bases[panel], options.attack) for panel, rows in panels.items())]
+    tables = [panel_table(panel, rows, bases[panel], options.attack) for panel, rows in panels.items()]
     options.out.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out / "README.md", as_markdown(f"The digits leaderboard: {count} seeds", tables).encode())
+    title, _, page = as_markdown("The digits leaderboard", tables).partition("\n")
+    about = _ABOUT.format(count=count, attack=ATTACK_TITLES[options.attack], said="\n".join(findings(panels)))
+    replace_file(options.out / "README.md", f"{title}\n\n{about}{page}".encode())
     replace_file(options.out / "counts.csv", counts_csv(seeds))
     if find_spec("kaleido") is not None:
         picture(panels, bases, options.attack, count).write_image(options.out / "leaderboard.png", scale=1)
