@@ -6,11 +6,12 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import leaderboard
 import leaderboard_page
 import numpy as np
 import pytest
 import yaml
-from leaderboard_page import Mean, Row
+from leaderboard import Mean, Row
 from scipy.stats import t
 
 ROOT = Path(__file__).parent.parent
@@ -25,24 +26,35 @@ def test_every_method_has_its_control() -> None:
     for name, row in runs.items():
         stage, base = name.split("/")[0], name.split("/")[1].split("-")[0]
         loss = row.get("objective", base)
-        control = runs[leaderboard_page.control_of(row.get("epochs", 4), loss, stage, base, runs)]
+        control = runs[leaderboard.control_of(row.get("epochs", 4), loss, stage, base, runs)]
         assert control["fairness"] == "none"
         assert control.get("objective", base) == loss
         assert control.get("epochs", 4) >= row.get("epochs", 4)
+        same = {"beta", "attack_steps", "batch_size"} - ({"beta"} if row["fairness"].startswith("frl") else set())
+        assert all(row.get(setting) == control.get(setting) for setting in same), name
+        if stage == "equal" or row.get("epochs", 4) == 20:
+            assert row.get("learning_rate") == control.get("learning_rate"), name
 
 
 def test_a_finding_needs_an_interval_on_one_side_of_zero() -> None:
-    def row(method: str, worst: float, against_control: tuple[float, float], against_faal: tuple[float, float]) -> Row:
-        mean = Mean(worst, worst - 1, worst + 1)
-        return Row(method, 4, "equal/at-control", mean, mean, mean, Mean(0, *against_control), Mean(0, *against_faal))
+    def row(method: str, worst: float, against_control: tuple[float, float], against_faal: tuple[float, float], p: float) -> Row:
+        mean, more = Mean(worst, worst - 1, worst + 1), Mean(sum(against_control) / 2, *against_control)
+        return Row(method, 4, "at", "equal/at-control", mean, mean, mean, more, Mean(0, *against_faal), p)
 
     rows = [
-        row("above", 60, (1, 9), (2, 5)), row("faal", 50, (-1, 9), (0, 0)), row("below", 40, (-9, -1), (-5, -2)),
-        row("control", 45, (0, 0), (-5, -2)),
+        row("sure", 60, (1, 9), (2, 5), 0.001), row("chance", 55, (1, 9), (-2, 5), 0.04), row("faal", 50, (-1, 9), (0, 0), 0.1),
+        row("worse", 40, (-9, -1), (-5, -2), 0.04), row("control", 45, (0, 0), (-5, -2), 1.0),
     ]  # fmt: skip
-    (said,) = leaderboard_page.findings({"equal/at": rows})
-    assert "of 1 (above) of 3 methods is above their control's, of 1 (below) below" in said
-    assert "FAAL is number 2 of 3: 1 (above) are above it, 1 (below) below" in said
+    said = leaderboard.findings("T", rows)
+    assert said.startswith("**T**, 4 arms. Worst class above its control's: sure, chance; below: worse. ")
+    assert "Corrected for 4 arms (Holm), above: sure; below: none. " in said
+    assert said.endswith("FAAL's mean is number 3; shown above FAAL: sure; below: worse.")
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    """Holm's own steps by hand: the smallest times 3, the next times 2, none below the one before."""
+    assert leaderboard.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert leaderboard.holm([0.9, 0.6]) == [1.0, 1.0]
 
 
 def counts() -> dict[str, np.ndarray]:
@@ -101,18 +113,32 @@ def test_the_readme_says_what_the_counts_say() -> None:
     found = counts()
     text = " ".join((ROOT / "README.md").read_text().split("## The leaderboard of the digits")[1].split("\n## ")[0].split())
 
-    def gain(run: str, control: str) -> str:
-        return interval(found[run] - found[control], "+")
+    def both(label: str, stage: str = "own") -> str:
+        return " and ".join(interval(found[f"{stage}/{base}-{label}"]) for base in ("at", "trades"))
 
+    gain = [interval(found[f"equal/{base}-faal"] - found[f"equal/{base}-control"], "+") for base in ("at", "trades")]
+    faal = [interval(found[f"equal/{base}-faal"]) for base in ("at", "trades")]
     for said in (
-        f"FAAL is first of 14 with {interval(found['equal/at-faal'])}, {gain('equal/at-faal', 'equal/at-control')} over the control",
-        f"frl-rw second with {interval(found['equal/at-frl-rw'])};",
-        f"frl-rw is first with {interval(found['equal/trades-frl-rw'])} and FAAL second with {interval(found['equal/trades-faal'])}",
-        f"lift the worst class from {interval(found['base/at'])} to {interval(found['own/at-control-20ep'])}",
-        f"by {gain('own/at-group-dro', 'own/at-control-20ep')} and {gain('own/at-cfa-ccm', 'own/at-control-20ep')}",
-        f"not shown to gain: {gain('own/trades-faal', 'own/trades-control-2ep')}",
+        f"highest mean is FAAL's, {faal[0]}, {gain[0]} against its control; then frl-rw's, {interval(found['equal/at-frl-rw'])}.",
+        f"it is frl-rw's, {interval(found['equal/trades-frl-rw'])}, then FAAL's, {faal[1]}, {gain[1]}.",
+        f"made for networks that are trained out: {both('faal')}",
+        f"here twenty epochs, reaches {both('faal-scratch')}",
+        f"without any fairness method reach {both('control-20ep')}",
     ):
         assert said in text, said
-    for panel, place in (("equal/at", 1), ("equal/trades", 2), ("own/at", 10), ("own/trades", 13)):
-        methods = [row[0] for row in tables()[panel] if not row[0].startswith("control")]
-        assert methods.index("faal") == place - 1
+
+
+def test_the_readme_counts_what_is_shown() -> None:
+    """Places of means; how many methods are not shown below FAAL; no arm above its control after Holm's correction."""
+    undecided = []
+    for panel, faal, scratch in (("equal/at", 1, 0), ("equal/trades", 2, 0), ("own/at", 0, 3), ("own/trades", 0, 3)):
+        arms = [row for row in tables()[panel] if not row[0].startswith("control")]
+        names = [row[0] for row in arms]
+        assert not faal or names.index("faal") == faal - 1
+        assert not scratch or names.index("faal-scratch") == scratch - 1
+        assert len(arms) == (15 if scratch else 14)
+        undecided.append(sum("(-" in row[6] and "to +" in row[6] for row in arms))
+        assert not faal or not any("(+" in row[6] for row in arms), "none is above FAAL"
+    assert undecided[:2] == [5, 8]
+    page = (FOLDER / "README.md").read_text()
+    assert re.findall(r"own protocol, from (?:PGD-AT|TRADES)\*\*.*\(Holm\), above: (\w+);", page) == ["none", "none"]
