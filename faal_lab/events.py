@@ -28,7 +28,7 @@ class RunStarted:
 class RunResumed:
     """The run goes on after `from_step` steps; earlier records later than that did not happen.
 
-    `versions` are those of its libraries (or of why nothing is compiled) that are others than those it was begun with.
+    `versions`: what changed of that which `RunFolder.versions` says since the run was begun; None where nothing did.
     """
 
     from_step: int

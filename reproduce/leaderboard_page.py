@@ -19,6 +19,7 @@ from leaderboard import Mean, Row, Seeds, base_of, findings, most_often_worst, p
 
 from faal_lab.evaluated import grouped, read_seeds
 from faal_lab.figures import RUN_COLOURS, styled
+from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 from faal_lab.table_files import Table, as_markdown, csv_of
 from faal_lab.tables import ATTACK_TITLES
@@ -45,7 +46,7 @@ A small network (24 filters), 1,000 training, 200 validation and 597 test digits
 split for all seeds. The bases are trained for four epochs. `equal`: four more for all, at 0.01. `own`: each author's epochs,
 learning rates and starts, scaled by the one rule that stands in the sweep's file; network, batch, weight decay and base are
 ours. So some train for two epochs and others for twenty. [counts.csv](counts.csv) has all counts, under PGD-20 and of clean
-images, too.
+images, too. Trained with {made_by}.
 
 ![Worst class and average of each method, four panels](leaderboard.png)
 
@@ -162,6 +163,13 @@ def counts_csv(seeds: Seeds) -> bytes:
     return csv_of(columns)
 
 
+def made_by(folders: Mapping[str, Sequence[str]]) -> str:
+    """Package, commit and torch of all runs; several where they differ."""
+    every = [RunFolder.open(folder).versions() for group in folders.values() for folder in group]
+    found = {f"faal-lab {v['faal-lab']} at commit {v['commit'][:12]}, torch {v['torch']}" for v in every}
+    return "; ".join(sorted(found))
+
+
 def main() -> None:
     """Read the sweep, write the folder."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -181,7 +189,7 @@ def main() -> None:
     said = "\n".join(f"- {findings(PANELS[panel], rows)}" for panel, rows in panels.items())
     lowest, times, networks, images = most_often_worst(seeds, options.attack)
     about = _ABOUT.format(
-        count=count, attack=ATTACK_TITLES[options.attack], said=said,
+        count=count, attack=ATTACK_TITLES[options.attack], said=said, made_by=made_by(folders),
         lowest=lowest, times=times, networks=networks, images=images, point=100 / images,
     )  # fmt: skip
     replace_file(options.out / "README.md", f"{title}\n\n{about}{page}".encode())

@@ -113,8 +113,8 @@ def test_the_readme_says_what_the_counts_say() -> None:
     found = counts()
     text = " ".join((ROOT / "README.md").read_text().split("## The leaderboard of the digits")[1].split("\n## ")[0].split())
 
-    def both(label: str, stage: str = "own") -> str:
-        return " and ".join(interval(found[f"{stage}/{base}-{label}"]) for base in ("at", "trades"))
+    def both(label: str) -> str:
+        return " and ".join(interval(found[f"own/{base}-{label}"]) for base in ("at", "trades"))
 
     gain = [interval(found[f"equal/{base}-faal"] - found[f"equal/{base}-control"], "+") for base in ("at", "trades")]
     faal = [interval(found[f"equal/{base}-faal"]) for base in ("at", "trades")]
