@@ -28,10 +28,12 @@ class RunStarted:
 class RunResumed:
     """The run goes on after `from_step` steps; earlier records later than that did not happen.
 
-    `versions`: what changed of that which `RunFolder.versions` says since the run was begun; None where nothing did.
+    `steps` are those of the whole run. `versions`: what changed of that which `RunFolder.versions` says since the run was
+    begun; None where nothing did.
     """
 
     from_step: int
+    steps: int | None = None
     versions: dict[str, str] | None = None
 
 

@@ -218,7 +218,8 @@ def _events(
     state, config, splits = experiment.state, experiment.config, experiment.splits
     if resume:
         before, now = folder.versions(), _made_by(experiment)
-        yield RunResumed(state.step, {n: now.get(n, "") for n in before | now if now.get(n) != before.get(n)} or None)
+        changed = {name: now.get(name, "") for name in before | now if now.get(name) != before.get(name)}
+        yield RunResumed(state.step, config.epochs * steps_per_epoch(splits, config), changed or None)
     if not resume or state.step == 0:
         yield RunStarted(
             list(splits.class_names), steps_per_epoch(splits, config), config.epochs,

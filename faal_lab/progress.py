@@ -18,7 +18,8 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
             if isinstance(event, StepDone):
                 bar.update(1)
             elif isinstance(event, RunResumed):
-                bar.update(event.from_step)
+                bar.initial = bar.n = event.from_step  # steps of before took none of this bar's time
+                bar.total = event.steps
             elif isinstance(event, RunStarted):
                 bar.total = event.epochs * event.steps_per_epoch
             elif isinstance(event, EpochDone):

@@ -116,6 +116,18 @@ def test_what_a_run_is_resumed_with_is_told_where_it_is_another(tmp_path: Path, 
     assert told == [None, {"torch": "2"}]
 
 
+def test_the_bar_of_a_resumed_run_knows_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = run(FAAL_QUICK, tmp_path / "run")
+    for event in events:
+        if isinstance(event, StepDone) and event.step == 5:
+            break
+    events.close()
+    list(shown(run(FAAL_QUICK, tmp_path / "run", resume=True)))
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in last
+    assert "8/8" in last
+
+
 def test_tau_zero_is_plain_adversarial_training_bit_for_bit(tmp_path: Path) -> None:
     shared = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 0, "attack_start": "zero"}
     finish(RunConfig(fairness="faal", tau=0.0, **shared), tmp_path / "faal")
