@@ -1,6 +1,7 @@
 """Compiled passes: which ones, that turning a dial compiles nothing, and what happens where the compiler fails."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from conftest import SHORT
 from torch._dynamo.utils import counters
 
 from faal_lab.config import ConfigError
-from faal_lab.events import Command, StepDone
+from faal_lab.events import Command, RunResumed, StepDone
 from faal_lab.experiment import prepare, run
 from faal_lab.models import CompileWarning
 from faal_lab.runs import RunFolder
@@ -75,10 +76,11 @@ def test_what_is_compiled_learns_the_same(traced: None, tmp_path: Path) -> None:
     assert compiled[0].weights == pytest.approx(plain[0].weights, abs=1e-3)
 
 
-def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
-        raise OSError("no C++ compiler")
+def broken(*_: Any) -> None:
+    raise OSError("no C++ compiler")
 
+
+def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
     config = replace(CONFIG, epochs=1)
     with pytest.warns(CompileWarning, match="torch.compile failed, the run goes on without it: .*no C\\+\\+ compiler"):
@@ -86,6 +88,17 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, mon
     assert "no C++ compiler" in RunFolder(tmp_path / "run").versions()["compile"]
     plain = list(run(replace(config, compile=False), tmp_path / "plain"))
     assert [e for e in events if isinstance(e, StepDone)] == [e for e in plain if isinstance(e, StepDone)]
+
+
+def test_a_run_that_is_resumed_without_the_compiler_it_had_says_so(
+    traced: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(run(CONFIG, tmp_path / "run")) as events:
+        next(e for e in events if isinstance(e, StepDone))
+    monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
+    with pytest.warns(CompileWarning), closing(run(CONFIG, tmp_path / "run", resume=True)) as events:
+        resumed = next(e for e in events if isinstance(e, RunResumed))
+    assert "no C++ compiler" in (resumed.versions or {})["compile"]
 
 
 def test_what_gains_nothing_is_refused() -> None:
