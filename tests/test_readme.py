@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 def commands() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
