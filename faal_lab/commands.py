@@ -125,6 +125,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 checkpoint=options.checkpoint,
                 attacks=attacks,
                 images=options.images,
+                classes=tuple(listed(options.classes)) if options.classes else (),
                 epsilon=options.epsilon,
                 device=options.device,
                 mode=options.mode,

@@ -21,6 +21,7 @@ from faal_lab.events import Evaluated
 from faal_lab.experiment import load_data
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
+from faal_lab.names import check_name
 from faal_lab.restore import delivered, load_model
 from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file
@@ -33,6 +34,7 @@ def evaluate_run(
     attacks: tuple[str, ...] = DEFAULT_ATTACKS,
     epsilon: float | None = None,
     images: int | None = None,
+    classes: tuple[str, ...] = (),
     model: nn.Module | None = None,
     device: str = "auto",
     mode: str = "per-image",
@@ -42,10 +44,11 @@ def evaluate_run(
 ) -> Verdicts:
     """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
 
-    `epsilon` is the run's own by default; `images` takes so many of the test images, spread over the classes; `model` is for a
-    run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and radius
-    are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept in
-    the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
+    `epsilon` is the run's own by default; `images` takes so many of the test images, spread over the classes, `classes` those of
+    these classes alone, whose verdicts are kept in a file of their own: an average of some classes is another number. `model` is
+    for a run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and
+    radius are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept
+    in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
     verdicts. Raises RunLocked while the run is still written to.
     """
     folder = RunFolder.open(run_folder)
@@ -53,14 +56,19 @@ def evaluate_run(
     where = device_of(device)
     splits = load_data(config)
     test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
+    if classes:
+        wanted = sorted(splits.class_names.index(check_name("class", name, splits.class_names)) for name in classes)
+        classes = tuple(splits.class_names[c] for c in wanted)
+        test = test.part(torch.isin(test.labels, torch.tensor(wanted)).nonzero().flatten())
     if images is not None:
         test = test.part(stratified(test.labels, images, splits.num_classes))
+    if len(test) < len(splits.test):
         notes.append(_said_of(test, splits))
     radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
     header = {
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
         "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
-        "images": images,
+        "images": images, **({"classes": list(classes)} if classes else {}),
     }  # fmt: skip
     now = ("evaluating", 0.0)
 
@@ -104,7 +112,10 @@ def _said_of(some: Images, splits: Splits) -> str:
     counts = torch.bincount(some.labels, minlength=splits.num_classes)
     least, most = int(counts[counts > 0].min()), int(counts.max())
     each = f"{least}" if least == most else f"{least} to {most}"
-    return f"On {len(some)} of the {len(splits.test)} test images, {each} of each class, the same for every model."
+    left = [name for name, count in zip(splits.class_names, counts.tolist(), strict=True) if count]
+    all_there = len(left) == len(splits.test.labels.unique())
+    alone = "" if all_there else f" Of {', '.join(left)} alone: average, worst class and gap are theirs."
+    return f"On {len(some)} of the {len(splits.test)} test images, {each} of each class, the same for every model.{alone}"
 
 
 def _noted(verdicts: Verdicts, notes: list[str]) -> Verdicts:
@@ -119,7 +130,7 @@ def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts,
 
     Earlier ones that were measured otherwise are put aside. Returns where, in a sentence, and the verdicts as they are kept.
     """
-    file, kept, aside = folder.verdicts_file(checkpoint), verdicts, None
+    file, kept, aside = folder.verdicts_file(checkpoint, verdicts.header.get("classes", ())), verdicts, None
     if file.exists():
         with suppress(VerdictsError):  # damaged, or of an older format: nothing to join
             kept = verdicts.joined(Verdicts.read(file))

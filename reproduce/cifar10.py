@@ -89,7 +89,9 @@ def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smo
                 if clock.ahead or kept:  # what is not kept half done is finished once begun, or no piece would ever get further
                     clock.look()
 
-            found = evaluate_run(runs / name, attacks=attacks, images=images or None, device=device, progress=hear)
+            found = evaluate_run(
+                runs / name, attacks=attacks, images=images or None, classes=step.classes, device=device, progress=hear
+            )
         note = re.sub(r"\s*Earlier verdicts[^.]*\.npz\.", "", found.header.get("note", ""))  # those of other steps of this
         replace_file(file, replace(found, examples=None, header={**found.header, "note": note}).to_bytes())
         clock.ahead = True
@@ -149,7 +151,7 @@ def go_on_from(state: Path, runs: Path, out: Path) -> None:
 
 
 def _verdicts_file(step: Measure, run_name: str, out: Path) -> Path:
-    return out / f"{run_name}-{'-'.join(step.attacks)}.npz"
+    return out / f"{'-'.join((run_name, *step.attacks, *step.classes))}.npz"
 
 
 def make(

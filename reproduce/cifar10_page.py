@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from model_card import card
 
@@ -50,12 +51,34 @@ DEMANDS = [
 def groups(folder: Path) -> list[Group]:
     """The verdicts of a folder, by attacks and images; the most images first."""
     found: dict[tuple[Any, ...], dict[str, Verdicts]] = {}
-    for file in folder.glob("*.npz"):
-        verdicts = Verdicts.read(file)
-        name = file.stem.removesuffix("-" + "-".join(verdicts.predicted))
+    read = {file.stem: Verdicts.read(file) for file in sorted(folder.glob("*.npz"))}
+    for stem, verdicts in read.items():
+        name = stem.partition("-".join(["", *verdicts.predicted]))[0]
+        if "classes" in verdicts.header:
+            verdicts = with_the_others(verdicts, read.values())
         found.setdefault((-len(verdicts.labels), *verdicts.predicted), {})[name] = verdicts
     order = list(about_of(folder)["settings"])
     return [{name: found[key][name] for name in order if name in found[key]} for key in sorted(found)]
+
+
+def with_the_others(some: Verdicts, read: Iterable[Verdicts]) -> Verdicts:
+    """Verdicts of a few classes, and the same network's of the same attacks on fewer images for the other classes."""
+    alike = ("model_sha256", "epsilon", "norm", "seed", "mode")
+    whole = next(
+        v for v in read
+        if "classes" not in v.header and v.predicted.keys() == some.predicted.keys()
+        and all(v.header.get(key) == some.header.get(key) for key in alike)
+    )  # fmt: skip
+    other = ~np.isin(whole.labels, some.labels)
+    labels = np.concatenate([some.labels, whole.labels[other]])
+    predicted = {attack: np.concatenate([found, whole.predicted[attack][other]]) for attack, found in some.predicted.items()}
+    names = " and ".join(some.header["classes"])
+    said = (
+        f"All {len(some.labels):,} test images of {names}, and of the other classes those of the table with fewer images; "
+        f"after that one {names} were chosen to get more."
+    )
+    both = {key: some.header[key] + whole.header[key] for key in ("data_sha256", "findings")}
+    return Verdicts(labels, predicted, some.class_names, {**whole.header, **both, "note": said})
 
 
 def about_of(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import Mock
@@ -150,6 +151,23 @@ def test_the_page_says_what_was_found(made: Made) -> None:
     assert "| PGD-20: at-faal against at |" in page
     assert "Not measured: PGD-20: at-faal against at-control; AutoAttack: at-faal against at; " in page
     assert "All are met" not in page
+
+
+def test_all_images_of_some_classes_stand_beside_few_of_the_others(made: Made, tmp_path: Path) -> None:
+    out, runs = Path(shutil.copytree(made.out, tmp_path / "out")), Path(shutil.copytree(made.runs, tmp_path / "runs"))
+    clock, steps = Mock(ahead=False, counting=lambda name: nullcontext()), []
+    for images, classes in ((8, ()), (0, ("dog", "bee"))):
+        steps.append(cifar10.Measure(("at", "at-faal"), ("apgd-ce",), images, classes))
+        cifar10.measure(steps[-1], runs, out, "cpu", clock, smoke=False)
+    few, some = Verdicts.read(out / "at-apgd-ce.npz"), Verdicts.read(out / "at-apgd-ce-dog-bee.npz")
+    both = next(g["at"] for g in cifar10_page.groups(out) if "apgd-ce" in g["at"].predicted)
+    assert np.bincount(both.labels).tolist() == [2, 8, 2, 8], "two of the eight, and all of bee and dog"
+    counts, expected = both.counts("apgd-ce")[0].tolist(), few.counts("apgd-ce")[0]
+    expected[[1, 3]] = some.counts("apgd-ce")[0][[1, 3]]
+    assert counts == expected.tolist()
+    page = as_markdown("Tiny", cifar10_page.tables(out, cifar10_page.groups(out)))
+    assert "All 16 test images of bee and dog, and of the other classes those of the table with fewer images" in page
+    assert page.count("| APGD-CE | at-faal against at |") == 2
 
 
 def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,6 +374,21 @@ def test_verdicts_of_other_attacks_measured_alike_are_kept(base: Path, tmp_path:
         assert (copy / name).read_bytes() == before
 
 
+def test_some_classes_alone(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "run"))
+    whole = evaluate_run(copy, attacks=("clean", "pgd-20"))
+    before = RunFolder(copy).verdicts_file().read_bytes()
+    assert main(["evaluate", str(copy), "--attacks", "clean,pgd-20", "--classes", "8, 3"]) == 0
+    assert "Of 3, 8 alone: average, worst class and gap are theirs." in " ".join(capsys.readouterr().out.split())
+    some, kept = np.isin(whole.labels, [3, 8]), Verdicts.read(RunFolder(copy).verdicts_file("last", ["3", "8"]))
+    assert np.array_equal(kept.labels, whole.labels[some])
+    assert np.array_equal(kept.predicted["clean"], whole.predicted["clean"][some])
+    assert set(kept.predicted) == {"clean", "pgd-20"}
+    assert RunFolder(copy).verdicts_file().read_bytes() == before, "and do not take the place of all"
+    assert main(["evaluate", str(copy), "--classes", "3,eight"]) == 1
+    assert "Unknown class 'eight'. Known: 0, 1, " in capsys.readouterr().err
+
+
 def test_attacks_evaluated_one_by_one_are_held_against_each_other(base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(base, tmp_path / "run"))
     evaluate_run(copy, attacks=("pgd-20",))

@@ -13,8 +13,9 @@ log.txt            what a child process printed
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -102,9 +103,10 @@ class RunFolder:
         """Where the checkpoint `last` or `best` lies."""
         return self.path / f"{which}.safetensors"
 
-    def verdicts_file(self, which: str = "last") -> Path:
-        """Where the per-image verdicts of an evaluation of that checkpoint lie."""
-        return self.path / f"verdicts-{which}.npz"
+    def verdicts_file(self, which: str = "last", classes: Sequence[str] = ()) -> Path:
+        """Where the per-image verdicts of an evaluation of that checkpoint lie, on all classes or on `classes` alone."""
+        of = "".join(f"-{re.sub(r'[^a-zA-Z0-9]', '_', name)}" for name in classes)
+        return self.path / f"verdicts-{which}{of}.npz"
 
     def send(self, command: Command) -> Command:
         """Tell the run something; it listens a few times a second."""
