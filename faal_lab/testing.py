@@ -57,7 +57,7 @@ def evaluate_run(
     splits = load_data(config)
     test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
     if classes:
-        wanted = sorted(splits.class_names.index(check_name("class", name, splits.class_names)) for name in classes)
+        wanted = sorted({splits.class_names.index(check_name("class", name, splits.class_names)) for name in classes})
         classes = tuple(splits.class_names[c] for c in wanted)
         test = test.part(torch.isin(test.labels, torch.tensor(wanted)).nonzero().flatten())
     if images is not None:

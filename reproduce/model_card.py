@@ -44,7 +44,8 @@ faal-lab run --base results/{weights.parent.name}/{weights.name} --model {model}
 ```
 
 (`--validation none`: which images are held out depends on where they come from, and it has learned from nine tenths of them.)
-Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults. No test image was looked at before.
+Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults. No test image was attacked
+before.
 Rounded to float16 it sees another class than before in {rounding["other class"]} of {rounding["images"]:,} validation images;
 the verdicts below are of the weights before that. Its radius is {255 * settings["epsilon"]:.0f}/255 in L-infinity: nothing is
 known of others. The images carry no licence of their own (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images,

@@ -16,7 +16,6 @@ from faal_lab.evaluation import Verdicts, compare
 from faal_lab.events import RunFinished
 from faal_lab.experiment import run
 from faal_lab.restore import load_model
-from faal_lab.table_files import as_markdown
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "cifar10-narrow"
@@ -42,8 +41,7 @@ def section() -> str:
 
 
 def test_the_page_is_made_from_these_verdicts() -> None:
-    title = f"{cifar10_page.about_of(FOLDER)['images']['label']}: {FOLDER.name}"
-    assert (FOLDER / "README.md").read_text() == as_markdown(title, cifar10_page.tables(FOLDER, cifar10_page.groups(FOLDER)))
+    assert (FOLDER / "README.md").read_text() == cifar10_page.page(FOLDER, cifar10_page.groups(FOLDER))
 
 
 def test_the_card_is_of_these_weights() -> None:
@@ -63,7 +61,8 @@ def test_the_readme_has_the_averages_and_worst_classes(arm: str) -> None:
 
 
 def test_the_readme_has_the_differences() -> None:
-    for attack, other in (("pgd-20", "at"), ("pgd-20", "at-control"), ("autoattack", "at")):
+    shown = [(attack, other) for attack in ("pgd-20", "cw-20") for other in ("at", "at-control")]
+    for attack, other in (*shown, ("autoattack", "at")):
         one, two = met(other, attack), met("at-faal", attack)
         assert np.array_equal(one.labels, two.labels)
         worst = compare(one.labels, *(v.predicted[attack] == one.labels for v in (one, two)), 10).worst

@@ -105,7 +105,7 @@ class RunFolder:
 
     def verdicts_file(self, which: str = "last", classes: Sequence[str] = ()) -> Path:
         """Where the per-image verdicts of an evaluation of that checkpoint lie, on all classes or on `classes` alone."""
-        of = "".join(f"-{re.sub(r'[^a-zA-Z0-9]', '_', name)}" for name in classes)
+        of = "".join("-" + re.sub(r"\W", "_", name) for name in classes)
         return self.path / f"verdicts-{which}{of}.npz"
 
     def send(self, command: Command) -> Command:
