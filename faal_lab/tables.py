@@ -94,7 +94,7 @@ def _marked(row: dict[str, Any]) -> str:
 
 def notes(verdicts: dict[str, Verdicts]) -> list[str]:
     """What the evaluations say about their attacks, each remark once."""
-    said = [v.header["note"] for v in verdicts.values() if v.header.get("note")]
+    said = [v.header["note"] for v in verdicts.values() if "note" in v.header]
     shaky = [name for name, v in verdicts.items() if v.header.get("deterministic") is False]
     if shaky:
         said.append(

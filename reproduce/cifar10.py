@@ -5,7 +5,8 @@
     python reproduce/cifar10_page.py results/cifar10-narrow                 # the page and the picture, from what is there
 
 Started again it goes on where it was: within an epoch, and within AutoAttack. What is finished first is worth most. Runs lie in
---runs, verdicts and times in --out; --state keeps what another machine needs to go on, in files under 16 MB. It needs torch,
+--runs, verdicts and times in --out, with weights in float16: a network that is kept there is not trained again, and fine-tuning
+and attacks take it as it is kept. --state keeps what another machine needs to go on, in files under 16 MB. It needs torch,
 numpy, safetensors, scikit-learn, tqdm, pyautoattack and filelock (torch brings that one), and pillow for a folder of images
 (train/<class>/ and test/<class>/). It ends with 0 where all is done, with 3 where it is to be started again.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import re
 import shutil
 import signal
@@ -28,6 +30,7 @@ from cifar10_steps import SCALES, Keep, Measure, Settings, Train
 from clock import Clock, OutOfTime
 from safetensors.torch import save
 
+from faal_lab.adoption import adopt
 from faal_lab.config import RunConfig
 from faal_lab.data import DataProblem
 from faal_lab.evaluation import EvaluationError
@@ -46,15 +49,15 @@ from faal_lab.testing import evaluate_run
 from faal_lab.training import TrainingDiverged
 
 
-def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) -> None:
+def train(step: Train, runs: Path, out: Path, data: Settings, clock: Clock, smoke: bool) -> None:
     """Make a run, or go on with it; returns where it is finished."""
     folder = RunFolder(runs / step.name)
-    if _done(folder):
+    if _made(step, runs, out):
         return
-    settings = {**step.settings, **data, **({"base": str(runs / step.base)} if step.base else {})}
+    settings = {**step.settings, **data}
     if step.base:
-        base = RunFolder.open(runs / step.base).config()
-        settings |= {"model": base.model, "filters": base.filters}
+        base = weights_of(step.base, runs, out, data)
+        settings |= {"base": str(base.path), "model": base.config().model, "filters": base.config().filters}
     if smoke:
         settings |= {"epochs": 2, "attack_steps": 1, "validation_steps": 1, "batch_size": 64}
     config = RunConfig.from_mapping(settings)
@@ -64,18 +67,39 @@ def train(step: Train, runs: Path, data: Settings, clock: Clock, smoke: bool) ->
         for event in shown(events):
             if not isinstance(event, RunFinished):
                 clock.look()
-    if not _done(folder):
+    if not _made(step, runs, out):
         raise OutOfTime  # stopped by `faal-lab tell`: what follows must not start from half a training
     clock.ahead = True
     _say(step, runs)
 
 
-def _done(folder: RunFolder) -> bool:
-    """By what it wrote, and not by what it does: an attack on it may just have been cut off."""
-    return folder.path.is_dir() and any(isinstance(event, RunFinished) and event.reason == "done" for event in folder.events())
+def _made(step: Train, runs: Path, out: Path) -> bool:
+    """By what it wrote, and not by what it does: an attack on it may just have been cut off. What is kept is made."""
+    folder = RunFolder(runs / step.name)
+    ended = folder.path.is_dir() and any(isinstance(event, RunFinished) and event.reason == "done" for event in folder.events())
+    return ended or _kept_file(step.name, out).is_file()
 
 
-def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smoke: bool) -> None:
+def weights_of(name: str, runs: Path, out: Path, data: Settings) -> RunFolder:
+    """The folder of what others start from and what is attacked: the weights as they are kept, or the run where none are."""
+    folder, file = RunFolder(runs / _lies(name, out)), _kept_file(name, out)
+    if not file.is_file() or folder.checkpoint().is_file():
+        return folder
+    settings = json.loads((out / "about.json").read_text(encoding="utf-8"))["settings"][name]
+    of_network = {key: settings[key] for key in ("model", "filters", "epsilon") if key in settings}
+    return adopt(RunConfig.from_mapping({**of_network, **data, "base": str(file)}), folder.path)
+
+
+def _kept_file(name: str, out: Path) -> Path:
+    return out / f"{name}.safetensors"
+
+
+def _lies(name: str, out: Path) -> str:
+    """What the folder of `weights_of` is called."""
+    return f"kept-{name}" if _kept_file(name, out).is_file() else name
+
+
+def measure(step: Measure, runs: Path, out: Path, data: Settings, clock: Clock, smoke: bool) -> None:
     """Attack what was not attacked yet. The verdict files hold no image."""
     for name in step.runs:
         attacks, images, kept = step.attacks, 100 if smoke else step.images, set(step.attacks) <= set(CHAINS)
@@ -89,17 +113,23 @@ def measure(step: Measure, runs: Path, out: Path, device: str, clock: Clock, smo
                 if clock.ahead or kept:  # what is not kept half done is finished once begun, or no piece would ever get further
                     clock.look()
 
+            folder, device = weights_of(name, runs, out, data).path, data.get("device", "auto")
             found = evaluate_run(
-                runs / name, attacks=attacks, images=images or None, classes=step.classes, device=device, progress=hear
+                folder, attacks=attacks, images=images or None, classes=step.classes, device=device, progress=hear
             )
-        note = re.sub(r"\s*Earlier verdicts[^.]*\.npz\.", "", found.header.get("note", ""))  # those of other steps of this
-        replace_file(file, replace(found, examples=None, header={**found.header, "note": note}).to_bytes())
+        note = _OF_THE_FOLDER.sub("", found.header.get("note", "")).strip()
+        header = {key: value for key, value in found.header.items() if key != "note"} | ({"note": note} if note else {})
+        replace_file(file, replace(found, examples=None, header=header).to_bytes())
         clock.ahead = True
+
+
+# What an evaluation says of the folder it lies in, which no one sees on the page: other steps of this, kept weights.
+_OF_THE_FOLDER = re.compile(r"\s*(Earlier verdicts[^.]*\.npz|\S+ was trained elsewhere:[^.]*)\.")
 
 
 def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
     """Write the weights down in float16, and on how many validation images the network then sees another class."""
-    file = out / f"{step.run}.safetensors"
+    file = _kept_file(step.run, out)
     if file.is_file():
         return
     model, config, _ = load_model(runs / step.run, "last")
@@ -114,7 +144,7 @@ def keep(step: Keep, runs: Path, out: Path, clock: Clock) -> None:
     replace_file(file, save({name: t.contiguous() for name, t in half.items()}))
 
 
-_MADE = "made"  # what of a state goes to --out
+_CARRIED = "made"  # what of a state goes to --out
 
 
 def to_carry(scale: str, runs: Path, out: Path) -> dict[str, Path]:
@@ -125,13 +155,13 @@ def to_carry(scale: str, runs: Path, out: Path) -> dict[str, Path]:
     """
     needed: set[str] = set()
     for step in SCALES[scale]:
-        if isinstance(step, Train) and not _done(RunFolder(runs / step.name)):
-            needed |= {step.name, step.base}
-        elif isinstance(step, Keep) and not (out / f"{step.run}.safetensors").is_file():
+        if isinstance(step, Train) and not _made(step, runs, out):
+            needed |= {step.name, _lies(step.base, out)}
+        elif isinstance(step, Keep) and not _kept_file(step.run, out).is_file():
             needed.add(step.run)
         elif isinstance(step, Measure):
-            needed |= {name for name in step.runs if not _verdicts_file(step, name, out).is_file()}
-    found = {f"{_MADE}/{file.name}": file for file in out.glob("*") if file.is_file()}
+            needed |= {_lies(name, out) for name in step.runs if not _verdicts_file(step, name, out).is_file()}
+    found = {f"{_CARRIED}/{file.name}": file for file in out.glob("*") if file.is_file()}
     for folder in filter(Path.is_dir, runs.glob("*")):
         kept = [folder / name for name in ("config.json", "metrics.jsonl", "timing.jsonl")] + [
             *folder.glob("autoattack-*/*.json*")
@@ -146,7 +176,7 @@ def go_on_from(state: Path, runs: Path, out: Path) -> None:
     if unpack(state, runs):
         print(f"Going on from {state}.", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    for file in (runs / _MADE).glob("*"):
+    for file in (runs / _CARRIED).glob("*"):
         shutil.move(file, out / file.name)
 
 
@@ -164,11 +194,11 @@ def make(
     try:
         for step in SCALES[scale]:
             if isinstance(step, Train):
-                train(step, runs, data, clock, smoke)
+                train(step, runs, out, data, clock, smoke)
             elif isinstance(step, Keep):
                 keep(step, runs, out, clock)
             else:
-                measure(step, runs, out, data.get("device", "auto"), clock, smoke)
+                measure(step, runs, out, data, clock, smoke)
     except OutOfTime:
         return False
     return True

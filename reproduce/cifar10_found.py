@@ -72,9 +72,8 @@ def with_the_others(some: Verdicts, read: Iterable[Verdicts]) -> Verdicts | None
         predicted = {attack: np.concatenate([found, whole.predicted[attack][other]]) for attack, found in some.predicted.items()}
         names, few = " and ".join(some.header["classes"]), np.bincount(whole.labels[other])
         said = (
-            f"{len(some.labels):,} test images of {names}, {few[few > 0].min()} of each other class. A second look: these "
-            "were the two lowest classes of every arm under CW-20 on all images, and the first look, which stands below, had "
-            "left open by how much the worst class differs. The average gains little by it."
+            f"{len(some.labels):,} test images of {names}, {few[few > 0].min()} of each other class: those two were an earlier "
+            "fine-tuning's lowest, and 100 images of each had left open which is the worst. The average gains little by it."
         )
         findings = [*whole.header.get("findings", []), *some.header.get("findings", [])]
         data = f"{some.header['data_sha256']} {whole.header['data_sha256']}"

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 
 def opening(about: Mapping[str, Any]) -> str:
-    """What the runs are, in a sentence each, and the picture."""
+    """What the runs are, in a sentence each."""
     usual, lines = RunConfig(), []
     for name, settings in about["settings"].items():
         told = {**usual.to_mapping(), **settings}
@@ -41,7 +41,7 @@ def opening(about: Mapping[str, Any]) -> str:
             f"{told['epochs']} epochs by {told['objective'].upper()}, {told['attack_steps']} attack steps {radius}, {how}{awp}"
         )
         lines.append(f"- `{name}`: {start}; {trained}.")
-    return "\n".join(lines) + "\n\n![Accuracy of each class under PGD-20](classes.png)"
+    return "\n".join(lines)
 
 
 def by_class(found: list[Group]) -> Table:
@@ -95,15 +95,16 @@ def paper() -> Table:
 def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     """All of the page."""
     rows = list(demanded(found))
-    missed = {word: [f"{row[0]}, {row[1]} images" for row in rows if row[-1] == word] for word in ("not met", "not measured")}
+    names = {"not met": "{0} ({1} images)", "not measured": "{0}"}
+    missed = {word: [name.format(*row) for row in rows if row[-1] == word] for word, name in names.items()}
     said = " ".join(f"{word.capitalize()}: {'; '.join(which)}." for word, which in missed.items() if which) or "All are met."
     asked = (
         "Asked, in points: at least so much for worst class and average, and the worst class's interval above 0. That was set "
-        "before any test image was attacked, after the paper's gains; a control that was trained as long is the fairer other."
+        "before these networks were attacked, after the paper's gains; a control that was trained as long is the fairer other."
     )
     once = "Every network was trained once: intervals are over test images, and say nothing of another training."
     head = ["what", "test images", "asked", "worst class", "average", ""]
-    yield Table("What FAAL is asked for", head, rows, [said.replace(", - images", ""), asked, once])
+    yield Table("What FAAL is asked for", head, rows, [said, asked, once])
     for group in found:
         *first, last = (ATTACK_TITLES[a] for a in next(iter(group.values())).predicted)
         attacks = f"{', '.join(first)} and {last}" if first else last
@@ -122,27 +123,36 @@ def page(folder: Path, found: list[Group]) -> str:
     """The page in Markdown."""
     about = about_of(folder)
     title, rest = as_markdown(f"{about['images']['label']}: {folder.name}", tables(folder, found)).split("\n\n", 1)
-    return f"{title}\n\n{opening(about)}\n\n{rest}"
+    picture = "![Accuracy of each class under PGD-20](classes.png)\n\n" if (folder / "classes.png").is_file() else ""
+    return f"{title}\n\n{opening(about)}\n\n{picture}{rest}"
+
+
+def draw(folder: Path, found: list[Group]) -> None:
+    """The picture, where kaleido and a browser are installed and PGD-20 was made."""
+    with_pgd = next((group for group in found if "pgd-20" in next(iter(group.values())).predicted), None)
+    if with_pgd is None or find_spec("kaleido") is None:
+        return
+    shown = {name: verdicts for name, verdicts in with_pgd.items() if not name.endswith("awp")}
+    figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
+    try:
+        figure.write_image(folder / "classes.png", scale=1)
+    except RuntimeError:  # kaleido's and the browser's errors are all of this kind
+        print("No picture was drawn: it needs Chromium or Chrome (on Debian: apt-get install chromium).")
 
 
 def main() -> None:
-    """Write the page, and the picture where kaleido is installed."""
+    """Write picture, page and card."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("folder", type=Path)
     folder = words.parse_args().folder
     found = groups(folder) if (folder / "about.json").is_file() else []
     if not found:
         raise SystemExit(f"No verdicts in {folder} yet. Make them first: python reproduce/cifar10.py --out {folder}")
+    draw(folder, found)
     replace_file(folder / "README.md", page(folder, found).encode())
     for weights in folder.glob("*.safetensors"):
         own = [group[weights.stem] for group in found if weights.stem in group]
         replace_file(folder / f"{weights.stem}.md", card(weights, about_of(folder), own).encode())
-    with_pgd = next((group for group in found if "pgd-20" in next(iter(group.values())).predicted), None)
-    if with_pgd is None or find_spec("kaleido") is None:
-        return
-    shown = {name: verdicts for name, verdicts in with_pgd.items() if not name.endswith("awp")}
-    figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
-    figure.write_image(folder / "classes.png", scale=1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Keep:
-    """A run's weights in float16, to be kept beside its verdicts."""
+    """A run's weights in float16, to be kept beside its verdicts: what comes after goes by these."""
 
     run: str
 
@@ -61,11 +61,14 @@ NARROW: list[Step] = [
     Train("at", _from_scratch(filters=16, objective="at", epochs=12, attack_steps=4)),
     Keep("at"),
     *_arms("at", control="pgd-at", faal="faal-at"),
+    Keep("at-control"),
+    Keep("at-faal"),
     Measure(("at", "at-control", "at-faal"), QUICK),
     Measure(("at", "at-faal", "at-control"), STRONG, 1000),
     Measure(("at", "at-faal", "at-control"), STRONG, classes=("cat", "deer")),  # 100 of a class do not tell which is worst
     Measure(("at", "at-faal", "at-control"), ADAPTIVE, 2000),
     *_arms("at", **{"faal-awp": "faal-at-awp"}),
+    Keep("at-faal-awp"),
     Measure(("at-faal-awp",), QUICK),
     Measure(("at-faal-awp",), STRONG, 1000),
 ]

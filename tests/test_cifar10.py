@@ -143,6 +143,21 @@ def test_what_it_leaves_behind(made: Made) -> None:
     assert "| PGD-20 | at | " in shown
 
 
+def test_kept_weights_are_all_that_the_rest_needs(made: Made, tmp_path: Path) -> None:
+    """On a machine with the folder of results alone, as in a checkout of the project, the arms are the same bit for bit."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    out.mkdir()
+    for name in ("at.safetensors", "about.json"):
+        shutil.copy(made.out / name, out)
+    assert cifar10.make("tiny", runs, out, made.data)
+    assert not (runs / "at").exists(), "it is not trained again"
+    for name, verdicts in made.verdicts().items():
+        again = Verdicts.read(out / f"{name}.npz")
+        assert again.header["model_sha256"] == verdicts.header["model_sha256"]
+        assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted)
+        assert "trained elsewhere" not in again.header.get("note", ""), "the page says how it was trained"
+
+
 def test_the_page_says_what_was_found(made: Made) -> None:
     page = as_markdown("Tiny", cifar10_page.tables(made.out, cifar10_page.groups(made.out)))
     clean = made.verdicts()["at-faal-clean-pgd-20"]
@@ -158,7 +173,7 @@ def test_all_images_of_some_classes_stand_beside_few_of_the_others(made: Made, t
     clock, steps = Mock(ahead=False, counting=lambda name: nullcontext()), []
     for images, classes in ((8, ()), (0, ("dog", "bee"))):
         steps.append(cifar10.Measure(("at", "at-faal"), ("apgd-ce",), images, classes))
-        cifar10.measure(steps[-1], runs, out, "cpu", clock, smoke=False)
+        cifar10.measure(steps[-1], runs, out, made.data, clock, smoke=False)
     few, some = Verdicts.read(out / "at-apgd-ce.npz"), Verdicts.read(out / "at-apgd-ce-dog-bee.npz")
     both = next(g["at"] for g in cifar10_page.groups(out) if "apgd-ce" in g["at"].predicted)
     assert np.bincount(both.labels).tolist() == [2, 8, 2, 8], "two of the eight, and all of bee and dog"
@@ -166,7 +181,7 @@ def test_all_images_of_some_classes_stand_beside_few_of_the_others(made: Made, t
     expected[[1, 3]] = some.counts("apgd-ce")[0][[1, 3]]
     assert counts == expected.tolist()
     page = as_markdown("Tiny", cifar10_page.tables(out, cifar10_page.groups(out)))
-    assert "16 test images of bee and dog, 2 of each other class. A second look" in page
+    assert "16 test images of bee and dog, 2 of each other class: those two" in page
     assert "| APGD-CE | 20, more of bee and dog | at-faal against at |" in page
     assert "| APGD-CE | 8 | at-faal against at |" in page
     assert [g["at-faal"].counts("apgd-ce")[1].tolist() for g in cifar10_page.groups(out)[1:]] == [[2, 8, 2, 8], [2, 2, 2, 2]]
