@@ -33,7 +33,7 @@ from faal_lab.config import RunConfig
 from faal_lab.data import Images, Splits
 from faal_lab.experiment import recipe_settings
 from faal_lab.machine import device_of, placed
-from faal_lab.models import ModelSpec, Normalized, build, compile_passes, has_bfloat16, takes_bfloat16
+from faal_lab.models import ModelSpec, build, has_bfloat16, takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.recipe import Recipe
 from faal_lab.state import TrainingState
 from faal_lab.training import train
@@ -141,8 +141,9 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
     model = placed(model, device) if quick else model.to(device)
     state = TrainingState.fresh(model, Recipe.of(**recipe_settings(config, TAU, validation=False)), config)
     if compiled:
-        assert isinstance(model, Normalized)
-        state.quick = compile_passes(model, case.batch)
+        low = wants_bfloat16(config.precision, model, device)
+        shape = images.pixels.shape[1:]
+        state.quick, _ = try_to_compile(model, case.model, shape, images=case.batch, low=low, training=True)
     events = train(state, splits, config)
 
     def batches() -> None:

@@ -171,6 +171,7 @@ def _evaluate_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
     sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own; other models need one)")
     sub.add_argument("--images", type=int, metavar="N", help="only so many test images, spread over the classes")
+    sub.add_argument("--compile", action="store_true", help="run ResNets by torch.compile, for long attacks")
     sub.add_argument("--classes", default="", metavar="A,B", help="only these classes' images: strong attacks where it matters")
     sub.add_argument("--device", default="auto")
     sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")

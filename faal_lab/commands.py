@@ -131,6 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 mode=options.mode,
                 part=part,
                 parts=parts,
+                compile=options.compile,
                 progress=progress,
             )
     print(text_table(verdicts))

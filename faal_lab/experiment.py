@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,16 +22,13 @@ from faal_lab.data import Splits, load
 from faal_lab.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
 from faal_lab.machine import device_of, placed, versions
 from faal_lab.models import (
-    CompileWarning,
     ModelSpec,
-    Normalized,
     build,
-    compile_passes,
     statistics,
     takes_bfloat16,
     try_model,
+    try_to_compile,
     wants_bfloat16,
-    why_not,
 )
 from faal_lab.recipe import Recipe
 from faal_lab.restore import base_file, from_checkpoint, load_weights, to_checkpoint
@@ -100,25 +96,12 @@ def prepare(
     state.dials["tau"] = tau
     experiment = Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
     if config.compile:
-        _compile(experiment, (channels, height, width))
-    return experiment
-
-
-def _compile(experiment: Experiment, shape: tuple[int, int, int]) -> None:
-    """Let full batches run compiled, where the compiler can; where not it is said once, and recorded with the versions."""
-    state, config = experiment.state, experiment.config
-    if not takes_bfloat16(state.model) or not isinstance(state.model, Normalized):
-        raise ConfigError(f"compile is for ResNets; {config.model} is as quick without. Leave it out.")
-    size = -(-config.batch_size // config.accumulation)
-    low = wants_bfloat16(config.precision, state.model, experiment.splits.train.labels.device)
-    quick = compile_passes(state.model, size)
-    experiment.not_compiled = why_not(state.model, quick, shape, low)
-    if experiment.not_compiled:
-        warnings.warn(
-            f"torch.compile failed, the run goes on without it: {experiment.not_compiled}", CompileWarning, stacklevel=3
+        low = wants_bfloat16(config.precision, model, device)
+        size = -(-config.batch_size // config.accumulation)
+        state.quick, experiment.not_compiled = try_to_compile(
+            model, config.model, (channels, height, width), images=size, low=low, training=True
         )
-    else:
-        state.quick = quick
+    return experiment
 
 
 def recipe_settings(config: RunConfig, tau: float, validation: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from faal_lab.adversary import frozen
 from faal_lab.config import check_dial
 from faal_lab.data import Images, Splits, stratified
 from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, between, evaluate
@@ -21,6 +22,7 @@ from faal_lab.events import Evaluated
 from faal_lab.experiment import load_data
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import device_of, placed, versions
+from faal_lab.models import compiled, try_to_compile
 from faal_lab.names import check_name
 from faal_lab.restore import delivered, load_model
 from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
@@ -40,6 +42,7 @@ def evaluate_run(
     mode: str = "per-image",
     part: int = 0,
     parts: int = 1,
+    compile: bool = False,
     progress: Progress | None = None,
 ) -> Verdicts:
     """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
@@ -49,7 +52,8 @@ def evaluate_run(
     for a run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and
     radius are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept
     in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
-    verdicts. Raises RunLocked while the run is still written to.
+    verdicts. `compile` runs a ResNet's passes by torch.compile, see `try_to_compile`: worth its half minute in long attacks.
+    Raises RunLocked while the run is still written to.
     """
     folder = RunFolder.open(run_folder)
     model, config, stored = load_model(folder.path, checkpoint, model)
@@ -64,9 +68,11 @@ def evaluate_run(
         test = test.part(stratified(test.labels, images, splits.num_classes))
     if len(test) < len(splits.test):
         notes.append(_said_of(test, splits))
+    quick, not_compiled = try_to_compile(placed(model, where), config.model, test.pixels.shape[1:]) if compile else (None, "")
     radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
     header = {
-        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"], "versions": versions(),
+        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
+        "versions": versions() | ({"compile": not_compiled} if not_compiled else {}),
         "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
         "images": images, **({"classes": list(classes)} if classes else {}),
     }  # fmt: skip
@@ -78,7 +84,7 @@ def evaluate_run(
         if progress is not None:
             progress(what, share)
 
-    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext():
+    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext(), frozen(model), compiled(model, quick):
         verdicts = evaluate(
             placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
             attacks=attacks, seed=config.seed, header=header, progress=hear,

@@ -113,10 +113,10 @@ def measure(step: Measure, runs: Path, out: Path, data: Settings, clock: Clock, 
                 if clock.ahead or kept:  # what is not kept half done is finished once begun, or no piece would ever get further
                     clock.look()
 
-            folder, device = weights_of(name, runs, out, data).path, data.get("device", "auto")
             found = evaluate_run(
-                folder, attacks=attacks, images=images or None, classes=step.classes, device=device, progress=hear
-            )
+                weights_of(name, runs, out, data).path, attacks=attacks, images=images or None, classes=step.classes,
+                device=data.get("device", "auto"), compile=not smoke, progress=hear,
+            )  # fmt: skip
         note = _OF_THE_FOLDER.sub("", found.header.get("note", "")).strip()
         header = {key: value for key, value in found.header.items() if key != "note"} | ({"note": note} if note else {})
         replace_file(file, replace(found, examples=None, header=header).to_bytes())

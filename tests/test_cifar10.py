@@ -28,6 +28,15 @@ from faal_lab.runs import RunFolder
 from faal_lab.table_files import as_markdown
 from faal_lab.testing import evaluate_run
 
+
+@pytest.fixture(autouse=True, scope="module")
+def uncompiled() -> Iterator[None]:
+    """Networks of four filters are evaluated without a minute of compiling for each."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("faal_lab.testing.try_to_compile", lambda *_: (None, ""))
+        yield
+
+
 SMALL = {"epsilon": 0.08, "batch_size": 16, "attack_steps": 1, "validation_steps": 1, "checkpoint_every": 2, "precision": "auto"}
 
 

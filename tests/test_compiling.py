@@ -6,16 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SHORT
 from torch._dynamo.utils import counters
 
-from faal_lab.config import ConfigError
 from faal_lab.events import Command, RunResumed, StepDone
 from faal_lab.experiment import prepare, run
-from faal_lab.models import CompileWarning
+from faal_lab.models import CompileWarning, ModelProblem
 from faal_lab.runs import RunFolder
+from faal_lab.testing import evaluate_run
 from faal_lab.training import train
 
 CONFIG = replace(SHORT, model="preact-resnet-18", filters=4, compile=True, fairness="faal", objective="trades", epochs=2)
@@ -83,7 +84,7 @@ def broken(*_: Any) -> None:
 def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
     config = replace(CONFIG, epochs=1)
-    with pytest.warns(CompileWarning, match="torch.compile failed, the run goes on without it: .*no C\\+\\+ compiler"):
+    with pytest.warns(CompileWarning, match="torch.compile failed, all goes on without it: .*no C\\+\\+ compiler"):
         events = list(run(config, tmp_path / "run"))
     assert "no C++ compiler" in RunFolder(tmp_path / "run").versions()["compile"]
     plain = list(run(replace(config, compile=False), tmp_path / "plain"))
@@ -101,6 +102,40 @@ def test_a_run_that_is_resumed_without_the_compiler_it_had_says_so(
     assert "no C++ compiler" in (resumed.versions or {})["compile"]
 
 
-def test_what_gains_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="compile is for ResNets; small-cnn is as quick without. Leave it out"):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiling") / "run"
+    quick = {"fairness": "none", "objective": "at", "attack_steps": 1, "epsilon": 0.02, "learning_rate": 0.1, "compile": False}
+    list(run(replace(CONFIG, **quick), folder))
+    return folder
+
+
+def test_an_evaluation_compiles_once_for_batches_of_all_sizes(traced: None, trained: Path) -> None:
+    attacks = ("clean", "pgd-20", "apgd-ce")
+    plain = evaluate_run(trained, attacks=attacks, images=120, epsilon=0.02)
+    before = counters["stats"]["unique_graphs"]
+    compiled = evaluate_run(trained, attacks=attacks, images=120, epsilon=0.02, compile=True)
+    graphs = counters["stats"]["unique_graphs"] - before
+    assert 2 <= graphs <= 3, "with and without a gradient, by the pixels or not at all; the compiler gives up after eight"
+    left = [int(plain.survived[attack].sum()) for attack in attacks]
+    assert len({number for number in left if number >= 16}) > 1, "batches of several sizes"
+    assert all(np.array_equal(compiled.predicted[attack], plain.predicted[attack]) for attack in attacks)
+    assert compiled.header["model_sha256"] == plain.header["model_sha256"]
+
+
+def test_an_evaluation_goes_on_without_a_compiler(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
+    with pytest.warns(CompileWarning, match="all goes on without it"):
+        found = evaluate_run(trained, attacks=("pgd-20",), images=80, compile=True)
+    assert "no C++ compiler" in found.header["versions"]["compile"]
+    plain = evaluate_run(trained, attacks=("pgd-20",), images=80)
+    assert np.array_equal(found.predicted["pgd-20"], plain.predicted["pgd-20"])
+
+
+def test_what_gains_nothing_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(ModelProblem, match="compile is for ResNets; small-cnn is as quick without. Leave it out")
+    with refused:
         prepare(replace(SHORT, compile=True))
+    list(run(replace(SHORT, epochs=1), tmp_path / "run"))
+    with refused:
+        evaluate_run(tmp_path / "run", attacks=("clean",), compile=True)

@@ -4,7 +4,7 @@ Knows: layers and shapes. Must not know: data sets, attacks, files.
 A new network is one file and one row in `MODELS`.
 """
 
-from faal_lab.models.compiling import CompileWarning, compile_passes, compiled, why_not
+from faal_lab.models.compiling import CompileWarning, compiled, try_to_compile
 from faal_lab.models.factory import PATH_FORM, ZOO, ModelProblem, try_model
 from faal_lab.models.normalize import NORMALIZATIONS, Normalize, Normalized, QuickPasses, Statistics, statistics
 from faal_lab.models.precision import PRECISIONS, has_bfloat16, in_bfloat16, takes_bfloat16, wants_bfloat16
@@ -13,6 +13,6 @@ from faal_lab.models.spec import FILTERS, MODELS, ModelSpec, build
 
 __all__ = [
     "FILTERS", "MODELS", "NORMALIZATIONS", "PATH_FORM", "PRECISIONS", "ZOO", "CompileWarning", "ModelProblem", "ModelSpec",
-    "Normalize", "Normalized", "QuickPasses", "SmallConvNet", "Statistics", "build", "compile_passes", "compiled",
-    "has_bfloat16", "in_bfloat16", "statistics", "takes_bfloat16", "try_model", "wants_bfloat16", "why_not",
+    "Normalize", "Normalized", "QuickPasses", "SmallConvNet", "Statistics", "build", "compiled", "has_bfloat16", "in_bfloat16",
+    "statistics", "takes_bfloat16", "try_model", "try_to_compile", "wants_bfloat16",
 ]  # fmt: skip

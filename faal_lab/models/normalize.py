@@ -15,10 +15,14 @@ _CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # Ric
 
 
 class QuickPasses(NamedTuple):
-    """A network's forward pass, compiled for batches of so many images."""
+    """A network's forward pass, compiled for batches of so many images, or (0) of any number worth it."""
 
     call: Callable[[torch.Tensor], torch.Tensor]
     images: int
+
+    def take(self, images: torch.Tensor) -> bool:
+        """Whether it was compiled for batches like this one; ones under 16 images are convolved otherwise, and would be anew."""
+        return len(images) == self.images if self.images else len(images) >= 16
 
 
 class Normalize(nn.Module):
@@ -50,7 +54,7 @@ class Normalized(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
-        call = self.quick.call if self.quick is not None and len(images) == self.quick.images else self.plain
+        call = self.quick.call if self.quick is not None and self.quick.take(images) else self.plain
         if not self.reduced:
             return call(images)
         with torch.autocast(images.device.type, torch.bfloat16):
