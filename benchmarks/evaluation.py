@@ -25,12 +25,14 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from faal_lab.adversary import frozen
 from faal_lab.data import Images
 from faal_lab.data.split import stratified
 from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
 from faal_lab.evaluation.autoattack import autoattack
 from faal_lab.experiment import load_data
 from faal_lab.machine import device_of, placed
+from faal_lab.models import compiled, takes_bfloat16, try_to_compile
 from faal_lab.restore import load_model
 
 BATCH = 128  # of the loop written down, as releases have it
@@ -84,13 +86,9 @@ def raced(contenders: dict[str, Callable[[], torch.Tensor]], rounds: int, title:
             standing[name] = int(call().sum())
             _settle()
             seconds[name].append(time.perf_counter() - started)
-    slow, quick = seconds.values()
-    return {
-        "rounds": rounds,
-        "standing": standing,
-        "written down / ours": ratio(slow, quick),
-        "ours, seconds": float(np.median(quick)),
-    }
+    slow, *quick = seconds
+    ratios = {f"{slow} / {name}": ratio(seconds[slow], seconds[name]) for name in quick}
+    return {"rounds": rounds, "standing": standing, **ratios, "ours, seconds": float(np.median(seconds["ours"]))}
 
 
 def _settle() -> None:
@@ -115,17 +113,29 @@ def compared(run: Path, images: int, strong: int, rounds: int, device: torch.dev
         "epsilon": epsilon,
     }
     many, few = some(images), some(strong)
-    pgd = {
-        "written down": lambda: written_pgd(plain, many, epsilon),
-        "ours": lambda: predictions(ours, many, PGD_ATTACKS["pgd-20"], epsilon, seed=0) == many.labels,
-    }
-    found["pgd-20"] = {"images": images, **raced(pgd, rounds, "PGD-20")}
     pixels, labels = few.all()
-    attack = {
-        "written down": lambda: written_autoattack(plain, few, epsilon, classes),
-        "ours": lambda: autoattack(ours, pixels, labels, epsilon=epsilon, seed=0, num_classes=classes)["square"] == labels,
+
+    def pgd() -> torch.Tensor:
+        return predictions(ours, many, PGD_ATTACKS["pgd-20"], epsilon, seed=0) == many.labels
+
+    def attack() -> torch.Tensor:
+        return autoattack(ours, pixels, labels, epsilon=epsilon, seed=0, num_classes=classes)["square"] == labels
+
+    contenders = {
+        "pgd-20": {"written down": lambda: written_pgd(plain, many, epsilon), "ours": pgd},
+        "autoattack": {"written down": lambda: written_autoattack(plain, few, epsilon, classes), "ours": attack},
     }
-    found["autoattack"] = {"images": strong, **raced(attack, max(1, rounds // 2), "AutoAttack")}
+    if takes_bfloat16(ours):  # a ResNet
+        quick, _ = try_to_compile(ours, config.model, many.pixels.shape[1:])
+
+        def in_compiled(call: Callable[[], torch.Tensor]) -> torch.Tensor:
+            with frozen(ours), compiled(ours, quick):
+                return call()
+
+        contenders["pgd-20"]["ours, compiled"] = lambda: in_compiled(pgd)
+        contenders["autoattack"]["ours, compiled"] = lambda: in_compiled(attack)
+    found["pgd-20"] = {"images": images, **raced(contenders["pgd-20"], rounds, "PGD-20")}
+    found["autoattack"] = {"images": strong, **raced(contenders["autoattack"], max(1, rounds // 2), "AutoAttack")}
     return found
 
 

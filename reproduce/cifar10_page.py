@@ -67,7 +67,8 @@ def made(about: Mapping[str, Any]) -> Table:
     where = machine["gpu"] if machine["gpu"] != "none" else f"a processor, {machine['threads']} threads"
     said = (
         f"Trained on {where}, torch {machine['torch']}, Python {machine['python']}; all attacks of the evaluation took "
-        f"{duration(attacks)} more. Settings that are not named are the project's defaults."
+        f"{duration(attacks)} more. Times are by the clock, pauses and other work on the machine included. Settings that are not "
+        "named are the project's defaults."
     )
     return Table("How the runs were made", ["run", "time", "settings"], rows, [said])
 

@@ -30,25 +30,36 @@ def card(weights: Path, about: Mapping[str, Any], verdicts: Iterable[Verdicts]) 
     for found in verdicts:
         table = result_table(group_rows({run: [found]}), notes({run: found}))
         tables.append(table._replace(title=f"Under attack, {len(found.labels):,} test images"))
-    of = f" --filters {filters}" if filters else ""
+    of = f"--model {model}" + (f" --filters {filters}" if filters else "")
+    file, epsilon, arm = f"results/{weights.parent.name}/{weights.name}", settings["epsilon"], "base" in settings
+    why = "what is said of it can be looked at again" if arm else "fine-tuning takes minutes, not hours"
+    started = "" if arm else ", and fine-tuning started from them"
     attacked = as_markdown("", tables).partition("\n\n")[2]  # the card has a title of its own
     return f"""# {weights.name}: a small robust network for {label}
 
 {network}, {count:,} parameters in float16, {len(content) / 1e6:.1f} MB. It takes pixels in [0, 1]; the normalisation is inside.
-It is kept so that fine-tuning can be tried without the hours of a training from random weights; nothing else is claimed of it.
+It is kept so that {why}; nothing else is claimed of it.
 SHA-256 `{hashlib.sha256(content).hexdigest()}`.
 
 ```sh
-faal-lab run --base results/{weights.parent.name}/{weights.name} --model {model}{of} \\
+faal-lab evaluate {file} {of} \\
+    --data cifar10 --download --epsilon {epsilon:.5f} --attacks clean,pgd-20 --images 1000
+```
+{"" if arm else _TUNED.format(file=file, of=of)}
+Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults.
+Rounded to float16 it sees another class than before in {rounding["other class"]} of {rounding["images"]:,} validation images;
+the verdicts below are of the rounded weights{started}. They were fixed before any of these attacks on test images. Its
+radius is {255 * epsilon:.0f}/255 in L-infinity: nothing is known of others. The images carry no licence of their own
+(A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
+
+{attacked}"""
+
+
+_TUNED = """
+```sh
+faal-lab run --base {file} {of} \\
     --recipe faal-at --protocol finetune-2ep --download --validation none --precision auto --out runs/fair
 ```
 
 (`--validation none`: which images are held out depends on where they come from, and it has learned from nine tenths of them.)
-Made by `python reproduce/cifar10.py`: {shown}; all other settings are defaults. No test image was attacked
-before.
-Rounded to float16 it sees another class than before in {rounding["other class"]} of {rounding["images"]:,} validation images;
-the verdicts below are of the weights before that. Its radius is {255 * settings["epsilon"]:.0f}/255 in L-infinity: nothing is
-known of others. The images carry no licence of their own (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images,
-2009).
-
-{attacked}"""
+"""
