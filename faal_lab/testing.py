@@ -74,7 +74,7 @@ def evaluate_run(
         "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
         "versions": versions() | ({"compile": not_compiled} if not_compiled else {}),
         "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
-        "images": images, **({"classes": list(classes)} if classes else {}),
+        "images": images, **({"classes": list(classes)} if classes else {}), **({"compiled": True} if quick else {}),
     }  # fmt: skip
     now = ("evaluating", 0.0)
 

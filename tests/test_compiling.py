@@ -121,6 +121,7 @@ def test_an_evaluation_compiles_once_for_batches_of_all_sizes(traced: None, trai
     assert len({number for number in left if number >= 16}) > 1, "batches of several sizes"
     assert all(np.array_equal(compiled.predicted[attack], plain.predicted[attack]) for attack in attacks)
     assert compiled.header["model_sha256"] == plain.header["model_sha256"]
+    assert (compiled.header["compiled"], plain.header.get("compiled")) == (True, None)
 
 
 def test_an_evaluation_goes_on_without_a_compiler(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from faal_lab.experiment import load_data, run
 from faal_lab.machine import placed
 from faal_lab.memory import BatchTooLarge
 from faal_lab.restore import load_model
+from faal_lab.testing import evaluate_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 GPU = torch.device("cuda")
@@ -45,9 +46,22 @@ def test_a_run_begins_as_on_the_processor(changes: dict, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_resnet_learns(precision: str, tmp_path: Path) -> None:
-    done = steps(replace(RESNET, precision=precision, fairness="faal"), tmp_path / precision)
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_a_resnet_learns(precision: str, compiled: bool, tmp_path: Path) -> None:
+    done = steps(replace(RESNET, precision=precision, compile=compiled, fairness="faal"), tmp_path / precision)
     assert np.mean([s.loss for s in done[-3:]]) < np.mean([s.loss for s in done[:3]])
+
+
+def test_a_compiled_evaluation_finds_the_same(tmp_path: Path) -> None:
+    steps(replace(RESNET, objective="at"), tmp_path / "run")
+    found = [
+        evaluate_run(tmp_path / "run", attacks=("pgd-20", "apgd-ce"), images=100, device="cuda", compile=compiled)
+        for compiled in (False, True)
+    ]
+    assert "compiled" in found[1].header
+    assert "compile" not in found[1].header["versions"], "the compiler did not fail"
+    for attack in ("pgd-20", "apgd-ce"):
+        assert np.mean(found[0].predicted[attack] == found[1].predicted[attack]) > 0.97
 
 
 def test_verdicts_are_those_of_the_processor(trained: Path) -> None:
