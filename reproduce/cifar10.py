@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import re
 import shutil
@@ -95,8 +96,9 @@ def _kept_file(name: str, out: Path) -> Path:
 
 
 def _lies(name: str, out: Path) -> str:
-    """What the folder of `weights_of` is called."""
-    return f"kept-{name}" if _kept_file(name, out).is_file() else name
+    """What the folder of `weights_of` is called: by its weights, since another --out may keep others of that name."""
+    file = _kept_file(name, out)
+    return f"kept-{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}" if file.is_file() else name
 
 
 def measure(step: Measure, runs: Path, out: Path, data: Settings, clock: Clock, smoke: bool) -> None:

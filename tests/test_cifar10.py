@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_images
+from safetensors.torch import load_file, save_file
 
 from faal_lab.config import RunConfig
 from faal_lab.evaluation import Verdicts
@@ -165,6 +166,12 @@ def test_kept_weights_are_all_that_the_rest_needs(made: Made, tmp_path: Path) ->
         assert again.header["model_sha256"] == verdicts.header["model_sha256"]
         assert all(np.array_equal(again.predicted[a], verdicts.predicted[a]) for a in verdicts.predicted)
         assert "trained elsewhere" not in again.header.get("note", ""), "the page says how it was trained"
+    weights = load_file(out / "at.safetensors")
+    other = {name: 2 * t if name == "normalize.std" else t for name, t in weights.items()}
+    save_file(other, out / "at.safetensors")
+    folder = cifar10.weights_of("at", runs, out, made.data)
+    taken = load_model(folder.path)[0].state_dict()
+    assert torch.equal(taken["normalize.std"].half(), other["normalize.std"]), "not those that were kept under that name before"
 
 
 def test_the_page_says_what_was_found(made: Made) -> None:
