@@ -75,6 +75,24 @@ def test_the_readme_states_how_quick_a_step_is() -> None:
     assert f"takes {', '.join(rest)} and {last} times the memory of ours" in " ".join(readme.split())
 
 
+def test_the_readme_states_how_quick_an_evaluation_is() -> None:
+    said = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    (found,) = json.loads((BENCHMARKS / "evaluation.json").read_text()).values()
+    pgd, strong = found["pgd-20"], found["autoattack"]
+    ours, quick = (pgd[f"written down / {name}"] for name in ("ours", "ours, compiled"))
+    spread = "({low:.1f} to {high:.1f}".format
+    assert f"{ours['median']:.1f} times as quick {spread(**ours)} over {pgd['rounds']} rounds" in said.replace("five", "5")
+    assert f"with `--compile` {quick['median']:.1f} times {spread(**quick)}" in said
+    ratios = [f"{strong[f'written down / {name}']['median']:.1f}" for name in ("ours", "ours, compiled")]
+    assert f"AutoAttack on {strong['images']} images {' and '.join(ratios)} times" in said
+    standing = pgd["standing"]
+    assert f"leaves {standing['written down']} of {pgd['images']} images standing" in said
+    assert (
+        f"ours {standing['ours']}; under AutoAttack {strong['standing']['ours']} of {strong['images']} stand, either way" in said
+    )
+    assert len(set(strong["standing"].values())) == 1
+
+
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     import methods
