@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 from cifar10_found import Group, about_of, demanded, groups, images_of, pairs
 from model_card import card
+from pictures import draw
 
 from faal_lab.config import RunConfig
 from faal_lab.figures import class_bars
@@ -128,17 +128,13 @@ def page(folder: Path, found: list[Group]) -> str:
     return f"{title}\n\n{opening(about)}\n\n{picture}{rest}"
 
 
-def draw(folder: Path, found: list[Group]) -> None:
-    """The picture, where kaleido and a browser are installed and PGD-20 was made."""
+def draw_classes(folder: Path, found: list[Group]) -> None:
+    """Each class under PGD-20, where that was made."""
     with_pgd = next((group for group in found if "pgd-20" in next(iter(group.values())).predicted), None)
-    if with_pgd is None or find_spec("kaleido") is None:
-        return
-    shown = {name: verdicts for name, verdicts in with_pgd.items() if not name.endswith("awp")}
-    figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
-    try:
-        figure.write_image(folder / "classes.png", scale=1)
-    except RuntimeError:  # kaleido's and the browser's errors are all of this kind
-        print("No picture was drawn: it needs Chromium or Chrome (on Debian: apt-get install chromium).")
+    if with_pgd is not None:
+        shown = {name: verdicts for name, verdicts in with_pgd.items() if not name.endswith("awp")}
+        figure = class_bars(shown, "pgd-20").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
+        draw(figure, folder / "classes.png")
 
 
 def main() -> None:
@@ -149,7 +145,7 @@ def main() -> None:
     found = groups(folder) if (folder / "about.json").is_file() else []
     if not found:
         raise SystemExit(f"No verdicts in {folder} yet. Make them first: python reproduce/cifar10.py --out {folder}")
-    draw(folder, found)
+    draw_classes(folder, found)
     replace_file(folder / "README.md", page(folder, found).encode())
     for weights in folder.glob("*.safetensors"):
         own = [group[weights.stem] for group in found if weights.stem in group]

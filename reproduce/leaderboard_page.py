@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leaderboard import Mean, Row, Seeds, base_of, findings, most_often_worst, panel_rows
+from pictures import draw
 
 from faal_lab.evaluated import grouped, read_seeds
 from faal_lab.figures import RUN_COLOURS, styled
@@ -194,8 +194,7 @@ def main() -> None:
     )  # fmt: skip
     replace_file(options.out / "README.md", f"{title}\n\n{about}{page}".encode())
     replace_file(options.out / "counts.csv", counts_csv(seeds))
-    if find_spec("kaleido") is not None:
-        picture(panels, bases, options.attack, count).write_image(options.out / "leaderboard.png", scale=1)
+    draw(picture(panels, bases, options.attack, count), options.out / "leaderboard.png")
 
 
 if __name__ == "__main__":

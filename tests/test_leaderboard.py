@@ -9,6 +9,8 @@ from pathlib import Path
 import leaderboard
 import leaderboard_page
 import numpy as np
+import pictures
+import plotly.graph_objects as go
 import pytest
 import yaml
 from leaderboard import Mean, Row
@@ -142,3 +144,18 @@ def test_the_readme_counts_what_is_shown() -> None:
     assert undecided[:2] == [5, 8]
     page = (FOLDER / "README.md").read_text()
     assert re.findall(r"own protocol, from (?:PGD-AT|TRADES)\*\*.*\(Holm\), above: (\w+);", page) == ["none", "none"]
+
+
+def test_a_page_is_made_where_no_browser_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_browser(*_: object, **__: object) -> None:
+        raise RuntimeError("Kaleido requires Google Chrome to be installed.")
+
+    monkeypatch.setattr(go.Figure, "write_image", no_browser)
+    monkeypatch.setattr(pictures, "find_spec", lambda _: object())
+    pictures.draw(go.Figure(), tmp_path / "bars.png")
+    assert "bars.png was not drawn: it needs Chromium or Chrome" in capsys.readouterr().out
+    monkeypatch.setattr(pictures, "find_spec", lambda _: None)
+    pictures.draw(go.Figure(), tmp_path / "bars.png")
+    assert "it needs kaleido" in capsys.readouterr().out
