@@ -53,8 +53,12 @@ def _tuned(recipe: str, protocol: str = "finetune-2ep", **settings: Any) -> Sett
     return {**named, **_COMMON, **settings}
 
 
+# FAAL's attack begins at the clean image, PGD-AT's at random: a control that differs in more than class weights tells little.
+_AS_FAAL: dict[str, Settings] = {"pgd-at": {"attack_start": "zero"}}
+
+
 def _arms(base: str, **recipes: str) -> list[Train]:
-    return [Train(f"{base}-{arm}", _tuned(recipe), base) for arm, recipe in recipes.items()]
+    return [Train(f"{base}-{arm}", _tuned(recipe, **_AS_FAAL.get(recipe, {})), base) for arm, recipe in recipes.items()]
 
 
 NARROW: list[Step] = [

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from faal_lab.config import RunConfig
 from faal_lab.evaluation import Verdicts
 from faal_lab.events import Command, StepDone
-from faal_lab.experiment import prepare
+from faal_lab.experiment import prepare, recipe_settings
+from faal_lab.recipe import Recipe
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder
 from faal_lab.table_files import as_markdown
@@ -54,9 +55,15 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
             made.add(step.name)
         else:
             assert {getattr(step, "run", "")} - {""} | set(getattr(step, "runs", ())) <= made
-    arms = {s.name: s.settings for s in cifar10.SCALES[scale] if isinstance(s, cifar10.Train)}
-    differing = {k for k in arms["at-faal"] if arms["at-faal"][k] != arms["at-control"].get(k)}
-    assert differing <= {"fairness", "averaging"}, "the control differs from FAAL in nothing else"
+    arms = {s.name: RunConfig.from_mapping(s.settings) for s in cifar10.SCALES[scale] if isinstance(s, cifar10.Train)}
+    pairs = [(arms[name], arms[name.replace("faal", "control")]) for name in arms if name.endswith("-faal")]
+    assert pairs
+    for faal, control in pairs:
+        told, other = faal.to_mapping(), control.to_mapping()
+        assert {key for key in told if told[key] != other[key]} <= {"fairness", "attack_start"}
+        made, plain = (Recipe.of(**recipe_settings(config, config.tau, validation=True)) for config in (faal, control))
+        assert made.start == plain.start, "the control's attack begins where FAAL's does"
+        assert (type(made.objective), vars(made.objective)) == (type(plain.objective), vars(plain.objective))
 
 
 def travel(scale: str, runs: Path, out: Path, state: Path) -> None:
