@@ -99,6 +99,7 @@ def main() -> None:
     signs = sign_agreement(placed(model, device), some, config.epsilon, splits.num_classes)
     found: dict[str, Any] = {
         "machine": machine(), "network": config.model, "filters": config.filters, "training images": len(splits.train),
+        "epochs": options.epochs, "test images": options.images or len(splits.test),
         "signs that agree": dict(zip(splits.class_names, signs, strict=True)),
     }  # fmt: skip
     changes = {"epochs": options.epochs, "learning_rate": 0.01, "compile": True, "device": options.device}

@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,21 @@ def test_the_readme_states_how_quick_an_evaluation_is() -> None:
         f"ours {standing['ours']}; under AutoAttack {strong['standing']['ours']} of {strong['images']} stand, either way" in said
     )
     assert len(set(strong["standing"].values())) == 1
+
+
+def test_the_readme_states_what_bfloat16_changes() -> None:
+    said = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    found = json.loads((BENCHMARKS / "precision.json").read_text())
+    means = {k: {p: np.mean([v[k] for v in values]) for p, values in found["values"].items()} for k in ("average", "worst")}
+    spread = {k: "{low:+.1f} to {high:+.1f}".format(**found["bfloat16 minus float32"][k]) for k in means}
+    assert f"{means['average']['bfloat16']:.1f}" == f"{means['average']['float32']:.1f}"
+    assert f"an average of {means['average']['float32']:.1f} in either (difference 0.0, {spread['average']})" in said
+    worst = found["bfloat16 minus float32"]["worst"]["mean"]
+    of_both = "{bfloat16:.1f} instead of {float32:.1f}".format(**means["worst"])
+    assert f"a worst class of {of_both} ({worst:+.1f}, {spread['worst']})" in said
+    signs = [100 * share for share in found["signs that agree"].values()]
+    assert f"agree at {min(signs):.1f} to {max(signs):.1f} % of the pixels in each" in said
+    assert all(d["low"] <= 0 <= d["high"] for d in found["bfloat16 minus float32"].values()), "no conclusion changes"
 
 
 def test_the_docs_show_the_methods_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
