@@ -72,8 +72,9 @@ def with_the_others(some: Verdicts, read: Iterable[Verdicts]) -> Verdicts | None
         predicted = {attack: np.concatenate([found, whole.predicted[attack][other]]) for attack, found in some.predicted.items()}
         names, few = " and ".join(some.header["classes"]), np.bincount(whole.labels[other])
         said = (
-            f"{len(some.labels):,} test images of {names}, {few[few > 0].min()} of each other class: those two were an earlier "
-            "fine-tuning's lowest, and 100 images of each had left open which is the worst. The average gains little by it."
+            f"{len(some.labels):,} test images of {names}, {few[few > 0].min()} of each other class: those were lowest in the "
+            "base and an earlier fine-tuning, and few images of each had left open which network's worst class is better. "
+            "Averages gain little by it."
         )
         findings = [*whole.header.get("findings", []), *some.header.get("findings", [])]
         data = f"{some.header['data_sha256']} {whole.header['data_sha256']}"

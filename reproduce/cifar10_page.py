@@ -18,12 +18,15 @@ from model_card import card
 from pictures import draw
 
 from faal_lab.config import RunConfig
+from faal_lab.experiment import recipe_settings
 from faal_lab.figures import class_bars
+from faal_lab.recipe import Recipe
 from faal_lab.runs.files import replace_file
 from faal_lab.table_files import Table, as_markdown, result_table
 from faal_lab.tables import ATTACK_TITLES, group_rows, notes
 
 HERE = Path(__file__).parent
+_STARTS = {"zero": "from the clean image", "uniform": "from a random start", "gaussian": "from a start near the clean image"}
 
 
 def opening(about: Mapping[str, Any]) -> str:
@@ -32,13 +35,15 @@ def opening(about: Mapping[str, Any]) -> str:
     for name, settings in about["settings"].items():
         told = {**usual.to_mapping(), **settings}
         network = f"{told['model']} of {told['filters']} filters" if told["filters"] else told["model"]
+        attacked = _STARTS[Recipe.of(**recipe_settings(RunConfig.from_mapping(settings), told["tau"], validation=True)).start]
         start = f"fine-tuned from `{told['base']}`" if told["base"] else f"a {network}, trained from random weights"
         fairness = told["fairness"].upper() + (f", tau {told['tau']:g}" if told["fairness"] == "faal" else "")
         how = f"with {fairness}" if fairness != "NONE" else "without a fairness method"
         awp = " and weight perturbation (AWP)" if told["awp_gamma"] else ""
         radius = f"within {255 * told['epsilon']:.0f}/255 in L-infinity"
         trained = (
-            f"{told['epochs']} epochs by {told['objective'].upper()}, {told['attack_steps']} attack steps {radius}, {how}{awp}"
+            f"{told['epochs']} epochs by {told['objective'].upper()}, {told['attack_steps']} attack steps {radius} {attacked}, "
+            f"{how}{awp}"
         )
         lines.append(f"- `{name}`: {start}; {trained}.")
     return "\n".join(lines)
@@ -100,8 +105,9 @@ def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     missed = {word: [name.format(*row) for row in rows if row[-1] == word] for word, name in names.items()}
     said = " ".join(f"{word.capitalize()}: {'; '.join(which)}." for word, which in missed.items() if which) or "All are met."
     asked = (
-        "Asked, in points: at least so much for worst class and average, and the worst class's interval above 0. That was set "
-        "before these networks were attacked, after the paper's gains; a control that was trained as long is the fairer other."
+        "Asked, in points: that the estimates are at least so much for worst class and average, and that the worst class's "
+        "interval lies above 0. That was set before these networks were attacked, after the paper's gains; a control that was "
+        "trained as long is the fairer other."
     )
     once = "Every network was trained once: intervals are over test images, and say nothing of another training."
     head = ["what", "test images", "asked", "worst class", "average", ""]
