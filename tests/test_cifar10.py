@@ -204,7 +204,7 @@ def test_all_images_of_some_classes_stand_beside_few_of_the_others(made: Made, t
     expected[[1, 3]] = some.counts("apgd-ce")[0][[1, 3]]
     assert counts == expected.tolist()
     page = as_markdown("Tiny", cifar10_page.tables(out, cifar10_page.groups(out)))
-    assert "16 test images of bee and dog, 2 of each other class: those two" in page
+    assert "16 test images of bee and dog, 2 of each other class: those were lowest" in page
     assert "| APGD-CE | 20, more of bee and dog | at-faal against at |" in page
     assert "| APGD-CE | 8 | at-faal against at |" in page
     assert [g["at-faal"].counts("apgd-ce")[1].tolist() for g in cifar10_page.groups(out)[1:]] == [[2, 8, 2, 8], [2, 2, 2, 2]]
