@@ -75,6 +75,7 @@ NARROW: list[Step] = [
     Keep("at-faal-awp"),
     Measure(("at-faal-awp",), QUICK),
     Measure(("at-faal-awp",), STRONG, 1000),
+    Measure(("at-faal-awp",), STRONG, classes=("cat", "deer")),
 ]
 _AT = ("at", "at-control", "at-faal", "at-faal-awp")
 _TRADES = ("trades", "trades-control", "trades-faal", "trades-faal-awp")
