@@ -1,35 +1,83 @@
-"""Make the README's result picture from the five-seed demo (`make seeds`): python docs/pictures.py
+"""Make the README's pictures of the demo and of the notebooks: python docs/pictures.py [result workbench explorer]
 
-Needs Chromium and Playwright (the `dev` extra), as the browser test does.
+`result` is drawn from the five-seed demo, which `make seeds` makes; the other two are notebooks as JupyterLab shows them, half a
+minute each. Needs Chromium and Playwright (the `dev` extra), as browser tests do.
 """
 
-import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import sync_playwright
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # what drives a browser there
+
+from desk import LAST
+from in_browser import chromium, jupyter, open_and_run
 
 from faal_lab.seeds import RUNS, seed_bars
 
-HERE = Path(__file__).parent
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+SEEDS = ROOT / "runs" / "demo-seeds"
 
 
-def main(seeds: Path = HERE.parent / "runs" / "demo-seeds") -> None:
-    """Draw the bars of `seeds` and keep them as docs/result.png."""
-    folders = {run: [path / run for path in sorted(seeds.glob("seed-?"))] for run in RUNS}
+def result(file: Path) -> None:
+    """The bars of the seeds."""
+    folders = {run: [path / run for path in sorted(SEEDS.glob("seed-?"))] for run in RUNS}
+    if not all(folders.values()):
+        raise SystemExit(f"No seeds in {SEEDS}. Make them first, about 20 minutes: make seeds")
     figure = seed_bars(folders, "autoattack").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder, chromium() as page:
         page_file = Path(folder) / "page.html"
         figure.write_html(page_file, include_plotlyjs=True, config={"displayModeBar": False})
-        chromium = os.environ.get("FAAL_LAB_CHROMIUM") or shutil.which("chromium")
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 940, "height": 420})
+        page.set_viewport_size({"width": 940, "height": 420})
         page.goto(page_file.as_uri())
-        page.locator(".js-plotly-plot").screenshot(path=HERE / "result.png")
-        browser.close()
+        page.locator(".js-plotly-plot").screenshot(path=file)
+
+
+def workbench(page: Any, address: str) -> Any:
+    """The workbench, with the recorded run in which tau is turned twice, and the class that did worst picked out."""
+    open_and_run(page, address, "notebooks/04_train_live.ipynb")
+    page.select_option(".faal-opened select", "recorded/faal-steered")
+    page.wait_for_function(f"() => {LAST} === 160")
+    page.click("button.faal-chip:has-text('8')")
+    page.click(".jupyter-widget-Collapse-header:has-text('Settings')")  # folded away: the curves are what is to be seen
+    page.mouse.move(0, 0)
+    return page.locator(".jp-OutputArea-output:has(.faal-view)").first
+
+
+def explorer(page: Any, address: str) -> Any:
+    """Three classes, as the notebook of ambiguity sets opens."""
+    open_and_run(page, address, "notebooks/02_ambiguity_sets.ipynb")
+    return page.locator(".jp-OutputArea-output:has(.widget-slider)").first
+
+
+NOTEBOOKS = {"workbench": workbench, "explorer": explorer}
+
+
+def of_notebook(name: str, file: Path) -> None:
+    """One picture of a copy of the notebooks, so that nothing is left beside them."""
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Path(folder) / "lab"
+        shutil.copytree(ROOT / "notebooks", lab / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        with jupyter(lab, Path(folder), "notebooks/00_map.ipynb") as (address, _), chromium(height=2400) as page:
+            shown = NOTEBOOKS[name](page, address)
+            page.add_style_tag(content=".jp-OutputArea-output { padding: 12px; background: white }")
+            page.evaluate("window.dispatchEvent(new Event('resize'))")  # or plotly keeps the width without the padding
+            page.wait_for_timeout(2000)  # until the last animation has ended
+            shown.screenshot(path=file)
+
+
+def main(wanted: list[str]) -> None:
+    """Make the pictures of these names, or all."""
+    unknown = sorted(set(wanted) - {"result", *NOTEBOOKS})
+    if unknown:
+        raise SystemExit(f"No picture {', '.join(unknown)}; there are result, {', '.join(NOTEBOOKS)}.")
+    for name in wanted or ["result", *NOTEBOOKS]:
+        file = ROOT / "docs" / f"{name}.png"
+        result(file) if name == "result" else of_notebook(name, file)
+        print(file.relative_to(ROOT), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

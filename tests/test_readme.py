@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from faal_lab.cli import _parser
@@ -51,6 +52,18 @@ def test_every_papermill_command_names_a_notebook_and_settings() -> None:
         assert (ROOT / words[1]).is_file()
         names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
         assert names <= {*RunConfig().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
+
+
+def test_every_script_and_every_picture_has_its_command() -> None:
+    words = " ".join(README.split())
+    scripts = set(re.findall(r"python ((?:docs|benchmarks|reproduce)/\w+\.py)", words))
+    assert {"docs/pictures.py", "reproduce/cifar10_page.py"} <= scripts
+    assert all((ROOT / script).is_file() for script in scripts)
+    made = {f"docs/{name}.png" for said in re.findall(r"`python docs/pictures.py ([a-z ]+)`", words) for name in said.split()}
+    shown = set(re.findall(r"!\[[^]]+\]\((docs/[^)]+)\)", README))
+    assert made == shown, "the pages under results/ draw their own"
+    named = subprocess.run([sys.executable, "docs/pictures.py", "nothing"], cwd=ROOT, capture_output=True, text=True).stderr
+    assert all(Path(picture).stem in named for picture in shown), named
 
 
 def test_pictures_and_links_exist() -> None:
