@@ -25,7 +25,7 @@ from faal_lab.restore import load_model
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "cifar10-narrow"
 ARMS = {"base": "at", "control": "at-control", "FAAL": "at-faal"}
-ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
+ATTACKS = ("clean", "pgd-20", "cw-20", "apgd-ce+t", "autoattack")
 
 
 def met(run: str, attack: str) -> Verdicts:
@@ -81,7 +81,7 @@ def test_the_readme_has_the_differences() -> None:
         for other in ("at", "at-control")
     ]
     shown = [(group, attack, other) for group, attack, other in shown if attack in group["at-faal"].predicted]
-    assert len(shown) == 2 * 4, "PGD-20, CW-20, and AutoAttack twice: on 1,000 images, and on more of two classes"
+    assert len(shown) == 2 * 5, "PGD-20, CW-20, APGD-CE+T, and AutoAttack twice: on 1,000 images, and on more of two classes"
     for group, attack, other in shown:
         assert points(paired(group, other, "at-faal", attack).worst) in said, (attack, other)
     first = [(next(group for group, met, _ in shown if met == attack), attack) for attack in ATTACKS[1:]]
