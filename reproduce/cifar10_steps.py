@@ -76,6 +76,7 @@ NARROW: list[Step] = [
     Measure(("at-faal-awp",), QUICK),
     Measure(("at-faal-awp",), STRONG, 1000),
     Measure(("at-faal-awp",), STRONG, classes=("cat", "deer")),
+    Measure(("at-faal-awp",), ADAPTIVE, 2000),
 ]
 _AT = ("at", "at-control", "at-faal", "at-faal-awp")
 _TRADES = ("trades", "trades-control", "trades-faal", "trades-faal-awp")
