@@ -101,7 +101,7 @@ def paper() -> Table:
 def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     """All of the page."""
     rows = list(demanded(found))
-    names = {"not met": "{0} ({1} images)", "not measured": "{0}"}
+    names = {"not met": "{0} (test images: {1})", "not measured": "{0}"}
     missed = {word: [name.format(*row) for row in rows if row[-1] == word] for word, name in names.items()}
     said = " ".join(f"{word.capitalize()}: {'; '.join(which)}." for word, which in missed.items() if which) or "All are met."
     asked = (

@@ -24,7 +24,7 @@ from faal_lab.restore import load_model
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "cifar10-narrow"
-ARMS = {"base": "at", "control": "at-control", "FAAL": "at-faal"}
+ARMS = {"base": "at", "control": "at-control", "FAAL": "at-faal", "FAAL with AWP": "at-faal-awp"}
 ATTACKS = ("clean", "pgd-20", "cw-20", "apgd-ce+t", "autoattack")
 
 
@@ -87,6 +87,12 @@ def test_the_readme_has_the_differences() -> None:
     first = [(next(group for group, met, _ in shown if met == attack), attack) for attack in ATTACKS[1:]]
     for group, attack in [*first, (first[0][0], "clean")]:
         assert points(paired(group, "at-control", "at-faal", attack).average) in said, attack
+    lost = -100 * paired(first[0][0], "at", "at-faal-awp", "clean").average.value
+    assert f"average is lower by {lost:.1f}" in said
+    for group, attack in (first[0], first[-1]):
+        found = paired(group, "at", "at-faal-awp", attack)
+        assert points(found.worst) in said, attack
+        assert points(found.average) in said, attack
 
 
 def of_unseen(run: str) -> Verdicts:
