@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from faal_lab.data import stratified
 from faal_lab.evaluation import Comparison, Difference, Verdicts
 from faal_lab.tables import ATTACK_TITLES, comparisons
 
@@ -83,6 +85,32 @@ def with_the_others(some: Verdicts, read: Iterable[Verdicts]) -> Verdicts | None
     return None
 
 
+def of_unseen(found: list[Group]) -> Iterator[Group]:
+    """Groups with more images of some classes, without those among the few by which these classes were chosen.
+
+    The few are a stratified choice, the same for every run; the labels of all test images tell which it took.
+    """
+    whole = next((v for group in found for v in group.values() if v.header["images"] is None), None)
+    if whole is None:
+        return
+    for group in found:
+        first = next(iter(group.values()))
+        few = [next(iter(g.values())) for g in found]
+        few = [v for v in few if "classes" not in v.header and v.predicted.keys() == first.predicted.keys()]
+        if "classes" in first.header and few:
+            classes = [first.class_names.index(name) for name in first.header["classes"]]
+            seen = stratified(torch.from_numpy(whole.labels), len(few[0].labels), len(first.class_names))
+            again = np.isin(np.flatnonzero(np.isin(whole.labels, classes)), seen.numpy())
+            kept = np.concatenate([~again, np.ones(len(first.labels) - len(again), bool)])
+            yield {name: _those(kept, verdicts) for name, verdicts in group.items()}
+
+
+def _those(kept: np.ndarray, verdicts: Verdicts) -> Verdicts:
+    """Verdicts of some of the images."""
+    predicted = {attack: found[kept] for attack, found in verdicts.predicted.items()}
+    return Verdicts(verdicts.labels[kept], predicted, verdicts.class_names, verdicts.header)
+
+
 def images_of(group: Group) -> str:
     """How many images a group met, and of which classes more than of others."""
     first = next(iter(group.values()))
@@ -120,12 +148,12 @@ def points(found: Difference) -> str:
 
 
 def pairs(found: list[Group]) -> Iterator[list[str]]:
-    """Every run against its base, and against the control arm of that base."""
+    """Every run against its base, against the control arm of that base, and one with AWP against the same without."""
     for group in found:
         for attack in next(iter(group.values())).predicted:
             for name in group:
                 base = next((other for other in group if name.startswith(f"{other}-")), "")
-                for other in (base, f"{base}-control"):
+                for other in (base, f"{base}-control", name.removesuffix("-awp")):
                     if base and other in group and other != name:
                         result = paired(group, other, name, attack)
                         what = [ATTACK_TITLES[attack], images_of(group), f"{name} against {other}"]
