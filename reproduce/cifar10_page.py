@@ -121,7 +121,7 @@ def tables(folder: Path, found: list[Group]) -> Iterator[Table]:
     yield by_class(found)
     said = "In points: runs on the same images, each with its own paired 95 % interval; of so many, one in twenty may miss."
     head = ["attack", "test images", "what", "worst class", "average"]
-    yield Table("Against base and control", head, list(pairs(found)), [said])
+    yield Table("Run against run", head, list(pairs(found)), [said])
     if unseen := list(pairs(list(of_unseen(found)))):
         said = "Which classes have more images was chosen after the fewer images had been attacked: those are left out here."
         yield Table("Without the images by which classes were chosen", head, unseen, [said])

@@ -108,6 +108,7 @@ def test_the_readme_says_which_class_is_worst() -> None:
     lowest = {(arm, attack): by_class(met(run, attack), attack).argmin() for arm, run in ARMS.items() for attack in ATTACKS}
     assert {key for key, c in lowest.items() if c != 3} == {("FAAL", "cw-20")}, "elsewhere the cat"
     assert lowest["FAAL", "cw-20"] == 4, "the deer"
+    assert "The worst class is the cat, but for FAAL under CW-20, where it is the deer." in " ".join(section().split())
 
 
 @pytest.mark.parametrize("run", ARMS.values())
