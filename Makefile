@@ -1,8 +1,16 @@
 # Two commands from a bare checkout: make demo, make test. Asks for Python >= 3.11 and a package index, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Without bytecode every process compiles 2,500 modules anew. Where this variable is set, nobody would ever write it.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE = 1
 
-.PHONY: demo lab test test-gpu check seeds clean
+PYTEST := $(BIN)/python -m pytest --durations=20
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# What a processor without AVX-512 computes with, on any processor.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+
+.PHONY: demo lab test test-all test-avx2 test-gpu test-lowest check seeds clean
 
 demo: .venv/installed
 	$(BIN)/faal-lab demo
@@ -11,11 +19,26 @@ lab: .venv/installed
 	$(BIN)/faal-lab lab
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not browser"
-	$(BIN)/python -m pytest -m browser  # alone: a page waits for its kernels by the clock
+	$(PYTEST) $(PARALLEL) -m "not slow and not browser"
+	$(PYTEST) -m "browser and not slow"  # alone: a page waits for its kernels by the clock
+
+test-all: .venv/installed-dev
+	$(PYTEST) $(PARALLEL) -m "not browser"
+	$(PYTEST) -m browser
+
+# All that needs no browser, by the instruction set of most laptops and many servers.
+test-avx2: .venv/installed-dev
+	$(AVX2) $(PYTEST) $(PARALLEL) -m "not slow and not browser"
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+# The oldest versions that pyproject.toml allows, on the oldest Python.
+test-lowest: .venv/bin/uv
+	$(BIN)/uv venv --quiet --allow-existing --python 3.11 .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/python -m pytest --durations=20 $(PARALLEL) -m "not slow and not browser"
+	.venv-lowest/bin/python -m pytest --durations=20 -m "browser and not slow"
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -34,6 +57,7 @@ seeds: .venv/installed
 
 .venv/installed: .venv/bin/uv pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python -e .
+	$(BIN)/python -m compileall -q faal_lab
 	touch $@
 
 .venv/installed-dev: .venv/installed pyproject.toml
@@ -41,4 +65,4 @@ seeds: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis

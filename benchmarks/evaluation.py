@@ -31,8 +31,8 @@ from faal_lab.data.split import stratified
 from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
 from faal_lab.evaluation.autoattack import autoattack
 from faal_lab.experiment import load_data
-from faal_lab.machine import device_of, placed
-from faal_lab.models import compiled, takes_bfloat16, try_to_compile
+from faal_lab.machine import device_of
+from faal_lab.models import compiled, placed, takes_bfloat16, try_to_compile
 from faal_lab.restore import load_model
 
 BATCH = 128  # of the loop written down, as releases have it

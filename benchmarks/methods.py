@@ -42,7 +42,8 @@ SCALED: dict[str, Settings] = {
 
 def arms() -> dict[str, Settings]:
     """Name -> settings of each fine-tuning: every method with AT and TRADES, as far as it goes with them."""
-    from faal_lab.recipe import RecipeError, check_combination
+    from faal_lab.combination import check_combination
+    from faal_lab.errors import RecipeError
 
     found: dict[str, Settings] = {}
     for fairness in FAIRNESS:

@@ -28,7 +28,7 @@ from faal_lab.adversary import frozen
 from faal_lab.data import Images
 from faal_lab.evaluation.autoattack import autoattack
 from faal_lab.evaluation.journal import Journal
-from faal_lab.machine import placed
+from faal_lab.models import placed
 from faal_lab.progress import share_bar
 from faal_lab.restore import load_model
 

@@ -29,8 +29,8 @@ from faal_lab.data import Images
 from faal_lab.data.split import stratified
 from faal_lab.evaluation import PGD_ATTACKS, average_accuracy, combine_seeds, count_by_class, survivors, worst_accuracy
 from faal_lab.experiment import load_data, run
-from faal_lab.machine import device_of, placed
-from faal_lab.models import in_bfloat16
+from faal_lab.machine import device_of
+from faal_lab.models import in_bfloat16, placed
 from faal_lab.parameters import based_on
 from faal_lab.restore import load_model
 

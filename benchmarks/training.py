@@ -32,8 +32,8 @@ from faal_lab.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.config import RunConfig
 from faal_lab.data import Images, Splits
 from faal_lab.experiment import recipe_settings
-from faal_lab.machine import device_of, placed
-from faal_lab.models import ModelSpec, build, has_bfloat16, takes_bfloat16, try_to_compile, wants_bfloat16
+from faal_lab.machine import device_of
+from faal_lab.models import ModelSpec, build, has_bfloat16, placed, takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.recipe import Recipe
 from faal_lab.state import TrainingState
 from faal_lab.training import train

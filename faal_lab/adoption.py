@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.catalogue import PATH_FORM, ZOO
+from faal_lab.config import ADOPTION_SETTINGS, RunConfig
 from faal_lab.data import LOADERS, stratified
+from faal_lab.errors import ConfigError
 from faal_lab.events import RunFinished, RunStarted
 from faal_lab.experiment import Experiment, prepare
 from faal_lab.foreign import check_normalization
 from faal_lab.hashing import tensors_sha256
 from faal_lab.machine import versions
-from faal_lab.models import MODELS, PATH_FORM, ZOO
+from faal_lab.models import MODELS
 from faal_lab.restore import base_file, delivered, source_of, spec_of, to_checkpoint
 from faal_lab.runs import (
     Checkpoint,
@@ -35,13 +37,10 @@ from faal_lab.runs import (
 )
 from faal_lab.training import steps_per_epoch
 
-# What an adopted folder goes by beside epsilon, and what stands for "not given" in a notebook.
-SETTINGS: dict[str, Any] = {
-    "data": "", "data_dir": "", "image_size": 0, "download": False, "split_seed": -1, "model": "", "filters": 0,
-    "normalization": "", "norm": "", "seed": -1,
-}  # fmt: skip
-_KEPT = (*SETTINGS, "epsilon", "base", "base_checkpoint", "device")
-_ALIKE = [name for name in SETTINGS if name != "download"]  # a folder is used again where these and the weights are the same
+_KEPT = (*ADOPTION_SETTINGS, "epsilon", "base", "base_checkpoint", "device")
+_ALIKE = [
+    name for name in ADOPTION_SETTINGS if name != "download"
+]  # a folder is used again where these and the weights are the same
 
 
 def adopt(config: RunConfig, out: str | Path, model: nn.Module | None = None, *, images: int | None = None) -> RunFolder:
@@ -138,13 +137,13 @@ def run_folders(
 ) -> list[Path]:
     """The run folders that `words` name, after those that name another model were adopted (into `out`, or free names in runs/).
 
-    `stated` are settings (of SETTINGS, epsilon or device) for the latter; a run folder has its own. What was adopted is told by
-    `say`. Nothing is adopted before all words, and what `attacks` need, are known to make sense. Raises ConfigError,
+    `stated` are settings (of ADOPTION_SETTINGS, epsilon or device) for the latter; a run folder has its own. `say` reports what
+    was adopted. Nothing is adopted before all words, and what `attacks` need, are known to make sense. Raises ConfigError,
     RunFolderError, and what `adopt` raises.
     """
     found = [_named(word) for word in dict.fromkeys(words)]
     candidates = [c for c in found if isinstance(c, _Candidate)]
-    given = [name for name in stated if name in SETTINGS]
+    given = [name for name in stated if name in ADOPTION_SETTINGS]
     if not candidates and (given or out):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["out"] if out else [])])
         raise ConfigError(f"{names}: for models that are not run folders. {words[0]} is one and keeps its own; leave that out.")
@@ -187,7 +186,7 @@ def _known_of(file: Path) -> dict[str, Any]:
         )
     if (file.parent / "config.json").is_file():
         config = RunFolder.open(file.parent).config()
-        return {name: getattr(config, name) for name in (*SETTINGS, "epsilon")}
+        return {name: getattr(config, name) for name in (*ADOPTION_SETTINGS, "epsilon")}
     known = {"model": spec.name, "filters": spec.filters, **{n: source[n] for n in ("data", "data_dir", "split_seed")}}
     square = spec.height == spec.width and source["data"] != "digits"
     return {**known, "image_size": spec.height if square else 0}

@@ -12,21 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# name -> (source, what it does)
-AVERAGING: dict[str, tuple[str, str]] = {
-    "none": ("", "The last weights are the result."),
-    "ema": (
-        "Wang and Wang, ICLR 2022",
-        "Exponential average of the weights after each step; the decay rises over the first ones.",
-    ),
-    "fawa": (
-        "Wei et al., CVPR 2023",
-        "Exponential average of the weights after each epoch whose worst class on validation images is robust enough.",
-    ),
-}
-BUFFERS = ("average", "copy")
-
-
 Tensors = dict[str, torch.Tensor]  # by name in the model's state_dict
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from faal_lab.config import ConfigError
+from faal_lab.errors import ConfigError, UnknownName, check_name
 from faal_lab.evaluation import Difference, Estimate, Verdicts, VerdictsError, average_accuracy, worst_accuracy
-from faal_lab.names import UnknownName, check_name
 from faal_lab.runs import CheckpointError, RunFolderError, by_name
 from faal_lab.runs.files import replace_file
 from faal_lab.tables import comparisons

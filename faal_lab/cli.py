@@ -6,31 +6,18 @@ Knows: arguments and exit codes. Must not know: anything that a notebook could n
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from faal_lab import __version__, commands
-from faal_lab.adoption import SETTINGS
-from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
-from faal_lab.data import DataProblem
-from faal_lab.demo import DemoError
-from faal_lab.evaluation import ATTACKS, DEFAULT_ATTACKS, MODES, EvaluationError, VerdictsError
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
+from faal_lab.config import ADOPTION_SETTINGS, DIALS, RunConfig, field_docs
+from faal_lab.errors import FaalLabError
 from faal_lab.events import COMMANDS
-from faal_lab.models import ModelProblem
-from faal_lab.names import UnknownName
 from faal_lab.presets import PRESETS, PROTOCOLS
-from faal_lab.runs import CheckpointError, RunFolderError, RunLocked
-from faal_lab.sweep.plan import SweepError
-from faal_lab.training import TrainingDiverged
-
-# Errors whose message is all a user needs; anything else is a defect and keeps its traceback.
-_EXPECTED = (
-    UnknownName, ConfigError, DataProblem, ModelProblem, RunFolderError, RunLocked, CheckpointError, VerdictsError,
-    EvaluationError, DemoError, SweepError, TrainingDiverged, ImportError, OSError,
-)  # fmt: skip
-
 
 _MODEL = (
     "a run folder; a checkpoint file of ours; a state dict (.pth, .pt, .safetensors; no code in it is run), whose network "
@@ -43,14 +30,21 @@ _ADOPTED = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (130 after Ctrl-C, 1 after an error, which is said on stderr)."""
+    """Run the command line; returns the exit code: 1 after an error (one line on stderr), 130 after Ctrl-C, 141 where nobody
+    reads the output any more.
+    """
     options = _parser().parse_args(arguments)
     try:
-        return options.act(options) or 0
+        code = options.act(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # faal-lab methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more while it ends
+        return 141
     except KeyboardInterrupt:
         print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
         return 130
-    except _EXPECTED as error:
+    except (FaalLabError, ImportError, OSError) as error:
         print(f"faal-lab: {error}", file=sys.stderr)
         return 1
 
@@ -180,7 +174,7 @@ def _evaluate_options(sub: argparse.ArgumentParser) -> None:
     )
     settings = sub.add_argument_group("models that are not run folders", _ADOPTED)
     settings.add_argument("--out", type=Path, help="that run folder (default: a free name in runs/)")
-    _add_settings(settings, SETTINGS, defaults=False)
+    _add_settings(settings, ADOPTION_SETTINGS, defaults=False)
 
 
 def _check_options(sub: argparse.ArgumentParser) -> None:

@@ -8,28 +8,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from faal_lab.config import ConfigError, RunConfig, check_dial
-from faal_lab.demo import demo as make_demo
+from faal_lab.catalogue import ATTACKS, FAIRNESS, parts
+from faal_lab.config import ADOPTION_SETTINGS, RunConfig, check_dial
 from faal_lab.doctor import examine
-from faal_lab.evaluation import ATTACKS, VerdictsError
-from faal_lab.events import COMMANDS, Command
-from faal_lab.fairness import FAIRNESS
-from faal_lab.names import check_name
+from faal_lab.errors import ConfigError, check_name
+from faal_lab.events import COMMANDS, Command, Event
 from faal_lab.parameters import based_on, listed
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.progress import share_bar, shown
-from faal_lab.recipe import parts
 from faal_lab.runs import RunFolder, RunFolderError, by_name, free_name
-from faal_lab.seeds import over_seeds
 
 
 def demo(options: argparse.Namespace) -> None:
     """Run the demo, over one seed or several."""
-    if options.seeds == [0] or len(options.seeds) == 1:
+    from faal_lab.demo import demo as make_demo
+    from faal_lab.seeds import over_seeds
+
+    if len(options.seeds) == 1:
         make_demo(options.out or free_name("runs", "demo"), options.seeds[0], options.quick)
     else:
         print(f"Written: {over_seeds(options.out or Path('runs/demo-seeds'), options.seeds, options.quick)}")
@@ -50,10 +50,7 @@ def dashboard(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or go on with a run."""
-    from faal_lab.experiment import run as train
-    from faal_lab.experiment import turns_of
-
+    """Train, or resume a run. Settings are checked before torch is loaded."""
     stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
     if options.resume:
         if stated or options.config or options.out or options.recipe or options.protocol:
@@ -67,11 +64,19 @@ def run(options: argparse.Namespace) -> None:
         config = _config(options.config, stated, preset_settings(options.recipe, options.protocol))
         stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
         out = options.out or free_name("runs", stem)
-    script = turns_of(options.replay) if options.replay else ()
-    for _ in shown(train(config, out, resume=bool(options.resume), script=script), options.quiet):
+    for _ in shown(_training(config, out, options), options.quiet):
         pass
     if not options.quiet:
         print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
+
+
+def _training(config: RunConfig, out: Path, options: argparse.Namespace) -> Iterator[Event]:
+    """The events of the run that is asked for; torch is loaded at the first one, under the bar."""
+    from faal_lab.experiment import run as train
+    from faal_lab.experiment import turns_of
+
+    script = turns_of(options.replay) if options.replay else ()
+    yield from train(config, out, resume=bool(options.resume), script=script)
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -102,15 +107,17 @@ def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) ->
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate runs and other models one after the other, and compare them with the first."""
-    from faal_lab.adoption import SETTINGS, run_folders
-    from faal_lab.tables import comparisons, paired_sentences, text_table
-    from faal_lab.testing import evaluate_run
-
     attacks = tuple(listed(options.attacks))
     for name in attacks:
         check_name("attack", name, ATTACKS)
     part, parts = _part(options.part)
-    stated = {name: getattr(options, name) for name in SETTINGS if hasattr(options, name)} | {"device": options.device}
+
+    from faal_lab.adoption import run_folders
+    from faal_lab.evaluation import VerdictsError
+    from faal_lab.tables import comparisons, paired_sentences, text_table
+    from faal_lab.testing import evaluate_run
+
+    stated = {name: getattr(options, name) for name in ADOPTION_SETTINGS if hasattr(options, name)} | {"device": options.device}
     if options.epsilon is not None:
         stated["epsilon"] = options.epsilon
     strange = [word for word in options.models if not Path(word).expanduser().is_dir()]
@@ -146,11 +153,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Print paired sentences and how unequal the classes are; for groups of seeds, the means of the differences."""
+    if len(options.runs) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
     from faal_lab.evaluated import grouped, read_runs, read_seeds
     from faal_lab.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
 
-    if len(options.runs) < 2:
-        raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
     if any(len(paths) > 1 for paths in grouped(options.runs).values()):
         groups = read_seeds(options.runs, options.checkpoint)
         said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})

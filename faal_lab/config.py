@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, get_type_hints
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.fairness import FAIRNESS
-from faal_lab.names import check_name
-from faal_lab.ranges import CHOICES, RANGES, ConfigError, check_model, typed
-from faal_lab.recipe import OWN, RecipeError, check_combination
+from faal_lab.catalogue import AMBIGUITY_SETS, FAIRNESS, OWN
+from faal_lab.combination import check_combination
+from faal_lab.errors import ConfigError, RecipeError, check_name
+from faal_lab.ranges import CHOICES, RANGES, check_model, typed
 
 
 @dataclass(frozen=True)
@@ -254,6 +253,12 @@ class RunConfig:
 
 
 DIALS = ("tau", "epsilon", "learning_rate", "fairness_on")  # what may be turned while a run goes on
+
+# What an adopted folder goes by beside epsilon, and what stands for "not given" in a notebook.
+ADOPTION_SETTINGS: dict[str, Any] = {
+    "data": "", "data_dir": "", "image_size": 0, "download": False, "split_seed": -1, "model": "", "filters": 0,
+    "normalization": "", "norm": "", "seed": -1,
+}  # fmt: skip
 
 
 def check_dial(name: str, value: object, config: RunConfig) -> float:

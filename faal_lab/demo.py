@@ -11,21 +11,20 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faal_lab.evaluated import read_runs
-from faal_lab.evaluation import Progress
+from faal_lab.errors import FaalLabError
 from faal_lab.progress import share_bar
 from faal_lab.runs import RunFolder
 from faal_lab.runs.lock import is_alive, read_heartbeat
-from faal_lab.tables import result_rows, text_table
 
 ROOT = Path(__file__).resolve().parent.parent  # the notebooks lie beside the package, in the checkout
 
 
-class DemoError(RuntimeError):
+class DemoError(FaalLabError, RuntimeError):
     """A notebook that failed; the message is its last lines and where the executed copy lies."""
 
 
@@ -82,7 +81,7 @@ def execute(job: Job, out: Path, label: str) -> None:
     for name, value in job.parameters.items():
         words += ["-p", name, str(value)]
     log = copy.with_suffix(".log")
-    with open(log, "wb") as stream, share_bar(f"{label} {job.title:<32}") as told:
+    with open(log, "wb") as stream, share_bar(f"{label} {job.title:<32}", doing="starting a Jupyter kernel and torch") as told:
         process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
@@ -97,7 +96,7 @@ def execute(job: Job, out: Path, label: str) -> None:
         raise DemoError(f"{job.title} failed (exit code {process.returncode}); the executed notebook is {copy}.\n{tail}")
 
 
-def _follow(watched: tuple[Path, ...], told: Progress) -> None:
+def _follow(watched: tuple[Path, ...], told: Callable[[str, float], None]) -> None:
     """Tell the progress of the run folder at work; each of several is an equal part of the whole."""
     for number, path in enumerate(watched):
         beat = read_heartbeat(RunFolder(path).heartbeat_file)
@@ -113,6 +112,9 @@ def demo(out: Path, seed: int = 0, quick: bool = False) -> list[dict[str, Any]]:
     started = time.monotonic()
     for number, job in enumerate(todo, 1):
         execute(job, out, f"{number}/{len(todo)}")
+    from faal_lab.evaluated import read_runs
+    from faal_lab.tables import result_rows, text_table
+
     verdicts = {run.name: run.verdicts for run in read_runs([str(out / n) for n in ("base", "control", "faal")])}
     print(f"\n{text_table(verdicts)}\n\nDone in {time.monotonic() - started:.0f} s. Report: {out / 'report.html'}")
     return result_rows(verdicts)

@@ -15,6 +15,7 @@ from faal_lab.adversary import weight_perturbed
 from faal_lab.attacking import Attacked, climb_along, parts_of
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.config import RunConfig
+from faal_lab.errors import FaalLabError
 from faal_lab.events import StepDone
 from faal_lab.fairness import EndsEpochs, Weighing
 from faal_lab.objectives import Outcome
@@ -32,7 +33,7 @@ class Before(NamedTuple):
     fairness: Tensors  # weighing may learn from the batch
 
 
-class TrainingDiverged(FloatingPointError):
+class TrainingDiverged(FaalLabError, FloatingPointError):
     """Loss or gradient is not finite; the state is that of the last good step."""
 
 

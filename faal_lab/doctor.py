@@ -30,22 +30,33 @@ _NEEDED_FOR = {
 
 
 def examine() -> tuple[str, list[str]]:
-    """A text for a person, and the names of missing packages."""
+    """Return a text for a person, and what is wrong: missing packages, or numbers that this machine gets wrong."""
     lines = [
         f"Python     {platform.python_version()} on {platform.platform()}",
         f"cores      {_cores()}",
         f"memory     {_memory()}",
     ]
     lines += [f"disk       {shutil.disk_usage('.').free / 2**30:.0f} GiB free here", f"device     {_device()}", ""]
-    missing = []
+    missing: list[str] = []
     for name in _NEEDED_FOR:
         try:
             lines.append(f"{name:<14} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
     lines += [f"{name:<14} MISSING, needed for {_NEEDED_FOR[name]}: pip install {name}" for name in missing]
-    lines += ["", "Nothing is missing." if not missing else f"{len(missing)} missing; pip install -e . brings them all."]
-    return "\n".join(lines), missing
+    said, sound = _convolutions()
+    lines += [f"{'convolutions':<14} {said}", ""]
+    lines.append("Nothing is missing." if not missing else f"{len(missing)} missing; pip install -e . brings them all.")
+    return "\n".join(lines), missing if sound else [*missing, "sound convolutions"]
+
+
+def _convolutions() -> tuple[str, bool]:
+    """What a try of convolutions on this machine says, and whether its numbers can be trusted."""
+    try:
+        from faal_lab.models import layout
+    except ImportError as error:
+        return f"not tried: {error}", True
+    return layout.examine()
 
 
 def _cores() -> int:

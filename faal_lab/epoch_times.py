@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from faal_lab.config import ConfigError
+from faal_lab.errors import ConfigError
 from faal_lab.fairness import FAIRNESS
 from faal_lab.runs import RunFolder, RunFolderError
 

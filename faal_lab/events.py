@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from faal_lab.errors import FaalLabError
+
 SCHEMA = 1
 
 
@@ -118,7 +120,7 @@ Event = RunStarted | RunResumed | StepDone | EpochDone | Evaluated | DialTurned 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
 
-class SchemaError(ValueError):
+class SchemaError(FaalLabError, ValueError):
     """A record written by another version of the project."""
 
 

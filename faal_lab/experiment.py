@@ -17,13 +17,15 @@ from torch import nn
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import radius_for_multiplier
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
 from faal_lab.data import Splits, load
+from faal_lab.errors import ConfigError
 from faal_lab.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.machine import device_of, placed, versions
+from faal_lab.machine import device_of, versions
 from faal_lab.models import (
     ModelSpec,
     build,
+    placed,
     statistics,
     takes_bfloat16,
     try_model,

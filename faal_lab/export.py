@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from faal_lab.errors import check_name
 from faal_lab.evaluation import VerdictsError
-from faal_lab.names import check_name
 from faal_lab.runs.files import replace_file
 from faal_lab.table_files import csv_of
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from faal_lab.catalogue import NORMALIZATIONS
 from faal_lab.data import Images, Splits
-from faal_lab.models import NORMALIZATIONS, Normalize, Normalized, statistics
+from faal_lab.models import Normalize, Normalized, statistics
 from faal_lab.runs import CheckpointError
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")

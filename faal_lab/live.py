@@ -17,14 +17,15 @@ from pathlib import Path
 
 from torch import nn
 
-from faal_lab.config import ConfigError, RunConfig, check_dial
+from faal_lab.config import RunConfig, check_dial
+from faal_lab.errors import ConfigError, FaalLabError
 from faal_lab.events import Command
 from faal_lab.recipe import Recipe
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.runs.lock import is_alive, read_heartbeat
 
 
-class RunError(RuntimeError):
+class RunError(FaalLabError, RuntimeError):
     """A run that ended with an error; the message is its last words."""
 
 

@@ -1,7 +1,4 @@
-"""What a run is made on and with: the device, and the versions of what made it.
-
-Knows: torch's devices, installed packages, the git commit. Must not know: runs, models' insides.
-"""
+"""What a run is made on and with: the device, and the versions of what made it."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from faal_lab.ranges import ConfigError
+from faal_lab.errors import ConfigError
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 
@@ -28,11 +24,6 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}. Use auto or cpu.") from error
     return device
-
-
-def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device, in the memory layout that small convolutions on a CPU want (up to twice as fast)."""
-    return model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
 
 
 def versions() -> dict[str, str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 
 from faal_lab.config import RunConfig
+from faal_lab.errors import FaalLabError
 from faal_lab.models import in_bfloat16
 from faal_lab.sampling import Batch
 from faal_lab.state import TrainingState
 
 
-class BatchTooLarge(RuntimeError):
+class BatchTooLarge(FaalLabError, RuntimeError):
     """A batch that the device's memory does not hold; the message says what it holds."""
 
 

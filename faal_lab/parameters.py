@@ -15,8 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from faal_lab.config import ConfigError, RunConfig
-from faal_lab.names import check_name
+from faal_lab.config import RunConfig
+from faal_lab.errors import ConfigError, check_name
 from faal_lab.presets import preset_settings
 from faal_lab.runs import RunFolder, RunFolderError, free_name
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faal_lab.names import check_name
+from faal_lab.errors import check_name
 
 Settings = dict[str, Any]
 

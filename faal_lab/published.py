@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faal_lab.config import ConfigError
-from faal_lab.evaluation import ATTACKS
-from faal_lab.names import check_name
+from faal_lab.catalogue import ATTACKS
+from faal_lab.errors import ConfigError, check_name
 
 NUMBERS = ("average", "worst")
 

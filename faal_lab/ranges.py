@@ -8,27 +8,34 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from faal_lab.adversary import NORMS
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.averaging import AVERAGING, BUFFERS
-from faal_lab.class_stats import CLASS_SCORES
-from faal_lab.data import AUGMENTATIONS, LOADERS, VALIDATIONS
-from faal_lab.fairness import FAIRNESS
-from faal_lab.fairness.faal import SCORES
-from faal_lab.models import FILTERS, MODELS, NORMALIZATIONS, PATH_FORM, PRECISIONS, ZOO
-from faal_lab.names import check_name
-from faal_lab.objectives import OBJECTIVES
-from faal_lab.recipe import STARTS, VARIANTS
+from faal_lab.catalogue import (
+    AMBIGUITY_SETS,
+    AUGMENTATIONS,
+    AVERAGING,
+    BUFFERS,
+    DATA_SETS,
+    FAIRNESS,
+    FILTERS,
+    MEASURES,
+    MODELS,
+    NORMALIZATIONS,
+    NORMS,
+    OBJECTIVES,
+    PATH_FORM,
+    PRECISIONS,
+    SCORES,
+    STARTS,
+    VALIDATIONS,
+    VARIANTS,
+    ZOO,
+)
+from faal_lab.errors import ConfigError, check_name
 
 LR_SCHEDULES = ("constant", "cosine", "one-cycle", "step")
 
 
-class ConfigError(ValueError):
-    """A setting of the wrong type or out of its range; the message names it, what was expected and what was got."""
-
-
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data": ("data set", tuple(LOADERS)),
+    "data": ("data set", DATA_SETS),
     "validation": ("validation", VALIDATIONS),
     "augment": ("augmentation", ("auto", *AUGMENTATIONS)),
     "normalization": ("normalization", NORMALIZATIONS),
@@ -36,10 +43,10 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "objective": ("objective", tuple(OBJECTIVES)),
     "fairness": ("fairness method", tuple(FAIRNESS)),
     "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
-    "measure": ("measure", tuple(CLASS_SCORES)),
+    "measure": ("measure", MEASURES),
     "score": ("class score", ("auto", *SCORES)),
     "variant": ("variant", VARIANTS),
-    "norm": ("norm", tuple(NORMS)),
+    "norm": ("norm", NORMS),
     "batch_norm": ("BatchNorm mode", ("eval", "train")),
     "averaging": ("averaging", tuple(AVERAGING)),
     "average_buffers": ("treatment of buffers", BUFFERS),

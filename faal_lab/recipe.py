@@ -1,6 +1,6 @@
 """A training method as a product of parts: objective x fairness method x weight perturbation x weight averaging.
 
-Knows: how parts are made from settings, and which do not go together. Must not know: data, models, runs.
+Knows: how parts are made from settings. Must not know: data, models, runs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ from typing import Any
 
 from faal_lab.adversary import NEEDS_CLEAN
 from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.averaging import AVERAGING, BUFFERS, Averaging
-from faal_lab.fairness import FAIRNESS, Fairness, NoFairness, about
-from faal_lab.names import check_name
+from faal_lab.averaging import Averaging
+from faal_lab.catalogue import BUFFERS, OWN, STARTS, VARIANTS
+from faal_lab.combination import check_combination
+from faal_lab.errors import RecipeError, check_name
+from faal_lab.fairness import FAIRNESS, Fairness, NoFairness
 from faal_lab.objectives import OBJECTIVES, Objective
 from faal_lab.presets import PRESETS
-
-STARTS = ("zero", "uniform", "gaussian")
-VARIANTS = ("paper", "release")
-OWN = -1.0  # a setting that is left to the method
-
-
-class RecipeError(ValueError):
-    """Parts that make no sense together; the message says why, and what would."""
 
 
 @dataclass(frozen=True)
@@ -143,50 +137,3 @@ def _averaging(kind: str, release: bool, decay: float, start: int, threshold: fl
     own_decay = {"fawa": 0.88 if release else 0.85}.get(kind, 0.999)
     own_threshold = 0.24 if release else 0.2
     return Averaging(kind, decay if decay >= 0 else own_decay, start, threshold if threshold >= 0 else own_threshold, buffers)
-
-
-def check_combination(objective: str, fairness: str, averaging: str, *, replays: int = 0, validation: bool = True) -> None:
-    """Refuse parts that make no sense together: raises UnknownName or RecipeError."""
-    loss: Any = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]
-    method = FAIRNESS[check_name("fairness method", fairness, FAIRNESS)]
-    check_name("averaging", averaging, AVERAGING)
-    loss = loss()
-    if method.attacked and loss.attack_loss is None:
-        raise RecipeError(
-            f"fairness={fairness} acts on attacks, and objective={objective} trains on clean images alone. "
-            "Choose at, trades, mart or bat."
-        )
-    missing = [term for term in method.terms if term not in loss.terms]
-    if missing:
-        raise RecipeError(
-            f"fairness={fairness} weighs the terms {' and '.join(method.terms)} apart, and objective={objective} has "
-            f"{', '.join(loss.terms)}: there is no {missing[0]} term. Choose objective=trades."
-        )
-    if method.targets and loss.points > 1:
-        raise RecipeError(
-            f"objective={objective} needs attacks that run away from the true class through the decision boundary; "
-            f"fairness={fairness} aims some at a target. Choose at, trades or mart."
-        )
-    if replays and (loss.points > 1 or loss.attack_loss is None or method.targets):
-        raise RecipeError(
-            f"replays={replays} (free training) has one perturbation that climbs the training loss: it cannot make what "
-            f"objective={objective} with fairness={fairness} needs. Set replays to 0."
-        )
-    if replays and method.acts_on == "sampling":
-        raise RecipeError(
-            f"replays={replays} (free training) uses each batch several times, and fairness={fairness} draws anew at each step. "
-            "Set replays to 0."
-        )
-    if not validation and (method.validation or averaging == "fawa"):
-        which = f"fairness={fairness}" if method.validation else "averaging=fawa"
-        raise RecipeError(f"{which} is decided on validation images, and there are none. Set validation to split.")
-
-
-def parts() -> dict[str, dict[str, str]]:
-    """Every objective, fairness method, averaging and ambiguity set: setting -> name -> what it is, in one line."""
-    return {
-        "objective": {name: about(kind) for name, kind in OBJECTIVES.items()},
-        "fairness": {name: about(method.make) for name, method in FAIRNESS.items()},
-        "averaging": {name: f"{does} ({source})" if source else does for name, (source, does) in AVERAGING.items()},
-        "ambiguity": {name: about(kind) for name, kind in AMBIGUITY_SETS.items()},
-    }

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.adoption import SETTINGS
+from faal_lab.config import ADOPTION_SETTINGS
 from faal_lab.evaluated import Reported
 from faal_lab.evaluation import Verdicts, VerdictsError, describe
 from faal_lab.evaluation_figures import run_pictures
@@ -123,7 +123,7 @@ def evaluate_command(run: Reported) -> str:
     if run.adopted:
         words[2] = config.base or config.model
         mine = set(stated_settings(config)) - ({"download"} if config.base else {"download", "model", "filters"}) | {"data"}
-        words += [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in SETTINGS if name in mine]
+        words += [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in ADOPTION_SETTINGS if name in mine]
         words += ["--out", str(run.folder.path)]
     if about.get("images"):
         words += ["--images", str(about["images"])]

@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from faal_lab.config import ConfigError, RunConfig, check_dial
+from faal_lab.config import RunConfig, check_dial
+from faal_lab.errors import ConfigError, UnknownName, check_name
 from faal_lab.events import COMMANDS, Command, CommandRefused, DialTurned
-from faal_lab.names import UnknownName, check_name
 from faal_lab.state import TrainingState
 
 Poll = Callable[[], list[Command]]

@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.config import RunConfig
+from faal_lab.errors import check_name
 from faal_lab.evaluated import Reported
 from faal_lab.evaluation import VerdictsError
 from faal_lab.evaluation_figures import pictures
 from faal_lab.figures import KIND_COLOURS, RUN_COLOURS, legend_below, styled, tabled, titled, weights_over_batches
-from faal_lab.names import check_name
 from faal_lab.tables import ATTACK_TITLES, group_rows, last_attack, marked
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faal_lab.config import ConfigError
+from faal_lab.errors import ConfigError
 from faal_lab.published import NUMBERS
 from faal_lab.runs.files import replace_file
 from faal_lab.tables import ATTACK_TITLES

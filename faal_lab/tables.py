@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from faal_lab.errors import check_name
 from faal_lab.evaluation import (
     Comparison,
     Verdicts,
@@ -26,7 +27,6 @@ from faal_lab.evaluation import (
     worst_accuracy,
     worst_share,
 )
-from faal_lab.names import check_name
 
 ATTACK_TITLES = {
     "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 from faal_lab.adversary import frozen
+from faal_lab.catalogue import DEFAULT_ATTACKS
 from faal_lab.config import check_dial
 from faal_lab.data import Images, Splits, stratified
-from faal_lab.evaluation import DEFAULT_ATTACKS, Manner, Progress, Verdicts, VerdictsError, between, evaluate
+from faal_lab.errors import check_name
+from faal_lab.evaluation import Manner, Progress, Verdicts, VerdictsError, between, evaluate
 from faal_lab.evaluation.autoattack import autoattack_note
 from faal_lab.events import Evaluated
 from faal_lab.experiment import load_data
 from faal_lab.hashing import tensors_sha256
-from faal_lab.machine import device_of, placed, versions
-from faal_lab.models import compiled, try_to_compile
-from faal_lab.names import check_name
+from faal_lab.machine import device_of, versions
+from faal_lab.models import compiled, placed, try_to_compile
 from faal_lab.restore import delivered, load_model
 from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
 from faal_lab.runs.files import replace_file

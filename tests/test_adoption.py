@@ -13,8 +13,9 @@ from torch import nn
 
 from faal_lab.adoption import adopt, run_folders
 from faal_lab.cli import main
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
 from faal_lab.data import DataProblem, load, stratified
+from faal_lab.errors import ConfigError
 from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import Verdicts
 from faal_lab.events import Evaluated, RunFinished, RunStarted

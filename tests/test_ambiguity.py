@@ -106,7 +106,7 @@ def test_properties(kind: type, radius: float, scores: list[float]) -> None:
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_the_ball_is_used_up_to_nine_digits(kind: type, radius: float, classes: int) -> None:
     u = dirichlet(classes)
-    found = kind(radius).worst_case(drawn(3, classes, seed=classes), reference=u)
+    found = kind(radius).worst_case(drawn(3 if classes < 1000 else 1, classes, seed=classes), reference=u)
     for w, value, gone in zip(found.weights, found.value, found.divergence, strict=True):
         assert abs(float(w.sum()) - 1) < 1e-12
         at_top = float(w.max()) > 1 - 1e-12  # all on the hardest class: more radius buys nothing
@@ -175,15 +175,18 @@ def high_precision(scores: list[float], tau: float) -> list[float]:
     mpmath.mp.dps = 50
     s = [mpmath.mpf(x) for x in scores]
     top, n = max(s), len(s)
+    gaps = [top - x for x in s]
 
     def weights(log_eps: mpmath.mpf) -> list[mpmath.mpf]:
-        raw = [1 / (mpmath.exp(log_eps) + (top - x)) for x in s]
-        return [r / sum(raw) for r in raw]
+        eps = mpmath.exp(log_eps)
+        raw = [1 / (eps + gap) for gap in gaps]
+        total = mpmath.fsum(raw)
+        return [r / total for r in raw]
 
     low, high = mpmath.mpf(-3000), mpmath.mpf(100)
     for _ in range(220):
         middle = (low + high) / 2
-        spent = sum(mpmath.log(1 / (n * w)) for w in weights(middle)) / n
+        spent = -mpmath.log(mpmath.fprod(n * w for w in weights(middle))) / n
         low, high = (middle, high) if spent > tau else (low, middle)
     return [float(w) for w in weights(low)]
 

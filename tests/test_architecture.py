@@ -14,14 +14,13 @@ PACKAGE = ROOT / "faal_lab"
 
 # Top to bottom; a module may import modules above it, and its own room.
 ORDER = [
-    "names", "hashing", "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling",
-    "fairness", "averaging", "presets", "recipe", "ranges", "config", "machine", "events", "signals",
-    "evaluation", "state", "steering", "attacking", "passes", "descent", "memory", "measuring", "training", "microscope",
-    "runs", "foreign", "restore", "experiment", "testing", "adoption", "live", "parameters", "history", "records", "hardest",
-    "evaluated", "epoch_times", "progress", "tables", "published", "table_files", "html_tables", "figures", "confusion_figures",
+    "errors", "catalogue", "combination", "presets", "ranges", "config", "events", "progress", "hashing", "runs", "parameters",
+    "keyed_random", "class_stats", "ambiguity", "adversary", "objectives", "models", "data", "sampling", "fairness", "averaging",
+    "recipe", "machine", "signals", "evaluation", "state", "steering", "attacking", "passes", "descent", "memory", "measuring",
+    "training", "microscope", "foreign", "restore", "experiment", "testing", "adoption", "live", "history", "records", "hardest",
+    "evaluated", "seen", "epoch_times", "tables", "published", "table_files", "html_tables", "figures", "confusion_figures",
     "evaluation_figures", "study_figures", "export", "ambiguity_figures", "microscope_figures", "exercises", "report", "checking",
-    "sweep", "widgets", "demo", "seeds", "doctor", "lab", "page", "commands", "cli",
-    "__main__",
+    "sweep", "widgets", "demo", "seeds", "doctor", "lab", "page", "commands", "cli", "__main__",
 ]  # fmt: skip
 SHOWING = ORDER.index("figures")
 HEAVY = (
@@ -95,6 +94,15 @@ for name in {names!r}:
 def test_only_widgets_import_ipywidgets() -> None:
     users = {room(p) for p in modules() if "import ipywidgets" in p.read_text()}
     assert users == {"widgets"}
+
+
+LIGHT = "import sys; {}; assert not sys.modules.keys() & {{'torch', 'numpy', 'scipy', 'plotly', 'sklearn'}}, 'heavy'"
+
+
+@pytest.mark.parametrize("module", ["faal_lab", "faal_lab.cli", "faal_lab.runs", "faal_lab.parameters", "faal_lab.sweep.plan"])
+def test_what_answers_at_once_loads_no_torch(module: str) -> None:
+    found = subprocess.run([sys.executable, "-c", LIGHT.format(f"import {module}")], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_environment_yml_installs_what_pyproject_lists() -> None:

@@ -9,9 +9,9 @@ from torch import nn
 
 from faal_lab.averaging import Averaging, wearing
 from faal_lab.config import RunConfig
+from faal_lab.errors import UnknownName
 from faal_lab.events import EpochDone
 from faal_lab.experiment import run
-from faal_lab.names import UnknownName
 from faal_lab.recipe import Recipe
 from faal_lab.restore import load_model
 from faal_lab.runs import RunFolder, read_checkpoint

@@ -139,6 +139,7 @@ def test_the_methods_benchmark_goes_on_where_it_was_interrupted(monkeypatch: pyt
     assert (tmp_path / "runs-quick" / "faal-at" / "last.safetensors").stat().st_mtime_ns == changed, "not trained again"
 
 
+@pytest.mark.slow
 def test_the_autoattack_benchmark_kills_compares_and_keeps_its_pieces(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +251,7 @@ def test_the_training_benchmark_times_what_it_says() -> None:
     assert benchmark.phase_two(case, device) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux says what a process took from now on")
 def test_the_memory_benchmark_measures_each_alone() -> None:
     import memory as benchmark

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from faal_lab.checking import Case, Demands, against, cases, check, met, write_junit
 from faal_lab.cli import main
-from faal_lab.config import ConfigError
+from faal_lab.errors import ConfigError
 from faal_lab.evaluation import Verdicts, VerdictsError, average_accuracy, worst_accuracy
 from faal_lab.runs import RunFolder
 

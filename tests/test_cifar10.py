@@ -108,6 +108,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         yield Made(base, data, folder / "runs", folder / "out")
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_cut_off_on_another_machine(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carried, "PIECE", 20_000)  # checkpoints take several
     runs, out = tmp_path / "runs", tmp_path / "out"
@@ -227,6 +228,7 @@ def test_a_run_that_was_told_to_stop_is_no_base(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "runs" / "at-faal").exists()
 
 
+@pytest.mark.slow
 def test_a_cut_inside_an_attack_travels_too(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [*cifar10.SCALES["tiny"][:3], cifar10.Measure(("at-faal",), ("apgd-ce+t",))]
     monkeypatch.setitem(cifar10.SCALES, "strong", steps)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.averaging import AVERAGING
+from faal_lab.catalogue import AVERAGING
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
 from faal_lab.demo import jobs
@@ -106,7 +106,13 @@ def test_help_shows_every_setting(capsys) -> None:
         assert f"--{name.replace('_', '-')}" in said
 
 
-def test_doctor(capsys) -> None:
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions are not tried here: test_layout.py does."""
+    monkeypatch.setattr("faal_lab.models.layout.examine", lambda: ("right", True))
+
+
+def test_doctor(sound: None, capsys) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "torch" in said
@@ -114,7 +120,7 @@ def test_doctor(capsys) -> None:
     assert examine()[1] == []
 
 
-def test_doctor_names_what_is_missing_and_its_purpose(monkeypatch) -> None:
+def test_doctor_names_what_is_missing_and_its_purpose(sound: None, monkeypatch) -> None:
     from importlib import metadata
 
     real = metadata.version

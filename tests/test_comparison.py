@@ -131,13 +131,13 @@ def test_holm_is_never_below_a_smaller_p_values() -> None:
 def test_sentences() -> None:
     better = example([200, 40, 121, 639], [800, 62, 15, 123], [850, 20, 10, 120])
     assert better.sentence().startswith("B's worst class is 8.1 points higher (95 % interval 5.")
-    assert "p < 0.001); the averages do not differ (0.8 points, -0." in better.sentence()
+    assert "p < 0.001); the averages are not shown to differ (0.8 points, -0." in better.sentence()
     worse = example([200, 121, 40, 639], [800, 5, 2, 193], names=("old", "new"))
     assert worse.sentence().startswith("new's worst class is 8.1 points lower (95 % interval 5.")
     assert "new's average is 4.2 points lower (95 % interval 3." in worse.sentence()
     alike = example([20, 3, 4, 30], [30, 2, 2, 30])
-    assert alike.sentence().startswith("The worst classes do not differ (1.8 points, 95 % interval -")
-    assert "; the averages do not differ (0.9 points, -" in alike.sentence()
+    assert alike.sentence().startswith("The worst classes are not shown to differ (1.8 points, 95 % interval -")
+    assert "; the averages are not shown to differ (0.9 points, -" in alike.sentence()
     assert "-0.0" not in alike.sentence()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHORT
+from test_autoattack import AutoAttack, shorter
 from torch._dynamo.utils import counters
 
 from faal_lab.events import Command, RunResumed, StepDone
@@ -110,7 +111,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_evaluation_compiles_once_for_batches_of_all_sizes(traced: None, trained: Path) -> None:
+def test_an_evaluation_compiles_once_for_batches_of_all_sizes(
+    traced: None, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoAttack, "__init__", shorter(AutoAttack.__init__))
     attacks = ("clean", "pgd-20", "apgd-ce")
     plain = evaluate_run(trained, attacks=attacks, images=120, epsilon=0.02)
     before = counters["stats"]["unique_graphs"]
@@ -127,9 +131,9 @@ def test_an_evaluation_compiles_once_for_batches_of_all_sizes(traced: None, trai
 def test_an_evaluation_goes_on_without_a_compiler(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faal_lab.models.compiling.BACKEND", broken)
     with pytest.warns(CompileWarning, match="all goes on without it"):
-        found = evaluate_run(trained, attacks=("pgd-20",), images=80, compile=True)
+        found = evaluate_run(trained, attacks=("pgd-20",), images=30, compile=True)
     assert "no C++ compiler" in found.header["versions"]["compile"]
-    plain = evaluate_run(trained, attacks=("pgd-20",), images=80)
+    plain = evaluate_run(trained, attacks=("pgd-20",), images=30)
     assert np.array_equal(found.predicted["pgd-20"], plain.predicted["pgd-20"])
 
 

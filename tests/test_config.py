@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from faal_lab.config import ConfigError, RunConfig, check_dial, field_docs
-from faal_lab.names import UnknownName
+from faal_lab.config import RunConfig, check_dial, field_docs
+from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.parameters import OverriddenWarning, checked, given, run_parameters
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from faal_lab.ambiguity import (
@@ -78,8 +78,11 @@ def test_agrees_where_classes_are_absent(kind: type, radius: float) -> None:
 @given(scores=st.lists(st.integers(-4, 4), min_size=3, max_size=6), position=st.integers(0, 1))
 def test_agrees_on_ties(kind: type, scores: list[int], position: int) -> None:
     s, ball = torch.tensor(scores).double() / 4, kind(GRID[kind][position])
-    exact, oracle = ball.worst_case(s), conic.solve(ball, s)
-    assert float(exact.value) == pytest.approx(float(oracle.value), abs=2e-6)
+    try:
+        oracle = conic.solve(ball, s)
+    except RuntimeError:  # Clarabel gives up on some ties: no oracle, no comparison; too many of those fail the test
+        reject()
+    assert float(ball.worst_case(s).value) == pytest.approx(float(oracle.value), abs=2e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])

@@ -9,7 +9,7 @@ from conftest import draw_images
 from PIL import Image
 
 from faal_lab.data import DataProblem, Images, Splits, augmented, load
-from faal_lab.names import UnknownName
+from faal_lab.errors import UnknownName
 
 
 def test_digits_are_split_as_stated_and_without_overlap() -> None:

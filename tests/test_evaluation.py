@@ -12,12 +12,13 @@ import torch
 from conftest import draw_images
 from scipy.stats import binom, binomtest
 
+from faal_lab.catalogue import DEFAULT_ATTACKS
 from faal_lab.cli import main
 from faal_lab.config import RunConfig
 from faal_lab.data import Images, load
+from faal_lab.errors import UnknownName
 from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import (
-    DEFAULT_ATTACKS,
     PGD_ATTACKS,
     EvaluationError,
     Manner,
@@ -34,7 +35,6 @@ from faal_lab.evaluation.suite import describe
 from faal_lab.events import Evaluated
 from faal_lab.experiment import run
 from faal_lab.models import ModelProblem
-from faal_lab.names import UnknownName
 from faal_lab.report import write_report
 from faal_lab.restore import load_model
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError

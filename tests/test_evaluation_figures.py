@@ -17,12 +17,12 @@ from PIL import Image
 
 from faal_lab.cli import main
 from faal_lab.confusion_figures import Flows, confusion_flow, confusion_heatmap
+from faal_lab.errors import UnknownName
 from faal_lab.evaluation import Verdicts, VerdictsError, class_accuracy, spectral_norm
 from faal_lab.evaluation.verdicts import Examples, RadiusCurve
 from faal_lab.evaluation_figures import clean_and_robust_bars, image_strip, pictures, radius_curves, radius_text
 from faal_lab.export import export, table_of
 from faal_lab.figures import class_bars, class_style
-from faal_lab.names import UnknownName
 from faal_lab.testing import evaluate_run
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]

@@ -14,8 +14,8 @@ from faal_lab.evaluation.autoattack import autoattack
 from faal_lab.evaluation.journal import Journal
 from faal_lab.events import StepDone
 from faal_lab.experiment import load_data, run
-from faal_lab.machine import placed
 from faal_lab.memory import BatchTooLarge
+from faal_lab.models import placed
 from faal_lab.restore import load_model
 from faal_lab.testing import evaluate_run
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from faal_lab.catalogue import FILTERS
 from faal_lab.cli import main
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
+from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.experiment import prepare, run
-from faal_lab.models import FILTERS, MODELS, ModelProblem, ModelSpec, Normalized, build, statistics
-from faal_lab.names import UnknownName
+from faal_lab.models import MODELS, ModelProblem, ModelSpec, Normalized, build, statistics
 from faal_lab.restore import load_model
 from faal_lab.widgets import Workbench
 

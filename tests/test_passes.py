@@ -7,8 +7,9 @@ import torch
 from conftest import SHORT, fresh
 from torch import nn
 
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
 from faal_lab.data import Splits
+from faal_lab.errors import ConfigError
 from faal_lab.events import StepDone
 from faal_lab.memory import BatchTooLarge
 from faal_lab.training import train

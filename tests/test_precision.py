@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from faal_lab.adversary import frozen, pgd
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
+from faal_lab.errors import ConfigError
 from faal_lab.experiment import prepare, run
 from faal_lab.models import ModelSpec, build, in_bfloat16, wants_bfloat16
 from faal_lab.training import train

@@ -9,17 +9,18 @@ import torch
 from conftest import SHORT, fresh
 from torch import nn
 
-from faal_lab.averaging import AVERAGING
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.catalogue import AVERAGING
+from faal_lab.combination import check_combination
+from faal_lab.config import RunConfig
 from faal_lab.data import Splits
+from faal_lab.errors import ConfigError, RecipeError, UnknownName
 from faal_lab.events import Command, DialTurned, EpochDone, StepDone
 from faal_lab.experiment import recipe_settings
 from faal_lab.fairness import FAIRNESS
 from faal_lab.models import ModelSpec
-from faal_lab.names import UnknownName
 from faal_lab.objectives import OBJECTIVES
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
-from faal_lab.recipe import Recipe, RecipeError, check_combination
+from faal_lab.recipe import Recipe
 from faal_lab.restore import from_checkpoint, to_checkpoint
 from faal_lab.steering import Steering
 from faal_lab.training import TrainingDiverged, TrainingState, train

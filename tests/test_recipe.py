@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall
 from faal_lab.class_stats import CLASS_SCORES, ClassStats, softmax_margin
+from faal_lab.errors import UnknownName
 from faal_lab.fairness import FAAL, GroupDRO, NoFairness
-from faal_lab.names import UnknownName
 from faal_lab.objectives import BAT, MART, OBJECTIVES, TRADES, weighted
 from faal_lab.presets import PRESETS
 from faal_lab.recipe import Recipe

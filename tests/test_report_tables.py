@@ -11,11 +11,10 @@ import pytest
 from test_tables import verdicts
 
 from faal_lab.cli import main
-from faal_lab.config import ConfigError
 from faal_lab.epoch_times import epoch_seconds, minutes_of, time_rows
+from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.evaluated import grouped, read_runs
 from faal_lab.evaluation import VerdictsError
-from faal_lab.names import UnknownName
 from faal_lab.published import paper_rows, published, read_paper
 from faal_lab.report import headlines, report_tables, write_report
 from faal_lab.runs import RunFolder, RunFolderError

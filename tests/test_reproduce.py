@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faal_lab.adoption import SETTINGS
+from faal_lab.catalogue import ATTACKS
 from faal_lab.cli import _parser
-from faal_lab.config import RunConfig
-from faal_lab.evaluation import ATTACKS
+from faal_lab.config import ADOPTION_SETTINGS, RunConfig
+from faal_lab.errors import check_name
 from faal_lab.fairness import FAIRNESS
-from faal_lab.names import check_name
 from faal_lab.parameters import FINE_TUNING, listed
 from faal_lab.presets import preset_settings
 from faal_lab.published import published
@@ -78,7 +77,7 @@ def config_of(chain: list[dict], notebooks: list[str]) -> RunConfig:
     config = RunConfig()
     for parameters, notebook in zip(chain, notebooks, strict=True):
         if notebook == "evaluate":  # somebody else's network becomes a run folder
-            base = RunConfig(**{n: v for n, v in parameters.items() if n in SETTINGS}, validation="none").to_mapping()
+            base = RunConfig(**{n: v for n, v in parameters.items() if n in ADOPTION_SETTINGS}, validation="none").to_mapping()
             continue
         values = {**parameters_cell(notebook), **{n: v for n, v in parameters.items() if n != "label"}}
         stated = {n: v for n, v in values.items() if v is not None and n not in ("out", "resume", "recipe", "protocol")}

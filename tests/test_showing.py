@@ -19,7 +19,9 @@ import yaml
 
 from faal_lab.ambiguity import KLBall
 from faal_lab.ambiguity.multiplier import largest_multiplier
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.catalogue import parts
+from faal_lab.config import RunConfig
+from faal_lab.errors import ConfigError
 from faal_lab.evaluated import read_runs
 from faal_lab.evaluation import VerdictsError
 from faal_lab.events import DialTurned, EpochDone, RunFailed, RunResumed, StepDone
@@ -31,7 +33,7 @@ from faal_lab.history import MAX_POINTS, History, load_history, thinned
 from faal_lab.live import LiveRun
 from faal_lab.parameters import as_yaml, papermill_command, run_command, run_parameters
 from faal_lab.presets import preset_settings
-from faal_lab.recipe import Recipe, parts
+from faal_lab.recipe import Recipe
 from faal_lab.records import run_files
 from faal_lab.report import headlines, write_report
 from faal_lab.runs import RunFolder, RunFolderError

@@ -112,6 +112,7 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
         make.command(file, tmp_path / "other", gpus="7")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     file, out = write(tmp_path, seconds=1.5), tmp_path / "out"
@@ -130,6 +131,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert read_status(out / "jobs/then/a").attempts + read_status(out / "jobs/then/b").attempts >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_training_in_the_middle_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     stages = {"base": {"notebook": "train", "parameters": {"epochs": 4, "batch_size": 250, "attack_steps": 2}}}
@@ -153,6 +155,7 @@ def test_a_training_in_the_middle_goes_on_from_its_last_checkpoint(tmp_path: Pat
     assert len(metrics["whole"]) > 8
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_gives_its_job_to_another(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="pip install 'faal-lab[cluster]'")
     from faal_lab.sweep.cluster import connect

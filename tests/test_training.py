@@ -18,8 +18,9 @@ from conftest import SHORT, fresh
 from torch import nn
 
 from faal_lab.cli import main
-from faal_lab.config import ConfigError, RunConfig
+from faal_lab.config import RunConfig
 from faal_lab.data import Splits
+from faal_lab.errors import ConfigError
 from faal_lab.events import (
     Command,
     CommandRefused,
@@ -116,13 +117,17 @@ def test_what_a_run_is_resumed_with_is_told_where_it_is_another(tmp_path: Path, 
     assert told == [None, {"torch": "2"}]
 
 
-def test_the_bar_of_a_resumed_run_knows_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_of_a_resumed_run_knows_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     events = run(FAAL_QUICK, tmp_path / "run")
     for event in events:
         if isinstance(event, StepDone) and event.step == 5:
             break
     events.close()
-    list(shown(run(FAAL_QUICK, tmp_path / "run", resume=True)))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        list(shown(run(FAAL_QUICK, tmp_path / "run", resume=True)))
     last = capsys.readouterr().err.split("\r")[-1]
     assert "100%" in last
     assert "8/8" in last

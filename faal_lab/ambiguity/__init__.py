@@ -1,9 +1,12 @@
 """Sets of class distributions around a reference, and the worst case in each: FAAL's middle maximisation.
 
 Knows: class scores and simplices. Must not know: samples, models, training.
-A new set is one file here and one row in `AMBIGUITY_SETS`; its row in `conic` is its oracle.
+A new set is one file here and one row in `catalogue.AMBIGUITY_SETS`; its row in `conic` is its oracle.
 """
 
+from typing import Any
+
+from faal_lab import catalogue
 from faal_lab.ambiguity.chi_square import ChiSquareBall
 from faal_lab.ambiguity.cvar import CVaR
 from faal_lab.ambiguity.floored import Floored
@@ -15,19 +18,7 @@ from faal_lab.ambiguity.total_variation import TotalVariationBall
 from faal_lab.ambiguity.wasserstein import WassersteinBall
 from faal_lab.ambiguity.worst_case import AmbiguitySet, WorstCase
 
-AMBIGUITY_SETS = {
-    "kl": KLBall,
-    "reverse-kl": ReverseKLBall,
-    "chi-square": ChiSquareBall,
-    "total-variation": TotalVariationBall,
-    "hellinger": HellingerBall,
-    "cvar": CVaR,
-    "wasserstein": WassersteinBall,
-    "simplex": Simplex,
-    "point": Point,
-    "kl-penalty": KLPenalty,
-    "reverse-kl-penalty": ReverseKLPenalty,
-}
+AMBIGUITY_SETS: dict[str, Any] = {name: row.make for name, row in catalogue.AMBIGUITY_SETS.items()}
 
 __all__ = [
     "AMBIGUITY_SETS",

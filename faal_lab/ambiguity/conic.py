@@ -8,6 +8,7 @@ itself; no other one is tried.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -169,7 +170,9 @@ def _solved(ambiguity: AmbiguitySet, posed: Posed, keep: torch.Tensor, solver: s
     bound = 1 / radius if kind is CVaR else min(radius, 1e6)
     parameters.fill(posed.reference[keep].numpy(), unit * (1 - posed.gaps[keep]).numpy(), bound, cost)
     try:
-        problem.solve(solver=solver, **_OPTIONS.get(solver, {}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Solution may be inaccurate")  # then its status is no optimum: refused below
+            problem.solve(solver=solver, **_OPTIONS.get(solver, {}))
     except cp.SolverError as error:
         raise RuntimeError(f"{name} failed on {kind.__name__}: {error}") from error
     if problem.status != cp.OPTIMAL:

@@ -22,7 +22,8 @@ import torch
 from faal_lab.ambiguity import kl_floats
 from faal_lab.ambiguity.pose import Posed, eager_on_cpu, pose, settle, settle_priced
 from faal_lab.ambiguity.root import falling_root
-from faal_lab.ambiguity.worst_case import ANY_RADIUS, PRICES, WorstCase, check_radius
+from faal_lab.ambiguity.worst_case import WorstCase, check_radius
+from faal_lab.catalogue import ANY_RADIUS, PRICES
 
 _LOG_TINY = -700.0  # below this eps leaves the range of float64, and so do all weights but the hardest classes'
 

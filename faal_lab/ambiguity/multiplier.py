@@ -12,7 +12,8 @@ import math
 import torch
 
 from faal_lab.ambiguity.wasserstein import WassersteinBall
-from faal_lab.ambiguity.worst_case import PRICES, AmbiguitySet
+from faal_lab.ambiguity.worst_case import AmbiguitySet
+from faal_lab.catalogue import PRICES
 
 _HALVINGS = 200
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from faal_lab.ambiguity.worst_case import ANY_RADIUS, WorstCase, said
+from faal_lab.ambiguity.worst_case import WorstCase, said
+from faal_lab.catalogue import ANY_RADIUS
 
 _FLAT = 1e-12  # a range of scores below this, relative to their size, is rounding noise: all equal
 

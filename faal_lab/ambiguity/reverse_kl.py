@@ -15,7 +15,8 @@ import torch
 
 from faal_lab.ambiguity.pose import Posed, pose, proportional, settle, settle_priced, within_reference
 from faal_lab.ambiguity.root import falling_root
-from faal_lab.ambiguity.worst_case import ANY_RADIUS, PRICES, WorstCase, check_radius
+from faal_lab.ambiguity.worst_case import WorstCase, check_radius
+from faal_lab.catalogue import ANY_RADIUS, PRICES
 
 
 @dataclass(frozen=True)

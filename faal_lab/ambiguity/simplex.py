@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 
 from faal_lab.ambiguity.pose import pose, proportional, settle
-from faal_lab.ambiguity.worst_case import ANY_RADIUS, WorstCase
+from faal_lab.ambiguity.worst_case import WorstCase
+from faal_lab.catalogue import ANY_RADIUS
 
 
 @dataclass(frozen=True)

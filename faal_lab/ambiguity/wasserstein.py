@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 
 from faal_lab.ambiguity.pose import Posed, eager_on_cpu, pose, settle
-from faal_lab.ambiguity.worst_case import ANY_RADIUS, WorstCase, check_radius
+from faal_lab.ambiguity.worst_case import WorstCase, check_radius
+from faal_lab.catalogue import ANY_RADIUS
 
 _HALVINGS = 64
 

@@ -9,6 +9,8 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
+from faal_lab.catalogue import ANY_RADIUS
+
 
 class WorstCase(NamedTuple):
     """The answer of a set: float64 tensors on the device of the scores, detached."""
@@ -45,10 +47,6 @@ class AmbiguitySet(Protocol):
         propagates. Float64 inside whatever comes in; nothing is differentiated.
         """
         ...
-
-
-ANY_RADIUS = (0.0, float("inf"))
-PRICES = (1e-300, float("inf"))  # of a penalised form, in the radius' place: dearer is closer to the reference
 
 
 def check_radius(radius: float, name: str, limits: tuple[float, float] = ANY_RADIUS) -> None:

@@ -6,7 +6,7 @@ A new data set is one loader and one row in `LOADERS`.
 
 from faal_lab.data.augment import AUGMENTATIONS, augmented
 from faal_lab.data.dataset import Images, Splits
-from faal_lab.data.loaders import LOADERS, VALIDATIONS, DataProblem, load
+from faal_lab.data.loaders import LOADERS, DataProblem, load
 from faal_lab.data.split import stratified
 
-__all__ = ["AUGMENTATIONS", "LOADERS", "VALIDATIONS", "DataProblem", "Images", "Splits", "augmented", "load", "stratified"]
+__all__ = ["AUGMENTATIONS", "LOADERS", "DataProblem", "Images", "Splits", "augmented", "load", "stratified"]

@@ -13,6 +13,7 @@ import torch
 from faal_lab.data.dataset import Images, Splits
 from faal_lab.data.problem import DataProblem
 from faal_lab.data.split import split_indices
+from faal_lab.progress import bar
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _TEST, _VALIDATION = 0.2, 0.1  # fractions, where the folder does not say
@@ -25,7 +26,6 @@ def _classes(root: Path) -> list[str]:
 def _read(root: Path, classes: list[str], image_size: int) -> tuple[torch.Tensor, np.ndarray]:
     """All images under `root/<class>/` as uint8 [N, 3, H, W], and their labels [N]."""
     from PIL import Image, UnidentifiedImageError
-    from tqdm import tqdm
 
     files = [(f, c) for c, name in enumerate(classes) for f in sorted((root / name).rglob("*")) if f.suffix.lower() in _SUFFIXES]
     if not files:
@@ -35,21 +35,23 @@ def _read(root: Path, classes: list[str], image_size: int) -> tuple[torch.Tensor
             f"No class folder of {root} holds images itself, only folders of images. Did you mean data_dir={root / classes[0]}?"
         )
     arrays, first = [], None
-    for file, _ in tqdm(files, desc=f"reading {root.name}", unit="image", disable=len(files) < 2000):
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataProblem(f"Cannot read the image {file}: {error}. Repair it, or remove it.") from error
-        if image_size:
-            image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        first = first or (file, image.size)
-        if image.size != first[1]:
-            raise DataProblem(
-                f"Images differ in size: {first[0].name} is {first[1][0]}x{first[1][1]}, {file.name} is "
-                f"{image.size[0]}x{image.size[1]}. Pass image_size=32 (or another side) to resize them all."
-            )
-        arrays.append(np.asarray(image, dtype=np.uint8))
+    with bar(f"reading {root.name}", len(files), "image", quiet=len(files) < 2000) as told:
+        for number, (file, _) in enumerate(files, 1):
+            told.at(number)
+            try:
+                with Image.open(file) as opened:
+                    image = opened.convert("RGB")
+            except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+                raise DataProblem(f"Cannot read the image {file}: {error}. Repair it, or remove it.") from error
+            if image_size:
+                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            first = first or (file, image.size)
+            if image.size != first[1]:
+                raise DataProblem(
+                    f"Images differ in size: {first[0].name} is {first[1][0]}x{first[1][1]}, {file.name} is "
+                    f"{image.size[0]}x{image.size[1]}. Pass image_size=32 (or another side) to resize them all."
+                )
+            arrays.append(np.asarray(image, dtype=np.uint8))
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     return pixels, np.array([label for _, label in files], dtype=np.int64)
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from faal_lab.catalogue import VALIDATIONS
 from faal_lab.data.dataset import Images, Splits
 from faal_lab.data.folder import load_folder
 from faal_lab.data.problem import DataProblem
 from faal_lab.data.split import long_tailed, split_indices
 from faal_lab.data.torchvision_sets import SOURCES, load_torchvision
-from faal_lab.names import check_name
+from faal_lab.errors import check_name
 
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 are the test split
 
@@ -41,8 +42,6 @@ LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
     "folder": load_folder,
     **{name: partial(load_torchvision, name) for name in SOURCES},
 }
-
-VALIDATIONS = ("split", "none", "test")
 
 
 def _without_validation(splits: Splits) -> Splits:
@@ -93,4 +92,4 @@ def load(
     return splits
 
 
-__all__ = ["LOADERS", "VALIDATIONS", "DataProblem", "load"]
+__all__ = ["LOADERS", "DataProblem", "load"]

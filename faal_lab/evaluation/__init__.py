@@ -31,8 +31,6 @@ from faal_lab.evaluation.statistics import (
     worst_share,
 )
 from faal_lab.evaluation.suite import (
-    ATTACKS,
-    DEFAULT_ATTACKS,
     EvaluationError,
     Manner,
     Progress,
@@ -41,13 +39,9 @@ from faal_lab.evaluation.suite import (
     model_digest,
 )
 from faal_lab.evaluation.trust import Finding, between, examine
-from faal_lab.evaluation.upstream import MODES
 from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts, VerdictsError
 
 __all__ = [
-    "ATTACKS",
-    "DEFAULT_ATTACKS",
-    "MODES",
     "PGD_ATTACKS",
     "Attack",
     "ClassDifference",

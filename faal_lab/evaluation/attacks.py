@@ -15,11 +15,12 @@ from torch import nn
 from faal_lab import keyed_random
 from faal_lab.adversary import AttackTick, frozen, pgd_until_fooled, start_point
 from faal_lab.data import Images
+from faal_lab.errors import FaalLabError
 
 _CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
 
 
-class EvaluationError(ValueError):
+class EvaluationError(FaalLabError, ValueError):
     """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
 
 

@@ -67,7 +67,7 @@ class Comparison:
     identical: bool  # the same verdict on every image
 
     def sentence(self) -> str:
-        """The outcome in one plain sentence, in points of 100; "do not differ" means: no difference was shown."""
+        """The outcome in one plain sentence, in points of 100."""
         if self.identical:
             return f"{self.names[0]} and {self.names[1]} do not differ: they have the same verdict on every image."
         worst = _clause(self.names[1], "worst class", "worst classes", self.worst, first=True)
@@ -83,7 +83,7 @@ def _clause(name: str, one: str, both: str, found: Difference, *, first: bool) -
     if not found.clear:
         level = "95 % interval " if first else ""
         ends = f"{level}{_points(found.low)} to {_points(found.high)}"
-        return f"{'The' if first else 'the'} {both} do not differ ({_points(found.value)} points, {ends})"
+        return f"{'The' if first else 'the'} {both} are not shown to differ ({_points(found.value)} points, {ends})"
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     word = "higher" if found.value > 0 else "lower"
     least, most = sorted((abs(found.low), abs(found.high)))

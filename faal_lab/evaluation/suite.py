@@ -15,20 +15,19 @@ import torch
 from torch import nn
 
 from faal_lab.adversary import NORMS
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
 from faal_lab.data import Images
+from faal_lab.errors import check_name
 from faal_lab.evaluation.attacks import PGD_ATTACKS, EvaluationError, predictions, taken_for
 from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
 from faal_lab.evaluation.journal import Journal
 from faal_lab.evaluation.probes import adversarial_examples, radius_curve
 from faal_lab.evaluation.trust import examine
-from faal_lab.evaluation.upstream import MODES, too_small_for_square
+from faal_lab.evaluation.upstream import too_small_for_square
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.hashing import tensors_sha256
-from faal_lab.names import check_name
 
-DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
 CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}  # each attack on those that the ones before it left
-ATTACKS = ("clean", *PGD_ATTACKS, *FORWARDS, *CHAINS)
 # Forward-equivalents an image costs, for the share of work done: PGD steps are 2 each; AutoAttack's is upstream's worst case.
 _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
 _COST |= {"apgd-ce+t": 1000, "autoattack": 4451}

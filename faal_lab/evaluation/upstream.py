@@ -16,7 +16,6 @@ from torch import nn
 from faal_lab import keyed_random
 
 _NORMS: dict[str, Any] = {"linf": "Linf", "l2": "L2"}
-MODES = ("per-image", "compat")
 
 
 class _Counted(nn.Module):

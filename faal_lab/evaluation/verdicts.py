@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from faal_lab.errors import FaalLabError
 
-class VerdictsError(RuntimeError):
+
+class VerdictsError(FaalLabError, RuntimeError):
     """A verdict file that is missing, damaged, or of another model or data set."""
 
 

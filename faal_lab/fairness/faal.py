@@ -7,11 +7,10 @@ from functools import partial
 import torch
 
 from faal_lab.ambiguity import AmbiguitySet, KLBall, conic
+from faal_lab.catalogue import SCORES
 from faal_lab.class_stats import CLASS_SCORES, ClassStats
+from faal_lab.errors import check_name
 from faal_lab.fairness.fairness import State, Weighing, uniform_over
-from faal_lab.names import check_name
-
-SCORES = ("mean", "sum", "running")
 
 
 class FAAL:

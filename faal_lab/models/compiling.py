@@ -16,8 +16,10 @@ from torch import nn
 
 from faal_lab.adversary import frozen
 from faal_lab.models.factory import ModelProblem
+from faal_lab.models.layout import memory_format
 from faal_lab.models.normalize import Normalized, QuickPasses
 from faal_lab.models.precision import in_bfloat16, takes_bfloat16
+from faal_lab.progress import doing
 
 BACKEND = "inductor"
 
@@ -49,14 +51,17 @@ def try_to_compile(
     """
     if not takes_bfloat16(model) or not isinstance(model, Normalized):
         raise ModelProblem(f"compile is for ResNets; {name} is as quick without. Leave it out.")
+    doing(f"compiling {name}, half a minute to a minute")
     torch.compiler.reset()  # a process that sees many networks would reach the compiler's limit, and go on without it
+    layout = memory_format(model)
     call = torch.compile(model.plain, dynamic=not images, backend=BACKEND)
 
     def any_size(some: torch.Tensor) -> torch.Tensor:  # attacks differ in layout and flags, and would have each compiled for
-        return call((some if torch.is_grad_enabled() else some.detach()).contiguous(memory_format=torch.channels_last))
+        return call((some if torch.is_grad_enabled() else some.detach()).contiguous(memory_format=layout))
 
     quick = QuickPasses(call if images else any_size, images)
     failed = _why_not(model, quick, shape, low, training)
+    doing("")
     if failed:
         warnings.warn(f"torch.compile failed, all goes on without it: {failed}", CompileWarning, stacklevel=3)
     return (None if failed else quick), failed

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,13 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from faal_lab.catalogue import ZOO
+from faal_lab.errors import FaalLabError
 from faal_lab.models.normalize import Normalize, Normalized
 
-PATH_FORM = re.compile(r"robustbench:\S+|[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*")  # what stands for a network elsewhere
-ZOO = "robustbench:"
 
-
-class ModelProblem(ValueError):
+class ModelProblem(FaalLabError, ValueError):
     """A network that cannot be had, or does not fit the images; the message says what was asked of it and the cure."""
 
 

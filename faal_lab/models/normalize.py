@@ -10,7 +10,6 @@ from torch import nn
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry a channel
 
-NORMALIZATIONS = ("data", "none", "cifar")
 _CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # Rice et al.'s, of CIFAR-10's training images
 
 

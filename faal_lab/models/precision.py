@@ -15,8 +15,6 @@ from torch import nn
 
 from faal_lab.models.normalize import Normalized
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-
 
 class Float32Conv2d(nn.Conv2d):
     """A convolution in float32 whose result is handed on in bfloat16: left as it was, it would carry a whole residual stream."""

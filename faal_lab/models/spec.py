@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from faal_lab.catalogue import FILTERS
 from faal_lab.models.factory import from_path
 from faal_lab.models.preact_resnet import preact_resnet_18
 from faal_lab.models.resnet import resnet_18
@@ -23,8 +24,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn-28-10": partial(wide_resnet, 28, 10),
     "wrn-16-4": partial(wide_resnet, 16, 4),
 }
-
-FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, where a network can be told
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from faal_lab.errors import FaalLabError
 from faal_lab.hashing import tensors_sha256
 from faal_lab.runs.files import replace_file
+
+if TYPE_CHECKING:
+    import torch
 
 _KEY = "faal_lab"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(FaalLabError, RuntimeError):
     """A checkpoint that is missing, damaged, foreign or not finite; the message names the file and the cure."""
 
 
@@ -38,6 +40,7 @@ def digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically. Refuses weights that are not finite, so that the last good ones stay; raises OSError too."""
+    import torch
     from safetensors.torch import save
 
     for name, tensor in checkpoint.tensors.items():

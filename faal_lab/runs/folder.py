@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from faal_lab.config import RunConfig
+from faal_lab.errors import FaalLabError, UnknownName
 from faal_lab.events import Command, Event, RunFailed, RunFinished, RunResumed, to_record
-from faal_lab.names import UnknownName
 from faal_lab.runs import control, lock
 from faal_lab.runs.files import replace_file
 
 ENDED = ("done", "stopped", "failed", "lost")  # what a run's status may be once nothing comes any more
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(FaalLabError, RuntimeError):
     """A run folder that exists, is missing, or cannot be read; the message names it and the cure."""
 
 

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from faal_lab.errors import FaalLabError
 from faal_lab.runs.files import patiently, replace_file
 
 BEAT = 1.0  # seconds between heartbeats
 SILENT = 15.0  # seconds without one after which a run counts as lost
 
 
-class RunLocked(RuntimeError):
+class RunLocked(FaalLabError, RuntimeError):
     """Another process writes to this run folder."""
 
 

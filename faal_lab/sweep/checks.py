@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from faal_lab.config import ConfigError, RunConfig
-from faal_lab.evaluation import ATTACKS
-from faal_lab.names import UnknownName, check_name
+from faal_lab.catalogue import ATTACKS
+from faal_lab.config import RunConfig
+from faal_lab.errors import ConfigError, UnknownName, check_name
 from faal_lab.parameters import FINE_TUNING, listed
 from faal_lab.presets import preset_settings
 from faal_lab.sweep.plan import Job, Plan, SweepError

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from faal_lab.names import check_name
+from faal_lab.errors import check_name
 from faal_lab.sweep import job as jobs
 from faal_lab.sweep.job import Order
 from faal_lab.sweep.plan import Plan, SweepError

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from faal_lab.progress import bar
 from faal_lab.sweep.checks import check_plan
 from faal_lab.sweep.engine import Engine, cores, local_engine, succeeded, sweep, wanted
 from faal_lab.sweep.job import Order
@@ -50,11 +51,8 @@ def _made(plan: Plan, orders: dict[str, Order | None], workers: int, gpus: str |
         from faal_lab.sweep.cluster import connect
 
         engine = connect(where, plan, workers)
-    view = Terminal(plan)
-    try:
-        return sweep(plan, engine, orders, view.told)
-    finally:
-        view.close()
+    with bar(plan.name, len(plan.jobs), "job") as told:
+        return sweep(plan, engine, orders, Terminal(plan, told).told)
 
 
 def _numbers(gpus: str | None) -> list[int] | None:

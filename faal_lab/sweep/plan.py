@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from faal_lab.names import check_name
+from faal_lab.errors import FaalLabError, check_name
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "parameterized"  # they lie beside the package, in the checkout
 _TOP = ("name", "about", "hours", "threads", "environment", "cluster", "stages", "paper")
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
 
 
-class SweepError(ValueError):
+class SweepError(FaalLabError, ValueError):
     """A sweep file that cannot be carried out; the message says where and what would be right."""
 
 

@@ -6,19 +6,18 @@ Knows: states of jobs, clocks. Must not know: who makes the jobs.
 from __future__ import annotations
 
 import heapq
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from faal_lab.progress import Bar
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.sweep.fingerprint import fingerprints
 from faal_lab.sweep.job import Order
 from faal_lab.sweep.plan import Job, Plan
 from faal_lab.sweep.status import Durations, Status, at_work, progress_of, read_status
 
-_BAR = "{desc} {n_fmt}/{total_fmt} |{bar:20}| {postfix}"
 _SHOWN = 3  # running jobs that the bar names
 
 
@@ -65,14 +64,11 @@ def _epoch(job: Job, share: float) -> str:
 class Terminal:
     """A line for each job that begins and ends, and under them, in a terminal, a bar with what runs now."""
 
-    def __init__(self, plan: Plan) -> None:
-        from tqdm import tqdm
-
+    def __init__(self, plan: Plan, bar: Bar) -> None:
         self._plan, self._known = plan, dict[str, str]()
         self._began: dict[str, float] = {}
         self._hashes, self._durations = fingerprints(plan), Durations.beside(plan)
-        self._bar = tqdm(total=len(plan.jobs), desc=plan.name, unit="job", file=sys.stderr, mininterval=0.5,
-                         disable=not sys.stderr.isatty(), bar_format=_BAR)  # fmt: skip
+        self._bar, self._ended = bar, 0
 
     def told(self, state: Mapping[str, Status | str]) -> None:
         """Say what changed."""
@@ -89,7 +85,7 @@ class Terminal:
             if self._known.get(key) != name:
                 self._known[key] = name
                 self._line(key, name, status)
-        self._bar.set_postfix_str("; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""), refresh=True)
+        self._bar.at(self._ended, doing="; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""))
 
     def _line(self, key: str, name: str, status: Status | str) -> None:
         if name == "running":
@@ -101,13 +97,8 @@ class Terminal:
         else:
             said = f"done in {span(time.monotonic() - self._began.get(key, time.monotonic()))}"
         if name != "running":
-            self._bar.update(1)
-        self._bar.write(f"{key}: {said}", file=sys.stdout)
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
+            self._ended += 1
+        self._bar.write(f"{key}: {said}")
 
 
 def rows(plan: Plan) -> list[Row]:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 
+from faal_lab.errors import UnknownName
 from faal_lab.evaluated import Reported
 from faal_lab.evaluation import Verdicts, VerdictsError
 from faal_lab.events import SchemaError
 from faal_lab.figures import class_bars, compared_curves
 from faal_lab.history import History, load_history
 from faal_lab.html_tables import settings_html, spread_html
-from faal_lab.names import UnknownName
 from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, by_name
 from faal_lab.tables import ATTACK_TITLES, comparisons, notes, paired_sentences
 from faal_lab.widgets.pane import Pane

@@ -13,8 +13,8 @@ import ipywidgets as W
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import largest_multiplier, radius_for_multiplier, stated
-from faal_lab.ambiguity.worst_case import PRICES
 from faal_lab.ambiguity_figures import explorer_figure, explorer_values
+from faal_lab.catalogue import PRICES
 from faal_lab.widgets.live_figure import live_widget
 from faal_lab.widgets.pane import Pane
 

@@ -14,13 +14,13 @@ import ipywidgets as W
 
 from faal_lab.ambiguity import AMBIGUITY_SETS
 from faal_lab.ambiguity.multiplier import stated
-from faal_lab.config import DIALS, ConfigError, RunConfig, field_docs
+from faal_lab.catalogue import parts
+from faal_lab.config import DIALS, RunConfig, field_docs
 from faal_lab.data import LOADERS
+from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.models import MODELS
-from faal_lab.names import UnknownName
 from faal_lab.parameters import as_yaml, based_on, papermill_command, run_command
 from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
-from faal_lab.recipe import parts
 
 SCRATCH = "(random weights)"
 _OWN = "(as set below)"

@@ -15,10 +15,10 @@ from typing import Any
 import ipywidgets as W
 from torch import nn
 
-from faal_lab.config import DIALS, ConfigError, RunConfig
+from faal_lab.config import DIALS, RunConfig
+from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.experiment import own_parts
 from faal_lab.live import LiveRun
-from faal_lab.names import UnknownName
 from faal_lab.recipe import Recipe
 from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
 from faal_lab.widgets.dashboard import Dashboard

@@ -1,0 +1,182 @@
+"""The names of all parts, and what settings must know of each. Loads no part, and no torch.
+
+A row names the code of a part ("module:Class" in this package); each room makes its registry from the rows. Where a class
+repeats a fact of its row (limits, terms), `tests/test_catalogue.py` holds the two equal.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+OWN = -1.0  # a setting that is left to the method
+ANY_RADIUS = (0.0, math.inf)
+PRICES = (1e-300, math.inf)  # of a penalised form, in the radius' place: dearer is closer to the reference
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row: the class of a part, and the arguments that make this row's kind of it."""
+
+    code: str  # "module:Class", below faal_lab
+    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def make(self) -> Callable[..., Any]:
+        """The class, or the class with this row's arguments; imports its module."""
+        module, _, name = self.code.partition(":")
+        found = getattr(importlib.import_module(f"faal_lab.{module}"), name)
+        return partial(found, **self.arguments) if self.arguments else found
+
+    def about(self) -> str:
+        """The first paragraph of the class's docstring on one line, and which halves of it this row leaves out."""
+        module, _, name = self.code.partition(":")
+        text = " ".join(_docstrings(module)[name].strip().split("\n\n")[0].split())
+        return text + "".join(f" Without {name}." for name, value in self.arguments.items() if value is False)
+
+
+@cache
+def _docstrings(module: str) -> dict[str, str]:
+    """Class name -> docstring, read from a module's source: importing it would load torch."""
+    source = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    return {node.name: ast.get_docstring(node) or "" for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+
+
+@dataclass(frozen=True)
+class AmbiguityPart(Part):
+    """A set of class distributions."""
+
+    limits: tuple[float, float] = ANY_RADIUS  # smallest and largest radius that has a meaning
+
+
+@dataclass(frozen=True)
+class ObjectivePart(Part):
+    """A training loss."""
+
+    terms: tuple[str, ...]  # cross-entropy first
+    points: int = 1  # adversarial points of each image
+    attacked: bool = True  # trains on attacked images
+
+
+@dataclass(frozen=True)
+class Method(Part):
+    """A fairness method, and what the paper's Table 4 asks of each. `make` takes those of Recipe's settings that it names."""
+
+    source: str
+    acts_on: str  # what of a training step it changes
+    updates: str  # "never", "once", or every "batch" or "epoch"
+    validation: bool = False  # needs a validation split
+    attacked: bool = True  # has no meaning without an attack
+    terms: tuple[str, ...] = ()  # what the objective must have; a method for one loss only
+    targets: bool = False  # makes some attacks targeted
+    delayed: bool = False  # acts after an epoch's statistics at the earliest
+    scales: bool = False  # scales the loss before it acts, too
+
+    @property
+    def keeps_adversary(self) -> bool:
+        """Whether phase 1 is left alone, so that any attack will do."""
+        return "radius" not in self.acts_on and not self.targets
+
+    def properties(self) -> str:
+        """Those of the paper's Table 4, in words."""
+        often = {"never": "", "once": ", once"}.get(self.updates, f", every {self.updates}")
+        adversary = "keeps the adversary" if self.keeps_adversary else "changes the adversary"
+        split = "needs a validation split" if self.validation else "needs no validation split"
+        terms = f"; for objectives with the terms {' and '.join(self.terms)}" if self.terms else ""
+        return f"{self.source or 'the control arm'}; acts on {self.acts_on}{often}; {adversary}; {split}{terms}"
+
+
+AMBIGUITY_SETS: dict[str, AmbiguityPart] = {
+    "kl": AmbiguityPart("ambiguity.kl:KLBall"),
+    "reverse-kl": AmbiguityPart("ambiguity.reverse_kl:ReverseKLBall"),
+    "chi-square": AmbiguityPart("ambiguity.chi_square:ChiSquareBall"),
+    "total-variation": AmbiguityPart("ambiguity.total_variation:TotalVariationBall", (0.0, 1.0)),
+    "hellinger": AmbiguityPart("ambiguity.hellinger:HellingerBall", (0.0, 1.0)),
+    "cvar": AmbiguityPart("ambiguity.cvar:CVaR", (1e-12, 1.0)),
+    "wasserstein": AmbiguityPart("ambiguity.wasserstein:WassersteinBall"),
+    "simplex": AmbiguityPart("ambiguity.simplex:Simplex"),
+    "point": AmbiguityPart("ambiguity.simplex:Point"),
+    "kl-penalty": AmbiguityPart("ambiguity.kl:KLPenalty", PRICES),
+    "reverse-kl-penalty": AmbiguityPart("ambiguity.reverse_kl:ReverseKLPenalty", PRICES),
+}
+
+OBJECTIVES: dict[str, ObjectivePart] = {
+    "at": ObjectivePart("objectives.adversarial:AdversarialTraining", ("robust",)),
+    "trades": ObjectivePart("objectives.trades:TRADES", ("clean", "robust")),
+    "mart": ObjectivePart("objectives.mart:MART", ("boosted", "robust")),
+    "bat": ObjectivePart("objectives.bat:BAT", ("source", "robust", "uniformity"), points=2),
+    "standard": ObjectivePart("objectives.standard:StandardTraining", ("clean",), attacked=False),
+}
+
+_XU, _WEI = "Xu et al., ICML 2021", "Wei et al., CVPR 2023"
+_TRADES = ("clean", "robust")
+_FRL, _CFA = "fairness.frl:FRL", "fairness.cfa:CFA"
+FAIRNESS: dict[str, Method] = {
+    "none": Method("fairness.none:NoFairness", "", "nothing", "never", attacked=False),
+    "faal": Method("fairness.faal:FAAL", "Zhang et al., CVPR 2024", "loss", "batch", attacked=False),
+    "group-dro": Method("fairness.group_dro:GroupDRO", "Sagawa et al., ICLR 2020", "loss", "batch", attacked=False),
+    "frl-rw": Method(_FRL, _XU, "loss", "epoch", validation=True, terms=_TRADES, arguments={"remargin": False}),
+    "frl-rm": Method(_FRL, _XU, "radius", "epoch", validation=True, arguments={"reweight": False}),
+    "frl-rwrm": Method(_FRL, _XU, "loss, radius", "epoch", validation=True, terms=_TRADES),
+    "cfa": Method(_CFA, _WEI, "radius, beta", "epoch", delayed=True, scales=True),
+    "cfa-ccm": Method(_CFA, _WEI, "radius", "epoch", delayed=True, arguments={"regularise": False}),
+    "cfa-ccr": Method(_CFA, _WEI, "beta", "epoch", terms=_TRADES, delayed=True, scales=True, arguments={"margin": False}),
+    "wat": Method("fairness.wat:WAT", "Li and Liu, AAAI 2023", "loss", "epoch", validation=True, attacked=False, delayed=True),
+    "fat": Method("fairness.fat:FAT", "Ma et al., NeurIPS 2022", "loss", "batch", attacked=False),
+    "dafa": Method("fairness.dafa:DAFA", "Lee et al., ICLR 2024", "loss, radius", "once", delayed=True),
+    "trix": Method("fairness.trix:TRIX", "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
+    "cfol": Method("fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
+    "csr": Method("fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
+}
+
+# name -> (source, what it does)
+AVERAGING: dict[str, tuple[str, str]] = {
+    "none": ("", "The last weights are the result."),
+    "ema": (
+        "Wang and Wang, ICLR 2022",
+        "Exponential average of the weights after each step; the decay rises over the first ones.",
+    ),
+    "fawa": (
+        "Wei et al., CVPR 2023",
+        "Exponential average of the weights after each epoch whose worst class on validation images is robust enough.",
+    ),
+}
+BUFFERS = ("average", "copy")  # what an average does with BatchNorm's statistics
+
+# Of these, each room holds the code in a registry with the same keys.
+DATA_SETS = ("digits", "folder", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion-mnist")
+VALIDATIONS = ("split", "none", "test")
+AUGMENTATIONS = ("none", "crop-flip")
+MODELS = ("small-cnn", "preact-resnet-18", "resnet-18", "wrn-34-10", "wrn-28-10", "wrn-16-4")
+FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, where a network can be told
+PATH_FORM = re.compile(r"robustbench:\S+|[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*")  # a network from elsewhere
+ZOO = "robustbench:"
+NORMALIZATIONS = ("data", "none", "cifar")
+PRECISIONS = ("auto", "float32", "bfloat16")
+NORMS = ("linf", "l2")
+MEASURES = ("margin", "cross-entropy", "error")
+SCORES = ("mean", "sum", "running")
+STARTS = ("zero", "uniform", "gaussian")
+VARIANTS = ("paper", "release")
+ATTACKS = (
+    "clean", "noise", "fgsm", "pgd-20", "pgd-100", "cw-20", "apgd-ce", "apgd-t", "fab-t", "square", "apgd-ce+t", "autoattack",
+)  # fmt: skip
+DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
+MODES = ("per-image", "compat")  # AutoAttack's noise
+
+
+def parts() -> dict[str, dict[str, str]]:
+    """Every objective, fairness method, averaging and ambiguity set: setting -> name -> what it is, in one line."""
+    return {
+        "objective": {name: row.about() for name, row in OBJECTIVES.items()},
+        "fairness": {name: row.about() for name, row in FAIRNESS.items()},
+        "averaging": {name: f"{does} ({source})" if source else does for name, (source, does) in AVERAGING.items()},
+        "ambiguity": {name: row.about() for name, row in AMBIGUITY_SETS.items()},
+    }

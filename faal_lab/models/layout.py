@@ -1,0 +1,111 @@
+"""Which memory layout a network runs in. One rule, for our networks and everybody's.
+
+channels_last makes small convolutions on a CPU up to twice as fast, and one kind of them wrong: see `corrupts`. The rule rests on
+`benchmarks/convolutions.json`, the table of every shape under every instruction set, which a test holds it against.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+_LIMIT = 60.0  # seconds for a look at this machine, most of them for loading torch
+_FEWEST = 8  # input channels from which on a strided 1x1 convolution is sound
+
+
+def corrupts(layer: nn.Module) -> bool:
+    """Whether a layer may damage memory in channels_last.
+
+    oneDNN 3.13.3 (torch 2.15), where AVX2 is the best instruction set: the backward pass of a 1x1 convolution with a stride and
+    fewer than 8 input channels writes beyond its buffer. The process aborts ("free(): invalid size") or hangs, at once or later.
+    The layer is refused on every processor: a run shall not depend on who made it.
+    """
+    if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        return False
+    return max(layer.kernel_size) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < _FEWEST
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Return channels_last, or the default layout for a network with a layer that `corrupts`.
+
+    Also for one with four-dimensional weights outside torch's own convolutions: how those are used cannot be seen.
+    """
+    for layer in model.modules():
+        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        convolution = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+        if corrupts(layer) or (not convolution and any(tensor.ndim == 4 for tensor in own)):
+            return torch.contiguous_format
+    return torch.channels_last
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to its device, in its memory layout."""
+    return model.to(device, memory_format=memory_format(model))  # pyright: ignore[reportCallIssue] (not in torch's stubs)
+
+
+def examine() -> tuple[str, bool]:
+    """Try convolutions on this machine in processes of their own; returns a line for a person, and whether all is sound."""
+    known, ours = (_tried(word) for word in ("known", "ours"))
+    if ours:
+        return f"WRONG here ({ours}): do not trust numbers of networks from this machine. Try another version of torch.", False
+    if known:
+        return (
+            f"strided 1x1 convolutions of fewer than {_FEWEST} channels fail in channels_last here ({known}); networks that have "
+            "one run in the default layout",
+            True,
+        )
+    return "right in the layouts that networks run in", True
+
+
+def _tried(what: str) -> str:
+    """How a look at this machine failed, or nothing."""
+    words = [sys.executable, "-c", f"from faal_lab.models.layout import _look; _look({what!r})"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, timeout=_LIMIT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    except subprocess.TimeoutExpired:
+        return "a hang"
+    if found.returncode < 0:
+        return f"a crash by signal {-found.returncode}"
+    return "" if found.returncode == 0 else (found.stderr.strip().splitlines() or ["no word"])[-1][:200]
+
+
+def _look(what: str) -> None:
+    """Run the layer that is known to fail, or networks of ours against float64; raises AssertionError."""
+    from faal_lab.models.preact_resnet import preact_resnet_18
+    from faal_lab.models.resnet import resnet_18
+
+    torch.manual_seed(0)
+    if what == "known":
+        layer = nn.Conv2d(4, 8, 1, 2).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for _ in range(50):
+            images = torch.rand(16, 4, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+            layer(images).sum().backward()
+        return
+    for make in (preact_resnet_18, resnet_18):
+        for filters in (4, 16):
+            model = placed(make(10, 3, (16, 16), (0.5,) * 3, (0.2,) * 3, filters=filters), torch.device("cpu"))
+            error = gradient_error(model, torch.rand(16, 3, 16, 16))
+            assert error < 0.05, f"gradients of {make.__name__} with {filters} filters are off by {error:.1e}"
+
+
+def gradient_error(model: nn.Module, images: torch.Tensor) -> float:
+    """Compare a network's gradients with those in float64 and the default layout: the distance of both, relative to their length.
+
+    Rounding makes it 1e-5. A ReLU whose input is 1e-7 from zero may take the other side and make it 1e-2; a wrong convolution
+    makes it 1.
+    """
+    exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    found, wanted = _gradients(model, images), _gradients(exact, images.double())
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _gradients(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Those of the images and of all weights, one after the other, in float64."""
+    point = images.clone().requires_grad_()
+    found = torch.autograd.grad(model(point).square().mean(), [point, *model.parameters()])
+    return torch.cat([gradient.double().flatten() for gradient in found])

@@ -1,0 +1,49 @@
+"""The rows of the catalogue, which load nothing, say what the parts say."""
+
+import pytest
+
+from faal_lab import catalogue
+from faal_lab.adversary import NORMS
+from faal_lab.ambiguity import AMBIGUITY_SETS
+from faal_lab.class_stats import CLASS_SCORES
+from faal_lab.data import AUGMENTATIONS, LOADERS
+from faal_lab.evaluation.attacks import PGD_ATTACKS
+from faal_lab.evaluation.autoattack import FORWARDS
+from faal_lab.evaluation.suite import CHAINS
+from faal_lab.models import MODELS
+from faal_lab.objectives import OBJECTIVES
+
+
+@pytest.mark.parametrize(
+    "names, registry",
+    [
+        (catalogue.DATA_SETS, LOADERS),
+        (catalogue.AUGMENTATIONS, AUGMENTATIONS),
+        (catalogue.MODELS, MODELS),
+        (catalogue.NORMS, NORMS),
+        (catalogue.MEASURES, CLASS_SCORES),
+        (catalogue.ATTACKS, ("clean", *PGD_ATTACKS, *FORWARDS, *CHAINS)),
+        (tuple(catalogue.AMBIGUITY_SETS), AMBIGUITY_SETS),
+        (tuple(catalogue.OBJECTIVES), OBJECTIVES),
+    ],
+)
+def test_names_are_those_that_there_is_code_for(names: tuple[str, ...], registry: object) -> None:
+    assert names == tuple(registry)
+
+
+@pytest.mark.parametrize("name", catalogue.AMBIGUITY_SETS)
+def test_limits_of_radii(name: str) -> None:
+    assert AMBIGUITY_SETS[name].limits == catalogue.AMBIGUITY_SETS[name].limits
+
+
+@pytest.mark.parametrize("name", catalogue.OBJECTIVES)
+def test_terms_and_points_of_objectives(name: str) -> None:
+    row, made = catalogue.OBJECTIVES[name], OBJECTIVES[name]()
+    assert (row.terms, row.points, row.attacked) == (made.terms, made.points, made.attack_loss is not None)
+
+
+@pytest.mark.parametrize("name", catalogue.FAIRNESS)
+def test_a_line_about_each_method_is_its_docstrings_beginning(name: str) -> None:
+    row = catalogue.FAIRNESS[name]
+    kind = getattr(row.make, "func", row.make)
+    assert row.about().startswith(" ".join(kind.__doc__.strip().split("\n\n")[0].split()))
