@@ -7,6 +7,7 @@ export UV_COMPILE_BYTECODE = 1
 
 PYTEST := $(BIN)/python -m pytest --durations=20
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+PAGES := -n auto --maxprocesses 2 --dist worksteal  # after the others: a page gives a widget two seconds to load
 # What a processor without AVX-512 computes with, on any processor.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 
@@ -20,11 +21,11 @@ lab: .venv/installed
 
 test: .venv/installed-dev
 	$(PYTEST) $(PARALLEL) -m "not slow and not browser"
-	$(PYTEST) -m "browser and not slow"  # alone: a page waits for its kernels by the clock
+	$(PYTEST) $(PAGES) -m "browser and not slow"
 
 test-all: .venv/installed-dev
 	$(PYTEST) $(PARALLEL) -m "not browser"
-	$(PYTEST) -m browser
+	$(PYTEST) $(PAGES) -m browser
 
 # All that needs no browser, by the instruction set of most laptops and many servers.
 test-avx2: .venv/installed-dev
@@ -38,7 +39,7 @@ test-lowest: .venv/bin/uv
 	$(BIN)/uv venv --quiet --allow-existing --python 3.11 .venv-lowest
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
 	.venv-lowest/bin/python -m pytest --durations=20 $(PARALLEL) -m "not slow and not browser"
-	.venv-lowest/bin/python -m pytest --durations=20 -m "browser and not slow"
+	.venv-lowest/bin/python -m pytest --durations=20 $(PAGES) -m "browser and not slow"
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -79,6 +79,7 @@ def shoot_page(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}-{width}.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_of_the_dashboard(tmp_path: Path) -> None:
     require_browser()

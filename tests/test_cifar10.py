@@ -161,6 +161,7 @@ def test_what_it_leaves_behind(made: Made) -> None:
     assert "| PGD-20 | at | " in shown
 
 
+@pytest.mark.slow
 def test_kept_weights_are_all_that_the_rest_needs(made: Made, tmp_path: Path) -> None:
     """On a machine with the folder of results alone, as in a checkout of the project, the arms are the same bit for bit."""
     runs, out = tmp_path / "runs", tmp_path / "out"
@@ -192,6 +193,7 @@ def test_the_page_says_what_was_found(made: Made) -> None:
     assert "All are met" not in page
 
 
+@pytest.mark.slow
 def test_all_images_of_some_classes_stand_beside_few_of_the_others(made: Made, tmp_path: Path) -> None:
     out, runs = Path(shutil.copytree(made.out, tmp_path / "out")), Path(shutil.copytree(made.runs, tmp_path / "runs"))
     clock, steps = Mock(ahead=False, counting=lambda name: nullcontext()), []

@@ -116,9 +116,9 @@ def test_an_evaluation_compiles_once_for_batches_of_all_sizes(
 ) -> None:
     monkeypatch.setattr(AutoAttack, "__init__", shorter(AutoAttack.__init__))
     attacks = ("clean", "pgd-20", "apgd-ce")
-    plain = evaluate_run(trained, attacks=attacks, images=120, epsilon=0.02)
+    plain = evaluate_run(trained, attacks=attacks, images=60, epsilon=0.02)
     before = counters["stats"]["unique_graphs"]
-    compiled = evaluate_run(trained, attacks=attacks, images=120, epsilon=0.02, compile=True)
+    compiled = evaluate_run(trained, attacks=attacks, images=60, epsilon=0.02, compile=True)
     graphs = counters["stats"]["unique_graphs"] - before
     assert 2 <= graphs <= 3, "with and without a gradient, by the pixels or not at all; the compiler gives up after eight"
     left = [int(plain.survived[attack].sum()) for attack in attacks]
