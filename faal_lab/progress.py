@@ -165,4 +165,4 @@ def share_bar(title: str, quiet: bool = False, doing: str = "") -> Iterator[Call
     """Show a task that tells what it does and which share of it is done."""
     with bar(title, 100, "", doing, quiet=quiet) as told:
         yield lambda what, share: told.at(100 * share, doing=what)
-        told.at(100)
+        told.at(100, doing="")

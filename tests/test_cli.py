@@ -1,6 +1,7 @@
 """The command line: what it does, and what it says when it cannot."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -238,3 +239,57 @@ def test_the_dashboard_is_for_this_machine_and_says_what_it_needs(tmp_path: Path
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["dashboard", "--runs", str(tmp_path)]) == 1
     assert "served by Voila, which is missing: pip install 'faal-lab[dashboard]'" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+from faal_lab.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code or 0
+heavy = sys.modules.keys() & {"torch", "numpy", "scipy", "plotly", "sklearn", "cvxpy", "tqdm"}
+assert not heavy, heavy
+print("ended with", code)
+"""
+
+
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        ("--version", 0),
+        ("--help", 0),
+        ("run --help", 0),
+        ("evaluate --help", 0),
+        ("sweep --help", 0),
+        ("methods", 0),
+        ("settings --recipe faal-trades-awp", 0),
+        ("tell nothing stop", 1),
+        ("run --fairness fal", 1),
+        ("run --tau -1", 1),
+        ("run --resume nothing", 1),
+        ("evaluate x --attacks pgd-2O", 1),
+        ("compare x", 1),
+        ("runn", 2),
+    ],
+)
+def test_what_needs_no_numbers_loads_none(words: str, code: int, tmp_path: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", LIGHT, *words.split()], capture_output=True, text=True, cwd=tmp_path)
+    assert (found.returncode, found.stdout.splitlines()[-1]) == (0, f"ended with {code}"), found.stderr
+
+
+def test_telling_a_run_loads_no_torch(base: Path) -> None:
+    found = subprocess.run([sys.executable, "-c", LIGHT, "tell", str(base), "tau=0.7"], capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "ended with 1", found.stderr
+    assert "is done: nobody listens" in found.stderr
+
+
+@pytest.mark.parametrize("own, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_idle_threads_give_their_core_up_unless_told_otherwise(own: dict, expected: str | None, monkeypatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    assert main(["settings"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
