@@ -11,7 +11,7 @@ PAGES := -n auto --maxprocesses 2 --dist worksteal  # after the others: a page g
 # What a processor without AVX-512 computes with, on any processor.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 
-.PHONY: demo lab test test-all test-avx2 test-gpu test-lowest check seeds clean
+.PHONY: demo lab test test-slow test-all test-avx2 test-gpu test-lowest check seeds clean
 
 demo: .venv/installed
 	$(BIN)/faal-lab demo
@@ -23,13 +23,16 @@ test: .venv/installed-dev
 	$(PYTEST) $(PARALLEL) -m "not slow and not browser"
 	$(PYTEST) $(PAGES) -m "browser and not slow"
 
-test-all: .venv/installed-dev
-	$(PYTEST) $(PARALLEL) -m "not browser"
-	$(PYTEST) $(PAGES) -m browser
+# What repeats by force what a quicker test holds: kills, whole lessons, the demo by papermill, every notebook in a browser.
+test-slow: .venv/installed-dev
+	$(PYTEST) $(PARALLEL) -m "slow and not browser"
+	$(PYTEST) $(PAGES) -m "browser and slow"
 
-# All that needs no browser, by the instruction set of most laptops and many servers.
+test-all: test test-slow
+
+# All that needs no browser, lessons and demo included, by the instruction set of most laptops and many servers.
 test-avx2: .venv/installed-dev
-	$(AVX2) $(PYTEST) $(PARALLEL) -m "not slow and not browser"
+	$(AVX2) $(PYTEST) $(PARALLEL) -m "not browser and (not slow or notebook)"
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
