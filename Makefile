@@ -30,7 +30,7 @@ test-slow: .venv/installed-dev
 
 test-all: test test-slow
 
-# All that needs no browser, lessons and demo included, by the instruction set of most laptops and many servers.
+# The quick tests, all lessons and the demo by papermill, by the instruction set of most laptops and many servers.
 test-avx2: .venv/installed-dev
 	$(AVX2) $(PYTEST) $(PARALLEL) -m "not browser and (not slow or notebook)"
 

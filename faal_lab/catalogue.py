@@ -26,7 +26,7 @@ class Part:
     """A row: the class of a part, and the arguments that make this row's kind of it."""
 
     code: str  # "module:Class", below faal_lab
-    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True, hash=False)
 
     @property
     def make(self) -> Callable[..., Any]:

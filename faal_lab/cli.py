@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,31 +34,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 1 after an error (one line on stderr), 130 after Ctrl-C, 141 where nobody
     reads the output any more.
     """
-    options = _parser().parse_args(arguments)
-    _spin_less()
     try:
-        code = options.act(options) or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # faal-lab methods | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more while it ends
-        return 141
-    except KeyboardInterrupt:
-        print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
-        return 130
-    except (FaalLabError, ImportError, OSError) as error:
+        return _carried_out(arguments)
+    except BrokenPipeError as error:
+        if _reader_left():  # faal-lab methods | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more while it ends
+            return 141
         print(f"faal-lab: {error}", file=sys.stderr)
         return 1
 
 
-def _spin_less() -> None:
-    """Let OpenMP's idle threads, of this process and of those it starts, give their core up soon; before torch is loaded.
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(flags & select.POLLERR for _, flags in poll.poll(0))
+    except AttributeError:  # Windows cannot tell
+        return True
+    except (OSError, ValueError):  # not a file at all
+        return False
 
-    By default they spin for milliseconds. Two cores, digits, FAAL: 55 batches a second alone and 6 to 12 beside two busy
-    processes; so, 48 and 18; passively, 32 and 26. Whoever sets a policy keeps it.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+def _carried_out(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+        code = options.act(options) or 0
+        sys.stdout.flush()
+        return code
+    except SystemExit:  # argparse's, which has printed
+        sys.stdout.flush()
+        raise
+    except KeyboardInterrupt:
+        print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (FaalLabError, ImportError, OSError) as error:
+        print(f"faal-lab: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

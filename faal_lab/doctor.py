@@ -46,7 +46,10 @@ def examine() -> tuple[str, list[str]]:
     lines += [f"{name:<14} MISSING, needed for {_NEEDED_FOR[name]}: pip install {name}" for name in missing]
     said, sound = _convolutions()
     lines += [f"{'convolutions':<14} {said}", ""]
-    lines.append("Nothing is missing." if not missing else f"{len(missing)} missing; pip install -e . brings them all.")
+    if missing:
+        lines.append(f"{len(missing)} missing; pip install -e . brings them all.")
+    else:
+        lines.append("Nothing is missing." if sound else "Nothing is missing, but numbers made here are WRONG: see convolutions.")
     return "\n".join(lines), missing if sound else [*missing, "sound convolutions"]
 
 

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from faal_lab.events import EpochDone, Event, RunResumed, RunStarted, StepDone
+from faal_lab.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone
 
 EVERY = 10.0  # seconds between two lines
 _REDRAW = 1.0  # seconds between two looks of a bar: its clock moves while torch loads or a network compiles
-_LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {counts}{elapsed}<{remaining} {postfix}"
+_COUNTED = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt} {postfix}"
+_SHARED = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
 class Bar:
@@ -31,13 +32,15 @@ class Bar:
         if where == "terminal":
             from tqdm import tqdm
 
-            counts = "{n_fmt}/{total_fmt} " if unit else ""
-            layout = _LAYOUT.replace("{counts}", counts)
+            layout = _COUNTED if unit else _SHARED
             self._tqdm = tqdm(total=total, desc=title, unit=unit, file=sys.stderr, mininterval=0.5, bar_format=layout)
             self._set(doing, refresh=True)
-        self._lines = where == "lines"
+        self._lines, self._thread, self.stopped = where == "lines", None, False
+        if self._lines:
+            self._print("begins")
         if where != "nowhere":
-            threading.Thread(target=self._show, name="progress", daemon=True).start()
+            self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+            self._thread.start()
 
     def at(self, done: float, total: float | None = None, doing: str | None = None) -> None:
         """Tell how much is done, of how much, and what is being done."""
@@ -68,14 +71,16 @@ class Bar:
             print(text)
         sys.stdout.flush()
 
-    def close(self, *, failed: bool = False) -> None:
-        """Show the end."""
+    def close(self) -> None:
+        """Show the end: done, or where it stopped if `stopped` was set."""
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
         if self._tqdm is not None:
             self._tqdm.close()
         if self._lines:
             gone = clock(time.monotonic() - self._began)
-            self._print(f"stopped at {self._count()} after {gone}" if failed else f"done in {gone}")
+            self._print(f"stopped at {self._count()} after {gone}" if self.stopped else f"done in {gone}")
 
     def _set(self, what: str, *, refresh: bool) -> None:
         self._doing = what
@@ -83,20 +88,21 @@ class Bar:
             self._tqdm.set_postfix_str(what, refresh=refresh)
 
     def _show(self) -> None:
-        if self._lines:
-            self._print("begins")
         while not self._ended.wait(EVERY if self._lines else _REDRAW):
             if self._tqdm is not None:
                 self._tqdm.refresh()
             else:
-                self._print(f"{self._count()}, {self._clocks()}")
+                self._print(", ".join(filter(None, (self._count(), self._clocks()))))
 
     def _print(self, text: str) -> None:
         said = f"{' '.join(self._title.split())}: {text}" + (f" | {self._doing}" if self._doing else "")
-        print(said, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{said}\n")  # at once: print writes the end of the line by itself
+        sys.stderr.flush()
 
     def _count(self) -> str:
-        share = f"{100 * self._done / self._total:.0f} %" if self._total else "0 %"
+        if not self._total:
+            return ""  # nobody knows yet
+        share = f"{100 * self._done / self._total:.0f} %"
         return f"{self._unit} {self._done:.0f} of {self._total:.0f}, {share}" if self._unit else share
 
     def _clocks(self) -> str:
@@ -114,13 +120,14 @@ def bar(title: str, total: float = 0, unit: str = "", doing: str = "", *, quiet:
     where = "nowhere" if quiet else "terminal" if sys.stderr.isatty() else "lines"
     shown_bar = Bar(title, total, unit, doing, where)
     _open.append(shown_bar)
-    failed = True
     try:
         yield shown_bar
-        failed = False
+    except BaseException:
+        shown_bar.stopped = True
+        raise
     finally:
         _open.remove(shown_bar)
-        shown_bar.close(failed=failed)
+        shown_bar.close()
 
 
 def doing(what: str) -> None:
@@ -146,9 +153,12 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
                 told.begin_at(event.from_step, event.steps or 0)
                 told.doing("")
             elif isinstance(event, RunStarted):
-                told.at(0, event.epochs * event.steps_per_epoch, "")
+                told.begin_at(0, event.epochs * event.steps_per_epoch)  # loading and compiling were no steps
+                told.doing("")
             elif isinstance(event, EpochDone):
                 told.doing(validation_line(event))
+            elif isinstance(event, RunFinished):
+                told.stopped = event.reason != "done"
             yield event
 
 

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from faal_lab import progress
-from faal_lab.events import EpochDone, RunResumed, RunStarted, StepDone
+from faal_lab.cli import main
+from faal_lab.events import EpochDone, RunFinished, RunResumed, RunStarted, StepDone
 
 
 def step(number: int) -> StepDone:
@@ -59,8 +60,39 @@ def test_a_failure_is_no_success(capsys) -> None:
 
     with pytest.raises(ZeroDivisionError):
         work()
-    assert re.search(r"work: stopped at piece 1 of 4, 25 % after 0:00", capsys.readouterr().err)
+    assert "work: stopped at piece 1 of 4, 25 % after 0:00" in capsys.readouterr().err
     progress.doing("nothing is open: nobody hears it")
+
+
+def test_a_run_that_was_stopped_is_not_done_and_preparing_takes_no_time_of_its_batches(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.5)
+
+    def events():
+        time.sleep(0.7)  # loading, compiling
+        yield from (STARTED, step(1), step(2))
+        time.sleep(0.6)
+        yield RunFinished(2, "stopped")
+
+    list(progress.shown(events()))
+    first, waiting, going, last = capsys.readouterr().err.splitlines()
+    assert first == "training: begins | preparing"
+    assert waiting == "training: 0:00 gone | preparing", "of how many batches nobody knows"
+    assert re.fullmatch(r"training: batch 2 of 8, 25 %, 0:00 gone, about 0:0[01] left", going)
+    assert last.startswith("training: stopped at batch 2 of 8, 25 % after 0:0")
+
+
+def test_lines_of_many_short_tasks_are_whole_and_in_order(monkeypatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "EVERY", 0.0005)
+    for number in range(200):
+        with progress.bar(f"w{number}", 1, "piece"):
+            time.sleep(0.001)
+    lines = log.getvalue().splitlines()
+    assert all(re.fullmatch(r"w\d+: (begins|done in 0:00|piece 0 of 1, 0 %, 0:00 gone)", line) for line in lines)
+    ends = [n for n, line in enumerate(lines) if "done" in line]
+    assert len(ends) == 200
+    assert all(lines[n + 1].endswith("begins") for n in ends[:-1]), "nothing of a task comes after its end"
 
 
 def test_a_terminal_gets_a_bar_whose_clock_moves_by_itself(monkeypatch) -> None:
@@ -94,12 +126,22 @@ def test_quiet_is_quiet(capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_a_reader_that_left_ends_the_command_quietly() -> None:
+@pytest.mark.parametrize("words, code", [(["methods"], 141), (["run", "--help"], 0)])  # argparse takes no notice
+def test_a_reader_that_left_ends_the_command_quietly(words: list[str], code: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    found = subprocess.run([sys.executable, "-m", "faal_lab", "methods"], stdout=writer, stderr=subprocess.PIPE)
+    found = subprocess.run([sys.executable, "-m", "faal_lab", *words], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert (found.returncode, found.stderr) == (141, b"")
+    assert (found.returncode, found.stderr) == (code, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error_like_any_other(monkeypatch, capsys) -> None:
+    def act(options: object) -> None:
+        raise BrokenPipeError("a kernel went away")
+
+    monkeypatch.setattr("faal_lab.commands.doctor", act)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "faal-lab: a kernel went away\n"
 
 
 @pytest.mark.parametrize("seconds, text", [(7.9, "0:07"), (62, "1:02"), (3723, "1:02:03")])

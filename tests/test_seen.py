@@ -154,3 +154,28 @@ def test_what_the_fifth_and_sixth_lessons_say_holds(tmp_path: Path) -> None:
     theirs = made["theirs"].survived
     assert theirs["clean"].mean() > 0.7
     assert theirs["pgd-20"].mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    "plan, lesson, recorded",
+    [
+        ("0 at 98 %, 8 at 33 %", "01", "adversarial, pgd-20: average 73 %; best class 0 at 98 %, worst class 8 at 33 %"),
+        (
+            "the standard network: 95 % and 21 %",
+            "01",
+            "standard, pgd-20: average 55 %; best class 0 at 95 %, worst class 8 at 21 %",
+        ),
+        ("1 (21 %) and 9 (17 %)", "01", "Class 8 is taken for 1 (21 %) and 9 (17 %)."),
+        ("9 of 20; for a one", "03", "and 1 to 53 %. Wrong from step 9 on."),
+        ("8, 2 and 9: 2.9, 2.4 and 2.3 times; the others 0.2 to 0.5", "03", "8 (2.9), 2 (2.4), 9 (2.3); the others 0.23 to 0.49"),
+        ("FAAL by +17 points (5 to 30)", "05", "faal's worst class is 17.2 points higher (95 % interval 5.0 to 30.3"),
+        ("WAT by +25 (3 to 47), at 3.5 points", "05", "wat's worst class is 24.8 points higher (95 % interval 3.4 to 46.6"),
+        ("From 36 to 50 %", "05", "control  worst class by seed: 36.2 %  50.0 %  44.8 %"),
+        ("+11.5 points, 95 % interval -0.9 to +23.9", "05", "11.5 points over 3 seeds (95 % t interval -0.9 to 23.9)"),
+    ],
+)
+def test_the_plan_of_a_lesson_repeats_the_recorded_copies(plan: str, lesson: str, recorded: str) -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    (copy,) = (docs / "notebooks").glob(f"{lesson}_*.md")
+    assert plan in (docs / "lesson.md").read_text()
+    assert recorded in copy.read_text()

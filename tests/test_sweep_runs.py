@@ -133,6 +133,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
+@pytest.mark.timeout(450)
 def test_a_training_in_the_middle_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     stages = {"base": {"notebook": "train", "parameters": {"epochs": 4, "batch_size": 250, "attack_steps": 2}}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump({"name": "t", "threads": 1, "stages": stages}))

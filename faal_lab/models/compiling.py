@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +55,9 @@ def try_to_compile(
     doing(f"compiling {name}, half a minute to a minute")
     torch.compiler.reset()  # a process that sees many networks would reach the compiler's limit, and go on without it
     layout = memory_format(model)
-    call = torch.compile(model.plain, dynamic=not images, backend=BACKEND)
+    # inductor puts convolutions on a CPU into channels_last by itself, also those that must not be
+    own: Any = {"layout_optimization": False} if layout == torch.contiguous_format and BACKEND == "inductor" else None
+    call = torch.compile(model.plain, dynamic=not images, backend=BACKEND, options=own)
 
     def any_size(some: torch.Tensor) -> torch.Tensor:  # attacks differ in layout and flags, and would have each compiled for
         return call((some if torch.is_grad_enabled() else some.detach()).contiguous(memory_format=layout))

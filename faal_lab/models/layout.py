@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 _LIMIT = 60.0  # seconds for a look at this machine, most of them for loading torch
+_LATE = "no answer in time"
 _FEWEST = 8  # input channels from which on a strided 1x1 convolution is sound
 
 
@@ -33,14 +34,19 @@ def corrupts(layer: nn.Module) -> bool:
 def memory_format(model: nn.Module) -> torch.memory_format:
     """Return channels_last, or the default layout for a network with a layer that `corrupts`.
 
-    Also for one with four-dimensional weights outside torch's own convolutions: how those are used cannot be seen.
+    Also for one that holds what could be such a layer's kernel outside torch's own convolutions: its use cannot be seen.
     """
     for layer in model.modules():
         own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
         convolution = isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-        if corrupts(layer) or (not convolution and any(tensor.ndim == 4 for tensor in own)):
+        if corrupts(layer) or (not convolution and any(_small_kernel(tensor) for tensor in own)):
             return torch.contiguous_format
     return torch.channels_last
+
+
+def _small_kernel(tensor: torch.Tensor) -> bool:
+    """Whether a tensor could be the kernel [outputs, inputs, 1, 1] of a layer that `corrupts`; a scale [1, C, 1, 1] is none."""
+    return tensor.ndim == 4 and tensor.shape[2:] == (1, 1) and tensor.shape[0] > 1 and tensor.shape[1] < _FEWEST
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
@@ -51,6 +57,8 @@ def placed(model: nn.Module, device: torch.device) -> nn.Module:
 def examine() -> tuple[str, bool]:
     """Try convolutions on this machine in processes of their own; returns a line for a person, and whether all is sound."""
     known, ours = (_tried(word) for word in ("known", "ours"))
+    if ours == _LATE:
+        return f"not tried: no answer in {_LIMIT:.0f} s", True
     if ours:
         return f"WRONG here ({ours}): do not trust numbers of networks from this machine. Try another version of torch.", False
     if known:
@@ -68,7 +76,7 @@ def _tried(what: str) -> str:
     try:
         found = subprocess.run(words, capture_output=True, text=True, timeout=_LIMIT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     except subprocess.TimeoutExpired:
-        return "a hang"
+        return _LATE
     if found.returncode < 0:
         return f"a crash by signal {-found.returncode}"
     return "" if found.returncode == 0 else (found.stderr.strip().splitlines() or ["no word"])[-1][:200]

@@ -52,7 +52,9 @@ def _made(plan: Plan, orders: dict[str, Order | None], workers: int, gpus: str |
 
         engine = connect(where, plan, workers)
     with bar(plan.name, len(plan.jobs), "job") as told:
-        return sweep(plan, engine, orders, Terminal(plan, told).told)
+        state = sweep(plan, engine, orders, Terminal(plan, told).told)
+        told.stopped = not succeeded(state)
+        return state
 
 
 def _numbers(gpus: str | None) -> list[int] | None:
