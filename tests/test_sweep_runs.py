@@ -73,6 +73,12 @@ def begun(out: Path) -> dict[str, int]:
 ALL = {"first/a": "a()", "first/b": "b()", "last": "last(then(a())then(b()))", "then/a": "then(a())", "then/b": "then(b())"}
 
 
+def done(home: Path) -> bool:
+    """Whether a job is known to be done; its result is there a moment earlier."""
+    status = read_status(home)
+    return status is not None and status.state == "done"
+
+
 def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("A_SECRET", "word")
     out = tmp_path / "out"
@@ -115,10 +121,10 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    file, out = write(tmp_path, seconds=1.5), tmp_path / "out"
+    file, out = write(tmp_path, seconds=2.5), tmp_path / "out"
     words = [sys.executable, "-m", "faal_lab", "sweep", str(file), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_until(lambda: (out / "then").exists() and len(list(out.glob("then/*/kernel"))))
+    wait_until(lambda: all(done(out / "jobs/first" / name) for name in "ab") and list(out.glob("then/*/kernel")))
     kernels = [int(p.read_text()) for p in out.glob("then/*/kernel") if p.read_text()]
     process.kill()
     process.wait()
