@@ -179,7 +179,10 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
     said = f"{who} is right on {right / total:.1%} of {total} {kind} images{how}"
     best = max(others, key=lambda name: others[name], default="")
     if best and others[best] > right + 0.05 * total:
-        cure = f"on {shown[best]} with {best}. It was most likely trained so: --normalization {best}"
+        near = [name for name in others if others[name] >= others[best] - 0.05 * total]
+        seen = " and ".join(f"on {shown[name]} with {name}" for name in near)
+        so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images do not tell them apart
+        cure = f"{seen}. It was most likely trained {so}: --normalization {' or '.join(near)}"
     elif right < 1.5 * total / splits.num_classes:
         tried = f", no better with {' or '.join(shown)}" if shown else ""
         cure = f"{1 / splits.num_classes:.1%} is chance{tried}. Are its classes in this order, its images of this kind?"

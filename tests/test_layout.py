@@ -103,8 +103,10 @@ def test_networks_of_usual_width_run_in_channels_last(name: str) -> None:
     assert layout.memory_format(model) == torch.channels_last
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "preact-resnet-18", "resnet-18"])
-@pytest.mark.parametrize("filters", [2, 4, 6, 8])
+NARROW = [(name, filters) for name in ("small-cnn", "preact-resnet-18", "resnet-18") for filters in (2, 4, 6, 8)]
+
+
+@pytest.mark.parametrize("name, filters", [*NARROW, ("wrn-16-4", 0)])
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_are_those_of_the_default_layout(
     name: str, filters: int, training: bool, monkeypatch: pytest.MonkeyPatch
