@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from side_by_side import machine, ratio, rounds, seconds
 
-from faal_lab.ambiguity import AMBIGUITY_SETS, KLBall, conic
+from faal_lab.dro import AMBIGUITY_SETS, KLBall, conic
 
 TAU, BATCH = 0.5, 4096
 _CLASSES = (2, 10, 100, 1000)

@@ -19,9 +19,10 @@ from pieces import COSTS, PIECES, Piece, Work, all_pieces, network
 from side_by_side import machine, ratio
 
 from faal_lab.catalogue import FILTERS
-from faal_lab.data import Images, load
+from faal_lab.data.images import Images
+from faal_lab.data.sets import load
 from faal_lab.evaluation.suite import data_digest, model_digest
-from faal_lab.restore import load_model
+from faal_lab.training.restore import load_model
 
 # Which pieces are compared. Those of SAME must agree in every image; those of APART show how far seeds and modes lie apart.
 SAME = (

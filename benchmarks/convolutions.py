@@ -199,7 +199,7 @@ def speed(filters: int, count: int = 9) -> dict[str, float]:
     import torch
     from side_by_side import ratio, rounds
 
-    from faal_lab.models import ModelSpec, build
+    from faal_lab.models.build import ModelSpec, build
 
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     contenders = {}

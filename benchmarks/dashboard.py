@@ -27,10 +27,10 @@ from desk import LAST, Desk, Frames, cores, wait_for_quiet
 from in_browser import chromium, jupyter, write_notebook
 from side_by_side import machine
 
-from faal_lab.config import RunConfig
-from faal_lab.events import EpochDone, RunStarted, StepDone
-from faal_lab.live import LiveRun
 from faal_lab.runs import Heartbeat, RunFolder
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import EpochDone, RunStarted, StepDone
+from faal_lab.training.background import LiveRun
 
 TARGETS = {"cost at 10 classes": 0.03, "cost at 100 classes": 0.05, "seconds from batch to picture": 0.5}
 _RATE, _LENGTH = 200, 20_000  # steps a second, steps of the made-up run
@@ -74,11 +74,11 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(values)), "95 %": float(np.quantile(values, 0.95)), "largest": float(values.max())}
 
 
-def settings(classes: int, folder: Path) -> RunConfig:
+def settings(classes: int, folder: Path) -> Config:
     """The digits, or a folder of made-up images of 8x8 in so many classes; a run that does not end by itself."""
     if classes == 10:
-        return RunConfig(fairness="faal", epochs=100_000)
-    return RunConfig(data="folder", data_dir=str(draw(folder / "images", classes)), fairness="faal", epochs=100_000)
+        return Config(fairness="faal", epochs=100_000)
+    return Config(data="folder", data_dir=str(draw(folder / "images", classes)), fairness="faal", epochs=100_000)
 
 
 def draw(folder: Path, classes: int) -> Path:
@@ -96,7 +96,7 @@ def draw(folder: Path, classes: int) -> Path:
 
 
 @contextlib.contextmanager
-def going(config: RunConfig, runs: Path, threads: str) -> Iterator[tuple[RunFolder, psutil.Process]]:
+def going(config: Config, runs: Path, threads: str) -> Iterator[tuple[RunFolder, psutil.Process]]:
     """A run in a child process; `threads` is its OMP_NUM_THREADS, "" torch's own choice."""
     kept = os.environ.pop("OMP_NUM_THREADS", None)
     if threads:
@@ -188,7 +188,7 @@ def memory(desk: Desk, classes: int, length: int) -> dict[str, Any]:
     found: dict[str, Any] = {"classes": classes, "steps a second": _RATE, "samples": []}
     done = threading.Event()
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "runs" / "run", RunConfig(fairness="faal"), {})
+        run = RunFolder.create(Path(folder) / "runs" / "run", Config(fairness="faal"), {})
         written = [0]
 
         def write() -> None:

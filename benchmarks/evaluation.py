@@ -25,15 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faal_lab.adversary import frozen
-from faal_lab.data import Images
+from faal_lab.data.images import Images
 from faal_lab.data.split import stratified
-from faal_lab.evaluation.attacks import PGD_ATTACKS, predictions
 from faal_lab.evaluation.autoattack import autoattack
-from faal_lab.experiment import load_data
-from faal_lab.machine import device_of
-from faal_lab.models import compiled, placed, takes_bfloat16, try_to_compile
-from faal_lab.restore import load_model
+from faal_lab.methods.predict import PGD_ATTACKS, predictions
+from faal_lab.models.build import frozen
+from faal_lab.models.fast import compiled, takes_bfloat16, try_to_compile
+from faal_lab.models.layout import placed
+from faal_lab.training.machine import device_of
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import load_data
 
 BATCH = 128  # of the loop written down, as releases have it
 

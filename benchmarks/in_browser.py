@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from faal_lab.lab import _SETTINGS, lab_command
+from faal_lab.widgets.server import _SETTINGS, lab_command
 
 CHROMIUM = os.environ.get("FAAL_LAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]

@@ -18,14 +18,16 @@ from typing import Any
 
 from side_by_side import machine
 
-from faal_lab.config import RunConfig
-from faal_lab.evaluation import Verdicts, average_accuracy, compare, worst_accuracy
-from faal_lab.experiment import run
-from faal_lab.fairness import FAIRNESS
-from faal_lab.parameters import based_on
-from faal_lab.progress import shown
+from faal_lab.catalogue import FAIRNESS
+from faal_lab.evaluation.comparison import compare
+from faal_lab.evaluation.evaluate import evaluate_run
+from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
+from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.runs import RunFolder
-from faal_lab.testing import evaluate_run
+from faal_lab.runs.config import Config
+from faal_lab.runs.progress import shown
+from faal_lab.training.parameters import based_on
+from faal_lab.training.run import run
 
 Settings = dict[str, Any]
 QUICK: Settings = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}
@@ -42,7 +44,7 @@ SCALED: dict[str, Settings] = {
 
 def arms() -> dict[str, Settings]:
     """Name -> settings of each fine-tuning: every method with AT and TRADES, as far as it goes with them."""
-    from faal_lab.combination import check_combination
+    from faal_lab.catalogue import check_combination
     from faal_lab.errors import RecipeError
 
     found: dict[str, Settings] = {}
@@ -60,7 +62,7 @@ def arms() -> dict[str, Settings]:
     return found
 
 
-def made(out: Path, name: str, config: RunConfig, attacks: tuple[str, ...]) -> Verdicts:
+def made(out: Path, name: str, config: Config, attacks: tuple[str, ...]) -> Verdicts:
     """The verdicts of a run in `out`; what is already there is not made again."""
     folder = out / name
     if not (folder / "config.json").exists():
@@ -121,7 +123,7 @@ def main() -> None:
     attacks = ("clean", "pgd-20") if options.quick else ("clean", "pgd-20", "autoattack")
     out = options.out.with_name(options.out.name + "-quick") if options.quick else options.out
     common = {"seed": options.seed, "split_seed": options.seed}
-    rows = [row("base", made(out, "base", RunConfig.from_mapping({**common, **small}), attacks), None)]
+    rows = [row("base", made(out, "base", Config.from_mapping({**common, **small}), attacks), None)]
     controls: dict[str, Verdicts] = {}  # objective -> the arm without a method, which comes first
     chosen = arms()
     for number, (name, settings) in enumerate(chosen.items(), start=1):

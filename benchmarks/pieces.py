@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from faal_lab.adversary import frozen
-from faal_lab.data import Images
+from faal_lab.data.images import Images
 from faal_lab.evaluation.autoattack import autoattack
-from faal_lab.evaluation.journal import Journal
-from faal_lab.models import placed
-from faal_lab.progress import share_bar
-from faal_lab.restore import load_model
+from faal_lab.evaluation.verdicts import Journal
+from faal_lab.models.build import frozen
+from faal_lab.models.layout import placed
+from faal_lab.runs.progress import share_bar
+from faal_lab.training.restore import load_model
 
 Piece = dict[str, Any]  # "found": one or more lists of a class for each image; and what else was measured
 Tell = Callable[[str, float], None]

@@ -21,10 +21,12 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faal_lab.data import Images, stratified
-from faal_lab.evaluation import evaluate, examine
-from faal_lab.experiment import load_data
-from faal_lab.restore import load_model
+from faal_lab.data.images import Images
+from faal_lab.data.split import stratified
+from faal_lab.evaluation.masking import examine
+from faal_lab.evaluation.suite import evaluate
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import load_data
 
 ATTACKS = ("clean", "noise", "pgd-20")
 Forward = Callable[[nn.Module, torch.Tensor], torch.Tensor]

@@ -22,17 +22,21 @@ from side_by_side import machine
 from torch import nn
 from tqdm import tqdm
 
-from faal_lab.adversary import frozen, pgd
-from faal_lab.class_stats import class_sums
-from faal_lab.config import RunConfig
-from faal_lab.data import Images
+from faal_lab.data.images import Images
 from faal_lab.data.split import stratified
-from faal_lab.evaluation import PGD_ATTACKS, average_accuracy, combine_seeds, count_by_class, survivors, worst_accuracy
-from faal_lab.experiment import load_data, run
-from faal_lab.machine import device_of
-from faal_lab.models import in_bfloat16, placed
-from faal_lab.parameters import based_on
-from faal_lab.restore import load_model
+from faal_lab.evaluation.comparison import combine_seeds
+from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
+from faal_lab.methods.class_stats import class_sums
+from faal_lab.methods.pgd import pgd
+from faal_lab.methods.predict import PGD_ATTACKS, count_by_class, survivors
+from faal_lab.models.build import frozen
+from faal_lab.models.fast import in_bfloat16
+from faal_lab.models.layout import placed
+from faal_lab.runs.config import Config
+from faal_lab.training.machine import device_of
+from faal_lab.training.parameters import based_on
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import load_data, run
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -52,7 +56,7 @@ def sign_agreement(model: nn.Module, images: Images, epsilon: float, classes: in
     return (class_sums(torch.cat(same), images.labels, classes) / counts).tolist()
 
 
-def tuned(config: RunConfig, images: int, folder: Path) -> dict[str, float]:
+def tuned(config: Config, images: int, folder: Path) -> dict[str, float]:
     """Average and worst class in percent, under PGD-20, of one fine-tuning."""
     for _ in run(config, folder):
         pass

@@ -27,16 +27,18 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faal_lab.ambiguity.release import release_weights
-from faal_lab.class_stats import CLASS_SCORES, ClassStats
-from faal_lab.config import RunConfig
-from faal_lab.data import Images, Splits
-from faal_lab.experiment import recipe_settings
-from faal_lab.machine import device_of
-from faal_lab.models import ModelSpec, build, has_bfloat16, placed, takes_bfloat16, try_to_compile, wants_bfloat16
-from faal_lab.recipe import Recipe
-from faal_lab.state import TrainingState
-from faal_lab.training import train
+from faal_lab.data.images import Images, Splits
+from faal_lab.dro.paper import release_weights
+from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
+from faal_lab.methods.recipe import Recipe
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.fast import has_bfloat16, takes_bfloat16, try_to_compile, wants_bfloat16
+from faal_lab.models.layout import placed
+from faal_lab.runs.config import Config
+from faal_lab.training.loop import train
+from faal_lab.training.machine import device_of
+from faal_lab.training.run import recipe_settings
+from faal_lab.training.state import TrainingState
 
 CLASSES, EPSILON, TAU, STEPS = 10, 8 / 255, 0.5, 10
 
@@ -133,7 +135,7 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
     images = pictures(case.batch * case.batches)
     names = tuple(map(str, range(CLASSES)))
     splits = Splits("random", names, images, images.part(torch.arange(0)), images, "crop-flip").to(device)
-    config = RunConfig(
+    config = Config(
         fairness="faal", tau=TAU, epsilon=EPSILON, attack_steps=STEPS, model=case.model, filters=case.filters,
         batch_size=case.batch, validation="none", epochs=10_000, learning_rate=0.01, precision="auto" if quick else "float32",
     )  # fmt: skip
@@ -199,7 +201,7 @@ def phase_two(case: Case, device: torch.device) -> float:
     """Seconds of the middle problem for a batch: class sums of margins, and the weights."""
     logits = torch.randn(case.batch, CLASSES, device=device)
     labels = torch.arange(case.batch, device=device) % CLASSES
-    recipe = Recipe.of(**recipe_settings(RunConfig(fairness="faal"), TAU, validation=False))
+    recipe = Recipe.of(**recipe_settings(Config(fairness="faal"), TAU, validation=False))
 
     def solve() -> None:
         with torch.no_grad():

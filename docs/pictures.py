@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # what drives a browser there
 from desk import LAST
 from in_browser import chromium, jupyter, open_and_run
 
-from faal_lab.seeds import RUNS, seed_bars
+from faal_lab.sweeps.demo import RUNS, seed_bars
 
 SEEDS = ROOT / "runs" / "demo-seeds"
 

@@ -1,7 +1,7 @@
-"""The names of all parts, and what settings must know of each. Loads no part, and no torch.
+"""List the names of all parts, the facts that settings need about each, and which parts go together.
 
-A row names the code of a part ("module:Class" in this package); each room makes its registry from the rows. Where a class
-repeats a fact of its row (limits, terms), `tests/test_catalogue.py` holds the two equal.
+Loads no part and no torch. A row names the class of a part ("module:Class" in this package). Where a class repeats a fact of
+its row (limits, terms), `tests/test_catalogue.py` holds the two equal.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from faal_lab.errors import RecipeError, check_name
 
 OWN = -1.0  # a setting that is left to the method
 ANY_RADIUS = (0.0, math.inf)
@@ -94,46 +96,48 @@ class Method(Part):
 
 
 AMBIGUITY_SETS: dict[str, AmbiguityPart] = {
-    "kl": AmbiguityPart("ambiguity.kl:KLBall"),
-    "reverse-kl": AmbiguityPart("ambiguity.reverse_kl:ReverseKLBall"),
-    "chi-square": AmbiguityPart("ambiguity.chi_square:ChiSquareBall"),
-    "total-variation": AmbiguityPart("ambiguity.total_variation:TotalVariationBall", (0.0, 1.0)),
-    "hellinger": AmbiguityPart("ambiguity.hellinger:HellingerBall", (0.0, 1.0)),
-    "cvar": AmbiguityPart("ambiguity.cvar:CVaR", (1e-12, 1.0)),
-    "wasserstein": AmbiguityPart("ambiguity.wasserstein:WassersteinBall"),
-    "simplex": AmbiguityPart("ambiguity.simplex:Simplex"),
-    "point": AmbiguityPart("ambiguity.simplex:Point"),
-    "kl-penalty": AmbiguityPart("ambiguity.kl:KLPenalty", PRICES),
-    "reverse-kl-penalty": AmbiguityPart("ambiguity.reverse_kl:ReverseKLPenalty", PRICES),
+    "kl": AmbiguityPart("dro.kl:KLBall"),
+    "reverse-kl": AmbiguityPart("dro.reverse_kl:ReverseKLBall"),
+    "chi-square": AmbiguityPart("dro.balls:ChiSquareBall"),
+    "total-variation": AmbiguityPart("dro.balls:TotalVariationBall", (0.0, 1.0)),
+    "hellinger": AmbiguityPart("dro.balls:HellingerBall", (0.0, 1.0)),
+    "cvar": AmbiguityPart("dro.balls:CVaR", (1e-12, 1.0)),
+    "wasserstein": AmbiguityPart("dro.wasserstein:WassersteinBall"),
+    "simplex": AmbiguityPart("dro.balls:Simplex"),
+    "point": AmbiguityPart("dro.balls:Point"),
+    "kl-penalty": AmbiguityPart("dro.kl:KLPenalty", PRICES),
+    "reverse-kl-penalty": AmbiguityPart("dro.reverse_kl:ReverseKLPenalty", PRICES),
 }
 
 OBJECTIVES: dict[str, ObjectivePart] = {
-    "at": ObjectivePart("objectives.adversarial:AdversarialTraining", ("robust",)),
-    "trades": ObjectivePart("objectives.trades:TRADES", ("clean", "robust")),
-    "mart": ObjectivePart("objectives.mart:MART", ("boosted", "robust")),
-    "bat": ObjectivePart("objectives.bat:BAT", ("source", "robust", "uniformity"), points=2),
-    "standard": ObjectivePart("objectives.standard:StandardTraining", ("clean",), attacked=False),
+    "at": ObjectivePart("methods.objectives:AdversarialTraining", ("robust",)),
+    "trades": ObjectivePart("methods.objectives:TRADES", ("clean", "robust")),
+    "mart": ObjectivePart("methods.objectives:MART", ("boosted", "robust")),
+    "bat": ObjectivePart("methods.objectives:BAT", ("source", "robust", "uniformity"), points=2),
+    "standard": ObjectivePart("methods.objectives:StandardTraining", ("clean",), attacked=False),
 }
 
 _XU, _WEI = "Xu et al., ICML 2021", "Wei et al., CVPR 2023"
 _TRADES = ("clean", "robust")
-_FRL, _CFA = "fairness.frl:FRL", "fairness.cfa:CFA"
+_FRL, _CFA = "methods.fairness.frl:FRL", "methods.fairness.cfa:CFA"
 FAIRNESS: dict[str, Method] = {
-    "none": Method("fairness.none:NoFairness", "", "nothing", "never", attacked=False),
-    "faal": Method("fairness.faal:FAAL", "Zhang et al., CVPR 2024", "loss", "batch", attacked=False),
-    "group-dro": Method("fairness.group_dro:GroupDRO", "Sagawa et al., ICLR 2020", "loss", "batch", attacked=False),
+    "none": Method("methods.fairness.base:NoFairness", "", "nothing", "never", attacked=False),
+    "faal": Method("methods.fairness.faal:FAAL", "Zhang et al., CVPR 2024", "loss", "batch", attacked=False),
+    "group-dro": Method("methods.fairness.group_dro:GroupDRO", "Sagawa et al., ICLR 2020", "loss", "batch", attacked=False),
     "frl-rw": Method(_FRL, _XU, "loss", "epoch", validation=True, terms=_TRADES, arguments={"remargin": False}),
     "frl-rm": Method(_FRL, _XU, "radius", "epoch", validation=True, arguments={"reweight": False}),
     "frl-rwrm": Method(_FRL, _XU, "loss, radius", "epoch", validation=True, terms=_TRADES),
     "cfa": Method(_CFA, _WEI, "radius, beta", "epoch", delayed=True, scales=True),
     "cfa-ccm": Method(_CFA, _WEI, "radius", "epoch", delayed=True, arguments={"regularise": False}),
     "cfa-ccr": Method(_CFA, _WEI, "beta", "epoch", terms=_TRADES, delayed=True, scales=True, arguments={"margin": False}),
-    "wat": Method("fairness.wat:WAT", "Li and Liu, AAAI 2023", "loss", "epoch", validation=True, attacked=False, delayed=True),
-    "fat": Method("fairness.fat:FAT", "Ma et al., NeurIPS 2022", "loss", "batch", attacked=False),
-    "dafa": Method("fairness.dafa:DAFA", "Lee et al., ICLR 2024", "loss, radius", "once", delayed=True),
-    "trix": Method("fairness.trix:TRIX", "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
-    "cfol": Method("fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
-    "csr": Method("fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
+    "wat": Method(
+        "methods.fairness.wat:WAT", "Li and Liu, AAAI 2023", "loss", "epoch", validation=True, attacked=False, delayed=True
+    ),
+    "fat": Method("methods.fairness.fat:FAT", "Ma et al., NeurIPS 2022", "loss", "batch", attacked=False),
+    "dafa": Method("methods.fairness.dafa:DAFA", "Lee et al., ICLR 2024", "loss, radius", "once", delayed=True),
+    "trix": Method("methods.fairness.dafa:TRIX", "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
+    "cfol": Method("methods.fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
+    "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
 }
 
 # name -> (source, what it does)
@@ -180,3 +184,39 @@ def parts() -> dict[str, dict[str, str]]:
         "averaging": {name: f"{does} ({source})" if source else does for name, (source, does) in AVERAGING.items()},
         "ambiguity": {name: row.about() for name, row in AMBIGUITY_SETS.items()},
     }
+
+
+def check_combination(objective: str, fairness: str, averaging: str, *, replays: int = 0, validation: bool = True) -> None:
+    """Refuse parts that make no sense together: raises UnknownName or RecipeError."""
+    loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]
+    method = FAIRNESS[check_name("fairness method", fairness, FAIRNESS)]
+    check_name("averaging", averaging, AVERAGING)
+    if method.attacked and not loss.attacked:
+        raise RecipeError(
+            f"fairness={fairness} acts on attacks, and objective={objective} trains on clean images alone. "
+            "Choose at, trades, mart or bat."
+        )
+    missing = [term for term in method.terms if term not in loss.terms]
+    if missing:
+        raise RecipeError(
+            f"fairness={fairness} weighs the terms {' and '.join(method.terms)} apart, and objective={objective} has "
+            f"{', '.join(loss.terms)}: there is no {missing[0]} term. Choose objective=trades."
+        )
+    if method.targets and loss.points > 1:
+        raise RecipeError(
+            f"objective={objective} needs attacks that run away from the true class through the decision boundary; "
+            f"fairness={fairness} aims some at a target. Choose at, trades or mart."
+        )
+    if replays and (loss.points > 1 or not loss.attacked or method.targets):
+        raise RecipeError(
+            f"replays={replays} (free training) has one perturbation that climbs the training loss: it cannot make what "
+            f"objective={objective} with fairness={fairness} needs. Set replays to 0."
+        )
+    if replays and method.acts_on == "sampling":
+        raise RecipeError(
+            f"replays={replays} (free training) uses each batch several times, and fairness={fairness} draws anew at each step. "
+            "Set replays to 0."
+        )
+    if not validation and (method.validation or averaging == "fawa"):
+        which = f"fairness={fairness}" if method.validation else "averaging=fawa"
+        raise RecipeError(f"{which} is decided on validation images, and there are none. Set validation to split.")

@@ -1,7 +1,4 @@
-"""The `faal-lab` command: thin words for what the library does.
-
-Knows: arguments and exit codes. Must not know: anything that a notebook could not call itself.
-"""
+"""Parse the command line of `faal-lab` and print its errors in one line each."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from typing import Any, get_type_hints
 
 from faal_lab import __version__, commands
 from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
-from faal_lab.config import ADOPTION_SETTINGS, DIALS, RunConfig, field_docs
 from faal_lab.errors import FaalLabError
-from faal_lab.events import COMMANDS
-from faal_lab.presets import PRESETS, PROTOCOLS
+from faal_lab.methods.presets import PRESETS, PROTOCOLS
+from faal_lab.runs.config import ADOPTION_SETTINGS, DIALS, Config, field_docs
+from faal_lab.runs.events import COMMANDS
 
 _MODEL = (
     "a run folder; a checkpoint file of ours; a state dict (.pth, .pt, .safetensors; no code in it is run), whose network "
@@ -116,7 +113,7 @@ def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     sub.add_argument("--recipe", default="", metavar="NAME", help="settings of a method by its name, such as faal-trades-awp")
     sub.add_argument("--protocol", default="", metavar="NAME", help="settings of a paper's experiment, such as finetune-2ep")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
-    _add_settings(sub.add_argument_group("settings"), get_type_hints(RunConfig))
+    _add_settings(sub.add_argument_group("settings"), get_type_hints(Config))
 
     _sweep_options(add("sweep", commands.sweep, "Make all that a sweep file states: papermill runs, resumed where they stopped."))
 
@@ -218,10 +215,10 @@ def _check_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(group: Any, names: Iterable[str], *, defaults: bool = True) -> None:
-    """An option for each of these settings of RunConfig; absent where it is not given."""
-    kinds = get_type_hints(RunConfig)
+    """An option for each of these settings of Config; absent where it is not given."""
+    kinds = get_type_hints(Config)
     for field in names:
-        default = f" (default: {getattr(RunConfig, field)!r})" if defaults else ""
+        default = f" (default: {getattr(Config, field)!r})" if defaults else ""
         about = (field_docs()[field] + default).replace("%", "%%")
         form: dict[str, Any] = {"type": kinds[field], "metavar": kinds[field].__name__.upper()}
         if kinds[field] is bool:  # bool("False") is True: a flag and its --no- instead

@@ -1,7 +1,4 @@
-"""What each command of `faal-lab` does with its options.
-
-Knows: the options of one command, what it prints. Must not know: how options are spelled.
-"""
+"""Carry out each command of `faal-lab`."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from faal_lab.catalogue import ATTACKS, FAIRNESS, parts
-from faal_lab.config import ADOPTION_SETTINGS, RunConfig, check_dial
 from faal_lab.doctor import examine
-from faal_lab.errors import ConfigError, check_name
-from faal_lab.events import COMMANDS, Command, Event
-from faal_lab.parameters import based_on, listed
-from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
-from faal_lab.progress import share_bar, shown
-from faal_lab.runs import RunFolder, RunFolderError, by_name, free_name
+from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.runs import RunFolder, by_name, free_name
+from faal_lab.runs.config import ADOPTION_SETTINGS, Config, check_dial
+from faal_lab.runs.events import COMMANDS, Command, Event
+from faal_lab.runs.progress import share_bar, shown
+from faal_lab.training.parameters import based_on, listed
 
 
 def demo(options: argparse.Namespace) -> None:
     """Run the demo, over one seed or several."""
-    from faal_lab.demo import demo as make_demo
-    from faal_lab.seeds import over_seeds
+    from faal_lab.sweeps.demo import demo as make_demo
+    from faal_lab.sweeps.demo import over_seeds
 
     if len(options.seeds) == 1:
         make_demo(options.out or free_name("runs", "demo"), options.seeds[0], options.quick)
@@ -37,21 +34,21 @@ def demo(options: argparse.Namespace) -> None:
 
 def lab(options: argparse.Namespace) -> int:
     """Open JupyterLab; returns its exit code."""
-    from faal_lab.lab import open_lab
+    from faal_lab.widgets.server import open_lab
 
     return open_lab(port=options.port, browser=not options.no_browser)
 
 
 def dashboard(options: argparse.Namespace) -> int:
     """Serve the workbench as a page; returns the server's exit code."""
-    from faal_lab.page import open_page
+    from faal_lab.widgets.server import open_page
 
     return open_page(options.runs, port=options.port, browser=not options.no_browser, dark=options.dark)
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, or resume a run. Settings are checked before torch is loaded."""
-    stated = {f.name: getattr(options, f.name) for f in fields(RunConfig) if hasattr(options, f.name)}
+    stated = {f.name: getattr(options, f.name) for f in fields(Config) if hasattr(options, f.name)}
     if options.resume:
         if stated or options.config or options.out or options.recipe or options.protocol:
             raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
@@ -70,10 +67,10 @@ def run(options: argparse.Namespace) -> None:
         print(f"Run folder: {out}\nNext: faal-lab evaluate {out}")
 
 
-def _training(config: RunConfig, out: Path, options: argparse.Namespace) -> Iterator[Event]:
+def _training(config: Config, out: Path, options: argparse.Namespace) -> Iterator[Event]:
     """The events of the run that is asked for; torch is loaded at the first one, under the bar."""
-    from faal_lab.experiment import run as train
-    from faal_lab.experiment import turns_of
+    from faal_lab.training.run import run as train
+    from faal_lab.training.run import turns_of
 
     script = turns_of(options.replay) if options.replay else ()
     yield from train(config, out, resume=bool(options.resume), script=script)
@@ -81,7 +78,7 @@ def _training(config: RunConfig, out: Path, options: argparse.Namespace) -> Iter
 
 def sweep(options: argparse.Namespace) -> int:
     """Make the jobs of a sweep file; 1 where one failed."""
-    from faal_lab.sweep import make
+    from faal_lab.sweeps import run as make
 
     return make.command(
         options.file, options.out, workers=options.workers, gpus=options.gpus, where=options.where, part=options.shard,
@@ -89,7 +86,7 @@ def sweep(options: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
-def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> RunConfig:
+def _config(file: str | None, stated: dict[str, Any], preset: dict[str, Any]) -> Config:
     """Settings from the command line, a recipe and protocol, a file, and a base run where one is named; the first one wins."""
     loaded: Any = {}
     if file:
@@ -112,10 +109,10 @@ def evaluate(options: argparse.Namespace) -> None:
         check_name("attack", name, ATTACKS)
     part, parts = _part(options.part)
 
-    from faal_lab.adoption import run_folders
-    from faal_lab.evaluation import VerdictsError
-    from faal_lab.tables import comparisons, paired_sentences, text_table
-    from faal_lab.testing import evaluate_run
+    from faal_lab.evaluation.adopt import run_folders
+    from faal_lab.evaluation.evaluate import evaluate_run
+    from faal_lab.evaluation.verdicts import VerdictsError
+    from faal_lab.results.tables import comparisons, paired_sentences, text_table
 
     stated = {name: getattr(options, name) for name in ADOPTION_SETTINGS if hasattr(options, name)} | {"device": options.device}
     if options.epsilon is not None:
@@ -155,8 +152,8 @@ def compare(options: argparse.Namespace) -> None:
     """Print paired sentences and how unequal the classes are; for groups of seeds, the means of the differences."""
     if len(options.runs) < 2:
         raise ConfigError(f"compare needs at least two runs, got {options.runs[0]} alone.")
-    from faal_lab.evaluated import grouped, read_runs, read_seeds
-    from faal_lab.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
+    from faal_lab.evaluation.groups import grouped, read_runs, read_seeds
+    from faal_lab.results.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
 
     if any(len(paths) > 1 for paths in grouped(options.runs).values()):
         groups = read_seeds(options.runs, options.checkpoint)
@@ -170,10 +167,10 @@ def compare(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the page, and its tables beside it."""
-    from faal_lab.evaluated import read_runs
-    from faal_lab.published import read_paper
-    from faal_lab.report import headlines, write_report
-    from faal_lab.table_files import SUFFIXES
+    from faal_lab.evaluation.groups import read_runs
+    from faal_lab.results.formats import SUFFIXES
+    from faal_lab.results.published import read_paper
+    from faal_lab.results.report import headlines, write_report
 
     paper = read_paper(options.paper) if options.paper else None
     runs = read_runs(options.runs, options.checkpoint)
@@ -183,8 +180,8 @@ def report(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """Hold runs to demands; returns 1 where one is not met, and ends by argparse's own 2 where none makes sense."""
-    from faal_lab.checking import Demands, lines, met, write_junit
-    from faal_lab.checking import check as checked
+    from faal_lab.results.check import Demands, lines, met, write_junit
+    from faal_lab.results.check import check as checked
 
     minimums = {"worst": options.worst_min, "average": options.average_min}
     try:
@@ -200,9 +197,8 @@ def check(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> None:
     """Draw and write all pictures of runs; what cannot be drawn is said with the reason."""
-    from faal_lab.evaluated import read_runs
-    from faal_lab.export import check_formats, export_all
-    from faal_lab.study_figures import all_pictures
+    from faal_lab.evaluation.groups import read_runs
+    from faal_lab.results.export import all_pictures, check_formats, export_all
 
     formats = check_formats(listed(options.formats))
     drawn = all_pictures(read_runs(options.runs, options.checkpoint), options.attack, options.setting)
@@ -257,7 +253,7 @@ def _as_text(settings: dict[str, Any]) -> str:
 
 def settings(options: argparse.Namespace) -> None:
     """Print a preset as JSON."""
-    config = RunConfig.from_mapping(preset_settings(options.recipe, options.protocol))
+    config = Config.from_mapping(preset_settings(options.recipe, options.protocol))
     print(json.dumps(config.to_mapping(), indent=2))
 
 

@@ -1,4 +1,4 @@
-"""What this machine offers, and what is missing here and what it is for."""
+"""Show what this machine offers, what is missing, and what the missing part is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of our errors, and the lookup of a name that offers the nearest known one."""
+"""Define the base class of our errors, and look up a name with the nearest known one as a hint."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class ConfigError(FaalLabError, ValueError):
 
 class RecipeError(FaalLabError, ValueError):
     """Parts that do not go together; the message gives the reason and a choice that works."""
+
+
+class RunFolderError(FaalLabError, RuntimeError):
+    """A run folder that exists, is missing, or cannot be read; the message names it and the cure."""
 
 
 def check_name(kind: str, name: object, valid: Iterable[str]) -> str:

@@ -31,23 +31,23 @@ from cifar10_steps import SCALES, Keep, Measure, Settings, Train
 from clock import Clock, OutOfTime
 from safetensors.torch import save
 
-from faal_lab.adoption import adopt
-from faal_lab.config import RunConfig
-from faal_lab.data import DataProblem
-from faal_lab.evaluation import EvaluationError
-from faal_lab.evaluation.attacks import taken_for
+from faal_lab.data.images import DataProblem
+from faal_lab.errors import RunFolderError
+from faal_lab.evaluation.adopt import adopt
+from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.suite import CHAINS
-from faal_lab.events import RunFinished
-from faal_lab.experiment import load_data, run
-from faal_lab.machine import device_of
-from faal_lab.memory import BatchTooLarge
-from faal_lab.models import wants_bfloat16
-from faal_lab.progress import share_bar, shown
-from faal_lab.restore import load_model
-from faal_lab.runs import CheckpointError, RunFolder, RunFolderError, RunLocked
+from faal_lab.methods.predict import EvaluationError, taken_for
+from faal_lab.models.fast import wants_bfloat16
+from faal_lab.runs import CheckpointError, RunFolder, RunLocked
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import RunFinished
 from faal_lab.runs.files import replace_file
-from faal_lab.testing import evaluate_run
-from faal_lab.training import TrainingDiverged
+from faal_lab.runs.progress import share_bar, shown
+from faal_lab.training.machine import device_of
+from faal_lab.training.measure import BatchTooLarge
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import load_data, run
+from faal_lab.training.update import TrainingDiverged
 
 
 def train(step: Train, runs: Path, out: Path, data: Settings, clock: Clock, smoke: bool) -> None:
@@ -61,8 +61,8 @@ def train(step: Train, runs: Path, out: Path, data: Settings, clock: Clock, smok
         settings |= {"base": str(base.path), "model": base.config().model, "filters": base.config().filters}
     if smoke:
         settings |= {"epochs": 2, "attack_steps": 1, "validation_steps": 1, "batch_size": 64}
-    config = RunConfig.from_mapping(settings)
-    changed = {k: v for k, v in config.to_mapping().items() if v != getattr(RunConfig(), k) and k not in ("data_dir", "device")}
+    config = Config.from_mapping(settings)
+    changed = {k: v for k, v in config.to_mapping().items() if v != getattr(Config(), k) and k not in ("data_dir", "device")}
     clock.note("settings", step.name, changed | ({"base": step.base} if step.base else {}))
     with clock.counting(step.name), closing(run(config, folder.path, resume=folder.path.exists())) as events:
         for event in shown(events):
@@ -88,7 +88,7 @@ def weights_of(name: str, runs: Path, out: Path, data: Settings) -> RunFolder:
         return folder
     settings = json.loads((out / "about.json").read_text(encoding="utf-8"))["settings"][name]
     of_network = {key: settings[key] for key in ("model", "filters", "epsilon") if key in settings}
-    return adopt(RunConfig.from_mapping({**of_network, **data, "base": str(file)}), folder.path)
+    return adopt(Config.from_mapping({**of_network, **data, "base": str(file)}), folder.path)
 
 
 def _kept_file(name: str, out: Path) -> Path:
@@ -242,7 +242,7 @@ def main() -> int:
         if options.state:
             go_on_from(options.state, runs, out)
         if options.download:
-            load_data(RunConfig.from_mapping({**data, "download": True}))
+            load_data(Config.from_mapping({**data, "download": True}))
     except _SAID as error:
         return _said(error)
     ended = 3

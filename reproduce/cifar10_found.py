@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from faal_lab.data import stratified
-from faal_lab.evaluation import Comparison, Difference, Verdicts
-from faal_lab.tables import ATTACK_TITLES, comparisons
+from faal_lab.data.split import stratified
+from faal_lab.evaluation.comparison import Comparison, Difference
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.tables import ATTACK_TITLES, comparisons
 
 Group = Mapping[str, Verdicts]  # runs that met the same attacks on the same images
 

@@ -17,13 +17,13 @@ from cifar10_found import Group, about_of, demanded, groups, images_of, of_unsee
 from model_card import card
 from pictures import draw
 
-from faal_lab.config import RunConfig
-from faal_lab.experiment import recipe_settings
-from faal_lab.figures import class_bars
-from faal_lab.recipe import Recipe
+from faal_lab.methods.recipe import Recipe
+from faal_lab.results.figures import class_bars
+from faal_lab.results.formats import Table, as_markdown, result_table
+from faal_lab.results.tables import ATTACK_TITLES, group_rows, notes
+from faal_lab.runs.config import Config
 from faal_lab.runs.files import replace_file
-from faal_lab.table_files import Table, as_markdown, result_table
-from faal_lab.tables import ATTACK_TITLES, group_rows, notes
+from faal_lab.training.run import recipe_settings
 
 HERE = Path(__file__).parent
 _STARTS = {"zero": "from the clean image", "uniform": "from a random start", "gaussian": "from a start near the clean image"}
@@ -31,11 +31,11 @@ _STARTS = {"zero": "from the clean image", "uniform": "from a random start", "ga
 
 def opening(about: Mapping[str, Any]) -> str:
     """What the runs are, in a sentence each."""
-    usual, lines = RunConfig(), []
+    usual, lines = Config(), []
     for name, settings in about["settings"].items():
         told = {**usual.to_mapping(), **settings}
         network = f"{told['model']} of {told['filters']} filters" if told["filters"] else told["model"]
-        attacked = _STARTS[Recipe.of(**recipe_settings(RunConfig.from_mapping(settings), told["tau"], validation=True)).start]
+        attacked = _STARTS[Recipe.of(**recipe_settings(Config.from_mapping(settings), told["tau"], validation=True)).start]
         start = f"fine-tuned from `{told['base']}`" if told["base"] else f"a {network}, trained from random weights"
         fairness = told["fairness"].upper() + (f", tau {told['tau']:g}" if told["fairness"] == "faal" else "")
         how = f"with {fairness}" if fairness != "NONE" else "without a fairness method"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from faal_lab.presets import preset_settings
+from faal_lab.methods.presets import preset_settings
 
 Settings = dict[str, Any]
 

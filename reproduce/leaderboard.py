@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t
 
-from faal_lab.evaluation import Verdicts, average_accuracy, combine_seeds, worst_accuracy
+from faal_lab.evaluation.comparison import combine_seeds
+from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
+from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.runs import RunFolder
 
 Seeds = Mapping[str, Sequence[Verdicts]]  # stage/label -> a run's verdicts, seed after seed

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from leaderboard import Mean, Row, Seeds, base_of, findings, most_often_worst, panel_rows
 from pictures import draw
 
-from faal_lab.evaluated import grouped, read_seeds
-from faal_lab.figures import RUN_COLOURS, styled
+from faal_lab.evaluation.groups import grouped, read_seeds
+from faal_lab.results.figures import RUN_COLOURS, styled
+from faal_lab.results.formats import Table, as_markdown, csv_of
+from faal_lab.results.tables import ATTACK_TITLES
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
-from faal_lab.table_files import Table, as_markdown, csv_of
-from faal_lab.tables import ATTACK_TITLES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,9 +12,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from faal_lab.evaluation import Verdicts
-from faal_lab.table_files import as_markdown, result_table
-from faal_lab.tables import group_rows, notes
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.formats import as_markdown, result_table
+from faal_lab.results.tables import group_rows, notes
 
 
 def card(weights: Path, about: Mapping[str, Any], verdicts: Iterable[Verdicts]) -> str:

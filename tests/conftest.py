@@ -18,30 +18,31 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from faal_lab.config import RunConfig
-from faal_lab.data import Images, Splits, load
-from faal_lab.experiment import recipe_settings, run
-from faal_lab.models import ModelSpec, build
-from faal_lab.recipe import Recipe
-from faal_lab.training import TrainingState
+from faal_lab.data.images import Images, Splits
+from faal_lab.data.sets import load
+from faal_lab.methods.recipe import Recipe
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.runs.config import Config
+from faal_lab.training.run import recipe_settings, run
+from faal_lab.training.state import TrainingState
 
 settings.register_profile("same", derandomize=True, deadline=None)  # a stranger's run tries what ours tried
 settings.load_profile("same")
 
-SHORT = RunConfig(
+SHORT = Config(
     epochs=2, batch_size=128, attack_steps=2, validation_steps=1, learning_rate=0.02, average_threshold=0.0, epsilon=0.1
 )
 QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}
 
 
 @pytest.fixture(scope="session")
-def quick() -> RunConfig:
+def quick() -> Config:
     """Four steps on the digits."""
-    return RunConfig.from_mapping(QUICK)
+    return Config.from_mapping(QUICK)
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, quick: RunConfig) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, quick: Config) -> Path:
     """A finished quick run; tests must not write to it."""
     folder = tmp_path_factory.mktemp("runs") / "base"
     for _ in run(quick, folder):
@@ -86,7 +87,7 @@ def few() -> Splits:
     return replace(splits, train=first(splits.train, 256), validation=first(splits.validation, 64))
 
 
-def fresh(config: RunConfig) -> TrainingState:
+def fresh(config: Config) -> TrainingState:
     """A small network (of four filters) with the recipe of `config`, before its first step."""
     model = build(ModelSpec(config.model, 10, 1, 8, 8, (0.3,), (0.4,), filters=4), seed=0)
     return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, config.tau, validation=True)), config)

@@ -14,9 +14,9 @@ from typing import Any
 import in_browser
 import pytest
 
-from faal_lab.events import Command, DialTurned, StepDone
-from faal_lab.live import LiveRun
 from faal_lab.runs import RunFolder
+from faal_lab.runs.events import Command, DialTurned, StepDone
+from faal_lab.training.background import LiveRun
 
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = os.environ.get("FAAL_LAB_SCREENSHOTS", "")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from faal_lab.data import Images
-from faal_lab.fairness import FAIRNESS
+from faal_lab.catalogue import FAIRNESS
+from faal_lab.data.images import Images
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -186,9 +186,9 @@ def test_the_dashboards_benchmark_reckons_right(tmp_path: Path) -> None:
     import numpy as np
     from desk import cores
 
-    from faal_lab.config import RunConfig
-    from faal_lab.history import load_history
     from faal_lab.runs import RunFolder
+    from faal_lab.runs.config import Config
+    from faal_lab.runs.history import load_history
 
     written = np.array([[1, 10.0], [2, 10.1], [3, 10.2], [4, 10.6], [5, 11.0]])
     assert benchmark.rate(written, 10.05, 11.5) == pytest.approx(3 / 0.9)
@@ -201,7 +201,7 @@ def test_the_dashboards_benchmark_reckons_right(tmp_path: Path) -> None:
     before, after = {"run": 1.0, "kernel": 2.0, "all": 10.0}, {"run": 9.0, "kernel": 2.5, "all": 20.0}
     assert cores(before, after, 10.0) == {"run": 0.8, "kernel": 0.05, "others": 0.15}
 
-    run = RunFolder.create(tmp_path / "run", RunConfig(), {})
+    run = RunFolder.create(tmp_path / "run", Config(), {})
     with run.recording() as recorder:
         recorder.write(benchmark.RunStarted(["a", "b", "c"], 100, 2, 0.5, 0.1, 0.05))
         for number in range(1, 201):
@@ -234,7 +234,7 @@ def test_the_readme_states_what_the_live_page_costs() -> None:
 
 def test_the_training_benchmark_times_what_it_says() -> None:
     import training as benchmark
-    from test_precision import Counting
+    from made_up import Counting
 
     case, device = benchmark.Case("preact-resnet-18", 4, 10, 1), torch.device("cpu")
     images = benchmark.pictures(10).batch(torch.arange(10))[0]

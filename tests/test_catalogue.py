@@ -3,15 +3,16 @@
 import pytest
 
 from faal_lab import catalogue
-from faal_lab.adversary import NORMS
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.class_stats import CLASS_SCORES
-from faal_lab.data import AUGMENTATIONS, LOADERS
-from faal_lab.evaluation.attacks import PGD_ATTACKS
+from faal_lab.data.batches import AUGMENTATIONS
+from faal_lab.data.sets import LOADERS
+from faal_lab.dro import AMBIGUITY_SETS
 from faal_lab.evaluation.autoattack import FORWARDS
 from faal_lab.evaluation.suite import CHAINS
-from faal_lab.models import MODELS
-from faal_lab.objectives import OBJECTIVES
+from faal_lab.methods.class_stats import CLASS_SCORES
+from faal_lab.methods.objectives import OBJECTIVES
+from faal_lab.methods.pgd import NORMS
+from faal_lab.methods.predict import PGD_ATTACKS
+from faal_lab.models.build import MODELS
 
 
 @pytest.mark.parametrize(

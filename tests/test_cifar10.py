@@ -20,22 +20,22 @@ import torch
 from conftest import draw_images
 from safetensors.torch import load_file, save_file
 
-from faal_lab.config import RunConfig
-from faal_lab.evaluation import Verdicts
-from faal_lab.events import Command, StepDone
-from faal_lab.experiment import prepare, recipe_settings
-from faal_lab.recipe import Recipe
-from faal_lab.restore import load_model
+from faal_lab.evaluation.evaluate import evaluate_run
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.methods.recipe import Recipe
+from faal_lab.results.formats import as_markdown
 from faal_lab.runs import RunFolder
-from faal_lab.table_files import as_markdown
-from faal_lab.testing import evaluate_run
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import Command, StepDone
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import prepare, recipe_settings
 
 
 @pytest.fixture(autouse=True, scope="module")
 def uncompiled() -> Iterator[None]:
     """Networks of four filters are evaluated without a minute of compiling for each."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("faal_lab.testing.try_to_compile", lambda *_: (None, ""))
+        patched.setattr("faal_lab.evaluation.evaluate.try_to_compile", lambda *_: (None, ""))
         yield
 
 
@@ -47,7 +47,7 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
     made: set[str] = set()
     for step in cifar10.SCALES[scale]:
         if isinstance(step, cifar10.Train):
-            config = RunConfig.from_mapping(step.settings)
+            config = Config.from_mapping(step.settings)
             assert config.epsilon == 8 / 255
             assert not step.base or step.base in made
             if step.base:
@@ -55,7 +55,7 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
             made.add(step.name)
         else:
             assert {getattr(step, "run", "")} - {""} | set(getattr(step, "runs", ())) <= made
-    arms = {s.name: RunConfig.from_mapping(s.settings) for s in cifar10.SCALES[scale] if isinstance(s, cifar10.Train)}
+    arms = {s.name: Config.from_mapping(s.settings) for s in cifar10.SCALES[scale] if isinstance(s, cifar10.Train)}
     pairs = [(arms[name], arms[name.replace("faal", "control")]) for name in arms if name.endswith("-faal")]
     assert pairs
     for faal, control in pairs:
@@ -151,7 +151,7 @@ def test_what_it_leaves_behind(made: Made) -> None:
     tuned = {**made.base, **SMALL, "data": "folder", "fairness": "faal", "base": "at", "epochs": 1}
     assert about["settings"]["at-faal"] == tuned
     file = made.out / "at.safetensors"
-    kept = prepare(RunConfig(**{**made.base, **made.data, "base": str(file)}))
+    kept = prepare(Config(**{**made.base, **made.data, "base": str(file)}))
     own = load_model(made.runs / "at")[0].state_dict()
     for name, tensor in kept.state.model.state_dict().items():
         assert torch.equal(tensor, own[name].half().to(tensor.dtype) if tensor.is_floating_point() else own[name])

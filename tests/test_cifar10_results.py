@@ -13,15 +13,15 @@ from conftest import draw_images
 from model_card import card
 from safetensors.torch import load_file
 
-from faal_lab.config import RunConfig
-from faal_lab.data import stratified
-from faal_lab.evaluation import Verdicts
+from faal_lab.data.split import stratified
 from faal_lab.evaluation.suite import model_digest
-from faal_lab.events import RunFinished
-from faal_lab.experiment import run
-from faal_lab.foreign import load_foreign
-from faal_lab.models import ModelSpec, build
-from faal_lab.restore import load_model
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.weights import load_foreign
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import RunFinished
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import run
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "cifar10-narrow"
@@ -131,13 +131,13 @@ def test_the_choice_of_classes_made_no_gain() -> None:
         assert points(paired(unseen, other, "at-faal", "autoattack").worst) in " ".join(section().split())
 
 
-@pytest.mark.filterwarnings("ignore::faal_lab.foreign.NormalizationWarning")  # it knows none of the drawn images
+@pytest.mark.filterwarnings("ignore::faal_lab.models.weights.NormalizationWarning")  # it knows none of the drawn images
 def test_the_kept_network_can_be_tuned(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images", {f"class{c}": 16 for c in range(10)}, size=32)
     made = cifar10_page.about_of(FOLDER)["settings"]["at"]
     network = {"model": made["model"], "filters": made["filters"], "base": str(FOLDER / "at.safetensors")}
     quick = {"epochs": 1, "batch_size": 16, "attack_steps": 1, "validation_steps": 1, "learning_rate": 0.0}
-    config = RunConfig(data="folder", data_dir=str(images), fairness="faal", epsilon=8 / 255, **network, **quick)
+    config = Config(data="folder", data_dir=str(images), fairness="faal", epsilon=8 / 255, **network, **quick)
     assert [event for event in run(config, tmp_path / "run") if isinstance(event, RunFinished)][-1].reason == "done"
     kept, tuned = load_file(FOLDER / "at.safetensors"), load_model(tmp_path / "run")[0].state_dict()
     weights = [name for name in tuned if name.endswith("weight")]

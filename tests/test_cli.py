@@ -10,19 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.catalogue import AVERAGING
+from faal_lab.catalogue import AVERAGING, FAIRNESS
 from faal_lab.cli import main
-from faal_lab.config import RunConfig
-from faal_lab.demo import jobs
 from faal_lab.doctor import examine
-from faal_lab.fairness import FAIRNESS
-from faal_lab.lab import lab_command
-from faal_lab.objectives import OBJECTIVES
-from faal_lab.page import free_port, page_settings
-from faal_lab.presets import PRESETS, PROTOCOLS
+from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.methods.objectives import OBJECTIVES
+from faal_lab.methods.presets import PRESETS, PROTOCOLS
 from faal_lab.runs import RunFolder
-from faal_lab.seeds import differences, mean_rows
+from faal_lab.runs.config import Config
+from faal_lab.sweeps.demo import differences, jobs, mean_rows
+from faal_lab.widgets.server import free_port, lab_command, page_settings
 
 QUICK = ["--epochs", "1", "--batch-size", "250", "--attack-steps", "1", "--validation-steps", "1"]
 
@@ -103,7 +100,7 @@ def test_help_shows_every_setting(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     said = capsys.readouterr().out
-    for name in RunConfig().to_mapping():
+    for name in Config().to_mapping():
         assert f"--{name.replace('_', '-')}" in said
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from in_process import execute
 
-from faal_lab.config import RunConfig
-from faal_lab.demo import demo
-from faal_lab.restore import load_model
+from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.runs import RunFolder
-from faal_lab.testing import evaluate_run
+from faal_lab.runs.config import Config
+from faal_lab.sweeps.demo import demo
+from faal_lab.training.restore import load_model
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted([*ROOT.glob("parameterized/*.ipynb"), *ROOT.glob("notebooks/*.ipynb")])
@@ -58,9 +58,9 @@ def test_the_defaults_a_notebook_shows_are_settings(name: str) -> None:
     shown: dict = {}
     exec("".join(cell["source"]), shown)
     shown = {k: v for k, v in shown.items() if not k.startswith("_") and k not in ("out", "resume")}
-    config = RunConfig.from_mapping(shown)
+    config = Config.from_mapping(shown)
     if name == "train":
-        assert config == RunConfig(), "the notebook and the library have the same defaults"
+        assert config == Config(), "the notebook and the library have the same defaults"
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from faal_lab.cli import _parser
-from faal_lab.config import RunConfig
-from faal_lab.presets import preset_settings
+from faal_lab.methods.presets import preset_settings
+from faal_lab.runs.config import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def test_the_first_screen_has_picture_tree_and_the_two_commands() -> None:
     assert re.search(r"!\[[^]]+\]\((docs/[^)]+)\)", first)
     assert "make demo" in first
     assert "make test" in first
-    assert "ambiguity/" in first
+    assert "dro/" in first
 
 
 def test_every_make_command_exists() -> None:
@@ -51,7 +51,7 @@ def test_every_papermill_command_names_a_notebook_and_settings() -> None:
     for words in lines:
         assert (ROOT / words[1]).is_file()
         names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
-        assert names <= {*RunConfig().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
+        assert names <= {*Config().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
 
 
 def test_every_script_and_every_picture_has_its_command() -> None:
@@ -72,7 +72,7 @@ def test_pictures_and_links_exist() -> None:
 
 
 def test_the_tree_is_the_tree() -> None:
-    block = next(b for _, b in re.findall(r"```(\w*)\n(.*?)```", README, re.S) if "ambiguity/" in b)
+    block = next(b for _, b in re.findall(r"```(\w*)\n(.*?)```", README, re.S) if "dro/" in b)
     for line in block.splitlines():
         name = line.strip().split(" ")[0]
         if re.fullmatch(r"[\w.]+(/|\.py|\.md|\.yml|\.toml)", name):

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faal_lab.catalogue import ATTACKS
+from faal_lab.catalogue import ATTACKS, FAIRNESS
 from faal_lab.cli import _parser
-from faal_lab.config import ADOPTION_SETTINGS, RunConfig
 from faal_lab.errors import check_name
-from faal_lab.fairness import FAIRNESS
-from faal_lab.parameters import FINE_TUNING, listed
-from faal_lab.presets import preset_settings
-from faal_lab.published import published
-from faal_lab.sweep.checks import check_plan
-from faal_lab.sweep.plan import read_plan
+from faal_lab.methods.presets import preset_settings
+from faal_lab.results.published import published
+from faal_lab.runs.config import ADOPTION_SETTINGS, Config
+from faal_lab.sweeps.checks import check_plan
+from faal_lab.sweeps.plan import read_plan
+from faal_lab.training.parameters import FINE_TUNING, listed
 
 ROOT = Path(__file__).parent.parent
 FILES = {path.stem: path for path in sorted((ROOT / "reproduce").glob("*.yaml"))}
@@ -71,20 +70,20 @@ def jobs(sweep: dict) -> dict[str, list[tuple[str, dict, list[dict]]]]:
     return made
 
 
-def config_of(chain: list[dict], notebooks: list[str]) -> RunConfig:
+def config_of(chain: list[dict], notebooks: list[str]) -> Config:
     """The settings of a training job, as `run_parameters` would put them together from its notebook's cell and its base."""
     base: dict = {}
-    config = RunConfig()
+    config = Config()
     for parameters, notebook in zip(chain, notebooks, strict=True):
         if notebook == "evaluate":  # somebody else's network becomes a run folder
-            base = RunConfig(**{n: v for n, v in parameters.items() if n in ADOPTION_SETTINGS}, validation="none").to_mapping()
+            base = Config(**{n: v for n, v in parameters.items() if n in ADOPTION_SETTINGS}, validation="none").to_mapping()
             continue
         values = {**parameters_cell(notebook), **{n: v for n, v in parameters.items() if n != "label"}}
         stated = {n: v for n, v in values.items() if v is not None and n not in ("out", "resume", "recipe", "protocol")}
         stated = preset_settings(values.get("recipe", ""), values.get("protocol", "")) | stated
         if "base" in stated:
             assert stated["base"] == "{each}"
-        config = RunConfig.from_mapping({**base, **(FINE_TUNING if "base" in stated else {}), **stated})
+        config = Config.from_mapping({**base, **(FINE_TUNING if "base" in stated else {}), **stated})
         base = config.to_mapping()
     return config
 
@@ -115,7 +114,7 @@ def test_a_sweep_file_says_what_notebooks_know(name: str) -> None:
         assert {*stage.get("each", []), *stage.get("after", [])} <= seen, "stages come after what they need"
         known = {**parameters_cell(stage["notebook"])}
         if stage["notebook"] in TRAINING:
-            known |= RunConfig().to_mapping() | {"recipe": "", "protocol": ""}
+            known |= Config().to_mapping() | {"recipe": "", "protocol": ""}
             assert "out" not in stage["parameters"], "the sweep sets it"
         labels = [(label, seed) for label, seed, _ in own_jobs(stage)]
         assert len(set(labels)) == len(labels)

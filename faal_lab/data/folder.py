@@ -1,6 +1,6 @@
-"""Any folder of images, one sub-folder a class; with `train/` and `test/` above them, or split by seed.
+"""Read a folder of images with one sub-folder per class, below `train/` and `test/` or split by seed.
 
-Reading is the cost: each image is decoded once and then stays in memory as uint8.
+Each image is decoded once and stays in memory as uint8, because reading is the cost.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from faal_lab.data.dataset import Images, Splits
-from faal_lab.data.problem import DataProblem
+from faal_lab.data.images import DataProblem, Images, Splits
 from faal_lab.data.split import split_indices
-from faal_lab.progress import bar
+from faal_lab.runs.progress import bar
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _TEST, _VALIDATION = 0.2, 0.1  # fractions, where the folder does not say

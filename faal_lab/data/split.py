@@ -1,15 +1,12 @@
-"""Stratified splits by seed, stratified parts, and long-tailed ones.
-
-Knows: labels. Must not know: images.
-"""
+"""Split labels by seed: stratified splits, stratified parts, long-tailed parts."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from faal_lab import keyed_random
-from faal_lab.data.problem import DataProblem
+from faal_lab.data import keyed_random
+from faal_lab.data.images import DataProblem
 
 
 def split_indices(labels: np.ndarray, sizes: tuple[int | float, ...], seed: int) -> list[torch.Tensor]:

@@ -1,7 +1,4 @@
-"""What is looked at beyond verdicts, on a few images of each class: growing radii, and the adversarial images themselves.
-
-Knows: models, images, PGD. Must not know: what is concluded or drawn from it.
-"""
+"""Probe a few images of each class beyond verdicts: growing radii, and the adversarial images themselves."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from faal_lab.adversary import frozen
-from faal_lab.data import Images
-from faal_lab.evaluation.attacks import PGD_ATTACKS, adversarial, predictions
+from faal_lab.data.images import Images
 from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts
+from faal_lab.methods.predict import PGD_ATTACKS, adversarial, predictions
+from faal_lab.models.build import frozen
 
 IMAGES_A_CLASS = 20  # of the checks and curves; all of them cost about as much as PGD-100 twice on these images
 _FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)  # of the evaluation's radius

@@ -1,7 +1,6 @@
-"""Intervals for class-wise accuracy, and the numbers by which papers tell how unequal classes are.
+"""Compute intervals of class-wise accuracy, and the measures of inequality that papers report.
 
-Knows: counts and verdicts of one model. Must not know: where they come from, other models' verdicts. Every interval is at
-95 % unless told otherwise. `correct` and `total` are whole numbers [C]; a class without images takes no part.
+Every interval is at 95 % unless stated. `correct` and `total` are whole numbers [C]; a class without images takes no part.
 """
 
 from __future__ import annotations

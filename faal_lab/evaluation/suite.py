@@ -1,7 +1,4 @@
-"""The attack suite: a list of names becomes per-image verdicts.
-
-Knows: models and images of any kind, attacks by name. Must not know: run folders, tables.
-"""
+"""Turn a list of attack names into per-image verdicts."""
 
 from __future__ import annotations
 
@@ -14,18 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from faal_lab.adversary import NORMS
 from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
-from faal_lab.data import Images
+from faal_lab.data.images import Images
 from faal_lab.errors import check_name
-from faal_lab.evaluation.attacks import PGD_ATTACKS, EvaluationError, predictions, taken_for
-from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note
-from faal_lab.evaluation.journal import Journal
+from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note, too_small_for_square
+from faal_lab.evaluation.masking import examine
 from faal_lab.evaluation.probes import adversarial_examples, radius_curve
-from faal_lab.evaluation.trust import examine
-from faal_lab.evaluation.upstream import too_small_for_square
-from faal_lab.evaluation.verdicts import Verdicts
-from faal_lab.hashing import tensors_sha256
+from faal_lab.evaluation.verdicts import Journal, Verdicts
+from faal_lab.methods.pgd import NORMS
+from faal_lab.methods.predict import PGD_ATTACKS, EvaluationError, predictions, taken_for
+from faal_lab.runs.files import tensors_sha256
 
 CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}  # each attack on those that the ones before it left
 # Forward-equivalents an image costs, for the share of work done: PGD steps are 2 each; AutoAttack's is upstream's worst case.

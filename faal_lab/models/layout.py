@@ -1,7 +1,7 @@
-"""Which memory layout a network runs in. One rule, for our networks and everybody's.
+"""Choose the memory layout of a network. One rule, for our networks and everybody's.
 
 channels_last makes small convolutions on a CPU up to twice as fast, and one kind of them wrong: see `corrupts`. The rule rests on
-`benchmarks/convolutions.json`, the table of every shape under every instruction set, which a test holds it against.
+`benchmarks/convolutions.json`, a table of every shape under every instruction set. A test holds the rule against it.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ def _tried(what: str) -> str:
 
 def _look(what: str) -> None:
     """Run the layer that is known to fail, or networks of ours against float64; raises AssertionError."""
-    from faal_lab.models.preact_resnet import preact_resnet_18
-    from faal_lab.models.resnet import resnet_18
+    from faal_lab.models.networks import preact_resnet_18, resnet_18
 
     torch.manual_seed(0)
     if what == "known":

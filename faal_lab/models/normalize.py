@@ -1,4 +1,4 @@
-"""Normalisation as a layer: which statistics there are, and the frame that puts them before a network."""
+"""Normalise as a layer: the known channel statistics, and the frame that puts them before a network."""
 
 from __future__ import annotations
 

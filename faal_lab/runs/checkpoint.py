@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with its own checksum. No code in a file is ever executed."""
+"""Write and read checkpoints: one safetensors file with its own checksum. No code in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.errors import FaalLabError
-from faal_lab.hashing import tensors_sha256
-from faal_lab.runs.files import replace_file
+from faal_lab.runs.files import replace_file, tensors_sha256
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
-"""Commands as files: `control/000001.json`, one small file a command, written aside and linked into place.
+"""Send commands to a run as files: `control/000001.json`, one small file per command, linked into place.
 
-A file a command, because appending to one file is not atomic on network disks. Numbers order them across writers.
+One file per command, because appending to a file is not atomic on network disks. Numbers order them across writers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from faal_lab.events import Command
+from faal_lab.runs.events import Command
 
 
 def _number(path: Path) -> int:

@@ -1,12 +1,17 @@
-"""Writing a file so that a reader sees the old one or the new one, never half of it."""
+"""Write a file so that a reader sees the old one or the new one, never half of it; hash named tensors."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
 
 _T = TypeVar("_T")
 _TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that somebody is reading; the reader is soon done
@@ -37,3 +42,15 @@ def patiently(action: Callable[[], _T]) -> _T:
         except PermissionError:
             time.sleep(_WAIT)
     return action()
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> str:
+    """SHA-256 over `prefix`, and over name, type, shape and bytes of every tensor, in the order of their names."""
+    import torch
+
+    total = hashlib.sha256(prefix.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,10 +1,10 @@
-"""A run folder and what lies in it.
+"""Open a run folder, and write to it.
 
 config.json        every setting, its hash, versions of the libraries, the git commit, parts that were objects
 metrics.jsonl      one event a line; the same bytes for the same seed
 timing.jsonl       clock times, kept apart for that reason
 control/           commands to the run, one file each
-heartbeat.json     sign of life: process, host, what it does
+heartbeat.json     sign of life: process, host, activity
 last.safetensors   the latest state; best.safetensors, the best by validation
 verdicts-*.npz     per-image results of evaluations
 log.txt            what a child process printed
@@ -20,17 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from faal_lab.config import RunConfig
-from faal_lab.errors import FaalLabError, UnknownName
-from faal_lab.events import Command, Event, RunFailed, RunFinished, RunResumed, to_record
-from faal_lab.runs import control, lock
+from faal_lab.errors import RunFolderError, UnknownName
+from faal_lab.runs import control
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import Command, Event, to_record
 from faal_lab.runs.files import replace_file
+from faal_lab.runs.follower import METRICS, Follower
+from faal_lab.runs.heartbeat import HEARTBEAT
 
 ENDED = ("done", "stopped", "failed", "lost")  # what a run's status may be once nothing comes any more
-
-
-class RunFolderError(FaalLabError, RuntimeError):
-    """A run folder that exists, is missing, or cannot be read; the message names it and the cure."""
 
 
 class RunFolder:
@@ -39,16 +37,16 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics_file = self.path / METRICS
         self.timing_file = self.path / "timing.jsonl"
         self.control = self.path / "control"
-        self.heartbeat_file = self.path / "heartbeat.json"
+        self.heartbeat_file = self.path / HEARTBEAT
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
     @staticmethod
-    def create(path: str | Path, config: RunConfig, versions: dict[str, str], own: Mapping[str, str] | None = None) -> RunFolder:
+    def create(path: str | Path, config: Config, versions: dict[str, str], own: Mapping[str, str] | None = None) -> RunFolder:
         """Make a new run folder; raises RunFolderError where one is already there, or none can be made.
 
         `own` names the parts that were handed over as objects, which no setting says: {"model": "Linear"}.
@@ -84,10 +82,10 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}.") from error
 
-    def config(self) -> RunConfig:
+    def config(self) -> Config:
         """The settings of the run."""
         try:
-            return RunConfig.from_mapping(self._header()["config"])
+            return Config.from_mapping(self._header()["config"])
         except (UnknownName, ValueError) as error:
             raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}") from error
 
@@ -121,15 +119,15 @@ class RunFolder:
 
     def events(self) -> list[Event]:
         """All events so far; those undone by a resume are left out."""
-        from faal_lab.runs.follower import Follower
-
         follower = Follower(self.path)
         follower.poll()
         return follower.events
 
     def status(self) -> str:
         """What the run does: waiting, a live activity (training, paused, ...), done, stopped, failed, or lost."""
-        return status_of(self.events(), lock.read_heartbeat(self.heartbeat_file))
+        follower = Follower(self.path)
+        follower.poll()
+        return follower.status()
 
 
 class Recorder:
@@ -145,20 +143,6 @@ class Recorder:
         step = getattr(event, "step", None)
         self._timing.write(json.dumps({"event": type(event).__name__, "step": step, "time": round(time.time(), 3)}) + "\n")
         self._timing.flush()
-
-
-def status_of(events: list[Event], beat: dict[str, Any] | None) -> str:
-    """The one word for a run's state, from its events and its heartbeat."""
-    if lock.is_alive(beat) and beat is not None and beat["activity"] != "ended":
-        return str(beat["activity"])
-    for event in reversed(events):
-        if isinstance(event, RunFinished):
-            return event.reason
-        if isinstance(event, RunFailed):
-            return "failed"
-        if isinstance(event, RunResumed):
-            break  # how it ended before it was resumed is over
-    return "lost" if beat is not None else "waiting"
 
 
 def _end_broken_line(file: Path) -> None:

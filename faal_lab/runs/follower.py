@@ -1,23 +1,51 @@
-"""Following a run from outside: read what was added, undo what a resume undid.
+"""Follow a run from outside: read what was added, and drop what a resume undid.
 
-Must not know: whether the run is in this process, another one, another machine, or long over.
+The run may be in this process, in another one, on another machine, or long over.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from faal_lab.events import DialTurned, EpochDone, Event, RunResumed, RunStarted, SchemaError, StepDone, from_record
-from faal_lab.runs.folder import RunFolder, RunFolderError, status_of
-from faal_lab.runs.lock import read_heartbeat
+from faal_lab.errors import RunFolderError
+from faal_lab.runs.events import (
+    DialTurned,
+    EpochDone,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    SchemaError,
+    StepDone,
+    from_record,
+)
+from faal_lab.runs.heartbeat import HEARTBEAT, is_alive, read_heartbeat
+
+METRICS = "metrics.jsonl"
+
+
+def status_of(events: list[Event], beat: dict[str, Any] | None) -> str:
+    """The one word for a run's state, from its events and its heartbeat."""
+    if is_alive(beat) and beat is not None and beat["activity"] != "ended":
+        return str(beat["activity"])
+    for event in reversed(events):
+        if isinstance(event, RunFinished):
+            return event.reason
+        if isinstance(event, RunFailed):
+            return "failed"
+        if isinstance(event, RunResumed):
+            break  # how it ended before it was resumed is over
+    return "lost" if beat is not None else "waiting"
 
 
 class Follower:
     """Keeps all events of a run, and its steps and epochs by kind. Costs one read of what is new a poll."""
 
     def __init__(self, path: str | Path, keep_steps: bool = True) -> None:
-        self.folder = RunFolder(path)
+        self.path = Path(path)
         self._keep_steps = keep_steps  # a long run's steps take 3 kB each; who draws has arrays of them
         self.new: list[Event] = []
         self.restart()
@@ -38,7 +66,7 @@ class Follower:
 
         Raises RunFolderError where the folder is gone, SchemaError on a record of another version.
         """
-        file = self.folder.metrics_file
+        file = self.path / METRICS
         try:
             if file.stat().st_size < self._offset:  # the run was deleted and made anew
                 self.restart()
@@ -46,8 +74,8 @@ class Follower:
                 stream.seek(self._offset)
                 content = stream.read()
         except FileNotFoundError:
-            if self._offset or not self.folder.path.exists():
-                raise RunFolderError(f"{self.folder.path} is gone: it was deleted or moved while it was followed.") from None
+            if self._offset or not self.path.exists():
+                raise RunFolderError(f"{self.path} is gone: it was deleted or moved while it was followed.") from None
             return 0
         whole = content[: content.rfind(b"\n") + 1]
         lines = [line for line in whole.split(b"\n") if line.strip()]
@@ -85,4 +113,4 @@ class Follower:
 
     def status(self) -> str:
         """The run's state in one word; see `RunFolder.status`."""
-        return status_of(self.events, read_heartbeat(self.folder.heartbeat_file))
+        return status_of(self.events, read_heartbeat(self.path / HEARTBEAT))

@@ -1,4 +1,4 @@
-"""A live view of one run folder: panels and a status line. It reads the folder and nothing else.
+"""Show one run folder live: panels and a status line. It only reads the folder.
 
 A thread of its own reads and draws, so that neither the kernel nor the run waits for a picture.
 """
@@ -14,17 +14,16 @@ from pathlib import Path
 
 import ipywidgets as W
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.ambiguity.multiplier import stated
-from faal_lab.config import RunConfig
-from faal_lab.events import CommandRefused, RunFailed, RunResumed, SchemaError
-from faal_lab.history import History
-from faal_lab.records import run_files
-from faal_lab.runs import ENDED, Follower, RunFolderError
-from faal_lab.widgets.pane import Pane
+from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.dro.radius import stated
+from faal_lab.errors import RunFolderError
+from faal_lab.runs import ENDED, Follower, RunFolder
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed, SchemaError
+from faal_lab.runs.history import History, run_files
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.setup import error_text
-from faal_lab.widgets.stream import StreamView
+from faal_lab.widgets.stream import Pane, StreamView
 
 _PERIOD = 0.1  # seconds between looks at the folder
 _LINE = 1.6  # seconds between two status lines that say the same
@@ -59,7 +58,7 @@ class Dashboard(Pane):
         self._changed, self._ended, self._said, self._told, self._restarts = False, "", "", 0.0, 0
         self._ambiguity, self._radius = "kl", (-1.0, "")
         self._follower: Follower | None = None
-        self._settings: RunConfig | None = None
+        self._settings: Config | None = None
         self._speed: deque[tuple[float, int]] = deque(maxlen=40)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -145,7 +144,7 @@ class Dashboard(Pane):
         if follower.restarts != self._restarts:
             self._restarts, self._history, self._settings = follower.restarts, History(len(self._names)), None
         if started is not None and follower.new:
-            self._settings = self._settings or follower.folder.config()
+            self._settings = self._settings or RunFolder(follower.path).config()
             names, ambiguity = list(started.class_names), self._settings.ambiguity
             if (names, ambiguity) != (self._names, self._ambiguity):
                 self._names, self._ambiguity, self._history = names, ambiguity, History(len(names))
@@ -175,7 +174,7 @@ class Dashboard(Pane):
         """Offer everything for download."""
         with self._lock:
             if self._follower is not None:
-                path = self._follower.folder.path
+                path = self._follower.path
                 self.view.save(run_files(path), f"{path.name}.png")
 
     def _status_line(self, follower: Follower, status: str) -> str:

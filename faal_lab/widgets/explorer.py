@@ -1,6 +1,7 @@
-"""An explorable ambiguity set: turn scores, radius and set, and see the worst case move.
+"""Explore an ambiguity set: turn scores, radius and set, and see the worst case move.
 
-Must not know: how a set is solved or drawn.
+`live_widget` is a plotly FigureWidget for pictures that change when somebody turns a slider (`stream` is for those that change
+by themselves). Every private name of plotly that the project uses is in this file, and a test holds it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,38 @@ from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as W
+import plotly.graph_objects as go
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.ambiguity.multiplier import largest_multiplier, radius_for_multiplier, stated
-from faal_lab.ambiguity_figures import explorer_figure, explorer_values
 from faal_lab.catalogue import PRICES
-from faal_lab.widgets.live_figure import live_widget
-from faal_lab.widgets.pane import Pane
+from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.dro.radius import largest_multiplier, radius_for_multiplier, stated
+from faal_lab.results.teaching import explorer_figure, explorer_values
+from faal_lab.widgets.stream import Pane
+
+
+class WholeFigure(go.FigureWidget):
+    """Tells the page of itself when it is whole.
+
+    Plotly's own does so before it has data and sends those afterwards; a page that is busy may draw in between, and then
+    the picture stays empty.
+    """
+
+    _whole = False
+
+    def open(self) -> None:
+        """Open the line to the page, at the second call: the first is ipywidgets', in the middle of plotly's constructor."""
+        if self._whole:
+            super().open()
+
+
+def live_widget(figure: go.Figure) -> go.FigureWidget:
+    """A FigureWidget that follows the width of its page; all traces must be in it already, a reload would lose later ones."""
+    widget = WholeFigure(figure)
+    widget._config = {"responsive": True, "displaylogo": False}
+    widget._whole = True
+    widget.open()
+    return widget
+
 
 _WITHOUT_RADIUS = ("simplex", "point")
 _BALLS = [name for name, kind in AMBIGUITY_SETS.items() if kind.limits != PRICES]

@@ -1,7 +1,6 @@
-"""The dashboard's panels: what there are, and how a run's history fills them.
+"""List the dashboard's panels, and fill them from a run's history as plain dicts and arrays.
 
-Must not know: widgets; it makes plain dicts and arrays. Beyond MANY classes lines would be a thicket: those panels are
-heatmaps then, a row a class.
+Beyond MANY classes lines would be a thicket: those panels are heatmaps then, one row per class.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from faal_lab.evaluation import class_accuracy, wilson
-from faal_lab.events import DialTurned
-from faal_lab.figures import class_style
-from faal_lab.history import MAX_POINTS, History, thinned
+from faal_lab.evaluation.statistics import class_accuracy, wilson
+from faal_lab.results.figures import class_style
+from faal_lab.runs.events import DialTurned
+from faal_lab.runs.history import MAX_POINTS, History, thinned
 from faal_lab.widgets.stream import Picture
 
 MANY = 12

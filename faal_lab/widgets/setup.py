@@ -1,7 +1,4 @@
-"""The controls a run is set up by: every list is the library's own, every tooltip the setting's docstring.
-
-Must not know: how a run is started or shown.
-"""
+"""The controls that set up a run: every list is the library's own, every tooltip the setting's help."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ from typing import Any
 
 import ipywidgets as W
 
-from faal_lab.ambiguity import AMBIGUITY_SETS
-from faal_lab.ambiguity.multiplier import stated
 from faal_lab.catalogue import parts
-from faal_lab.config import DIALS, RunConfig, field_docs
-from faal_lab.data import LOADERS
+from faal_lab.data.sets import LOADERS
+from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.dro.radius import stated
 from faal_lab.errors import ConfigError, UnknownName
-from faal_lab.models import MODELS
-from faal_lab.parameters import as_yaml, based_on, papermill_command, run_command
-from faal_lab.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.models.build import MODELS
+from faal_lab.runs.config import DIALS, Config, field_docs
+from faal_lab.training.parameters import as_yaml, based_on, papermill_command, run_command
 
 SCRATCH = "(random weights)"
 _OWN = "(as set below)"
@@ -48,7 +45,7 @@ def _label(name: str) -> dict[str, Any]:
     return {"description": name.replace("_", " "), "layout": layout, "style": {"description_width": "6rem"}}
 
 
-def _controls(config: RunConfig, bases: list[str]) -> dict[str, Any]:
+def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
     """One widget a setting; tests and styles find it by its class."""
     whole: dict[str, Any] = {"min": 1, "max": 100_000}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -88,7 +85,7 @@ class Setup(W.VBox):
     ) -> None:
         self._given, self._on_error, self._filling, self._own = dict(given), on_error, False, dict(own or {})
         replaced = {name for part in self._own for name in _REPLACED[part]}
-        made = _controls(RunConfig.from_mapping(given), bases)
+        made = _controls(Config.from_mapping(given), bases)
         self.controls = {name: widget for name, widget in made.items() if name not in replaced}
         self.presets = {
             kind: W.Dropdown(options=[_OWN, *names], description=kind, layout=W.Layout(width=_WIDE), tooltip=tip)
@@ -119,7 +116,7 @@ class Setup(W.VBox):
         super().__init__([self.folded, commands])
         self.look()
 
-    def config(self) -> RunConfig:
+    def config(self) -> Config:
         """The settings as they stand; raises ConfigError or UnknownName."""
         stated_here = {**self._given, **{name: widget.value for name, widget in self.controls.items()}}
         stated_here["base"] = "" if stated_here["base"] == SCRATCH else stated_here["base"]

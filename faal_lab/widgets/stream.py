@@ -1,9 +1,6 @@
-"""Live panels as one anywidget: arrays go to the page as bytes, and the page draws them on canvas.
+"""Draw live panels as one anywidget: arrays go to the page as bytes, and the page draws them on canvas.
 
-A FigureWidget sends whole arrays as several messages and queues without limit; drawing it costs a training run on the same
-two cores far more than this (`benchmarks/dashboard.py`). At most HERTZ updates a second are sent, and none while the page is
-AHEAD updates behind, unless two seconds have passed: nobody is looking. A page that is opened or reloaded asks for
-everything, and gets it with the next update: so a reload loses nothing.
+`Pane` is the base of every panel: a page that cannot show it gets a sentence instead of its contents spelled out.
 """
 
 from __future__ import annotations
@@ -14,8 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets as W
 import numpy as np
 import traitlets
+
+
+class Pane(W.VBox):
+    """A column of widgets. Where a page shows no widgets it stands as text, which ipywidgets cuts after 110 characters."""
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}: no widgets here. In JupyterLab's environment: pip install jupyterlab_widgets anywidget; reload"
+
 
 HERTZ = 2.5
 # How far the page may be behind, and how often it says where it is: half of that. Each of its messages makes the kernel busy

@@ -1,7 +1,4 @@
-"""The hardest class's images with their adversarial versions and what the model believes: looked at when asked for.
-
-Must not know: how they are made (`hardest`).
-"""
+"""Show the hardest class's images with their adversarial versions and predictions, when asked."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import ipywidgets as W
 import numpy as np
 from torch import nn
 
-from faal_lab.hardest import Hardest, hardest
+from faal_lab.evaluation.hardest import Hardest, hardest
 from faal_lab.widgets.setup import error_text
 
 _SIDE = 84  # pixels on the page

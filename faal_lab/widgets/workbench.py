@@ -1,7 +1,7 @@
-"""Controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder.
+"""Put controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder.
 
-A network or a recipe that exists in the notebook alone is trained in a thread of its kernel instead.
-Must not know: how a run trains. What it shows and steers may have been started by anybody.
+A network or a recipe that exists in the notebook alone is trained in a thread of its kernel instead. What the workbench shows and
+steers may have been started by anybody.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import ipywidgets as W
 from torch import nn
 
-from faal_lab.config import DIALS, RunConfig
-from faal_lab.errors import ConfigError, UnknownName
-from faal_lab.experiment import own_parts
-from faal_lab.live import LiveRun
-from faal_lab.recipe import Recipe
-from faal_lab.runs import ENDED, RunFolder, RunFolderError, free_name
+from faal_lab.errors import ConfigError, RunFolderError, UnknownName
+from faal_lab.methods.recipe import Recipe
+from faal_lab.runs import ENDED, RunFolder, free_name
+from faal_lab.runs.config import DIALS, Config
+from faal_lab.training.background import LiveRun
+from faal_lab.training.run import own_parts
 from faal_lab.widgets.dashboard import Dashboard
-from faal_lab.widgets.pane import Pane
 from faal_lab.widgets.setup import SCRATCH, Setup, error_text
+from faal_lab.widgets.stream import Pane
 from faal_lab.widgets.strip import Strip
 
 _HANDLED = (UnknownName, ConfigError, RunFolderError, OSError, ValueError)
@@ -40,7 +40,7 @@ class Workbench(Pane):
     """Pick data, model, method and settings; Start, Pause, Resume, Step, Stop; turn tau, epsilon and learning rate live.
 
     `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
-    nothing. Runs in `recorded` can be looked at, too. Settings given by name (any of RunConfig) are the controls' first values.
+    nothing. Runs in `recorded` can be looked at, too. Settings given by name (any of Config) are the controls' first values.
 
     `model` and `recipe` may be objects: then each Start trains a copy of them in a thread, which ends with the kernel (its last
     checkpoint can be resumed). Raises ConfigError where they are of another kind.
@@ -111,7 +111,7 @@ class Workbench(Pane):
             newest = max(going, key=lambda p: (p.parent / "config.json").stat().st_mtime)
             self.opened.value = str(newest.parent)
 
-    def config(self) -> RunConfig:
+    def config(self) -> Config:
         """The settings as the controls stand; raises ConfigError or UnknownName."""
         return self.setup.config()
 
@@ -139,7 +139,7 @@ class Workbench(Pane):
         self._follow(self._launch(config, free_name(self.runs, stem), bool(own)))
         self.settings["base"].options = self._bases()
 
-    def _launch(self, config: RunConfig, out: Path, own: bool, resume: bool = False) -> LiveRun:
+    def _launch(self, config: Config, out: Path, own: bool, resume: bool = False) -> LiveRun:
         """In a process of its own; a run of objects (`own`) in a thread, by copies: a run leaves what it was given as it was."""
         if not own:
             return LiveRun.start(config, out, resume=resume)

@@ -1,0 +1,94 @@
+"""Load a data set by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from faal_lab.catalogue import VALIDATIONS
+from faal_lab.data.folder import load_folder
+from faal_lab.data.images import DataProblem, Images, Splits
+from faal_lab.data.split import long_tailed, split_indices
+from faal_lab.data.torchvision import SOURCES, load_torchvision
+from faal_lab.errors import check_name
+
+_DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 are the test split
+
+
+def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> Splits:
+    """scikit-learn's bundled handwritten digits: 8x8 pixels in 0..16, ten classes; no download."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The digits come with scikit-learn: pip install scikit-learn") from error
+    bunch: Any = load_digits()
+    pixels = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    parts = split_indices(bunch.target, (_DIGITS_TRAIN, _DIGITS_VALIDATION), seed)
+    train, validation, test = (Images(pixels[part], labels[part], pixel_max=16) for part in parts)
+    return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none", own_test=False)
+
+
+# Seed of the split, data_dir, image_size, download; a loader leaves alone what it has no use for.
+LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
+    "digits": _load_digits,
+    "folder": load_folder,
+    **{name: partial(load_torchvision, name) for name in SOURCES},
+}
+
+
+def _without_validation(splits: Splits) -> Splits:
+    """The validation images given back to training, as published protocols do that train on all."""
+    train, validation = splits.train, splits.validation
+    pixels, labels = torch.cat([train.pixels, validation.pixels]), torch.cat([train.labels, validation.labels])
+    nothing = validation.part(torch.empty(0, dtype=torch.int64))
+    return replace(splits, train=replace(train, pixels=pixels, labels=labels), validation=nothing)
+
+
+def load(
+    name: str,
+    *,
+    seed: int,
+    data_dir: str = "",
+    image_size: int = 0,
+    download: bool = False,
+    imbalance: float = 1.0,
+    validation: str = "split",
+) -> Splits:
+    """Load the data set `name` split by `seed`.
+
+    `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
+    `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
+    fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`);
+    `validation="none"` trains on the validation images too, and leaves that part empty; `"test"` puts the test images there, as
+    released codes do that select on them.
+    Raises UnknownName, or DataProblem where the images cannot be learned from.
+    """
+    check_name("data set", name, LOADERS)
+    check_name("validation", validation, VALIDATIONS)
+    if name == "folder" and not data_dir:
+        raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
+    splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
+    if validation != "split":
+        splits = _without_validation(splits)
+    if validation == "test":
+        splits = replace(splits, validation=splits.test)
+    counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
+    missing = [splits.class_names[c] for c in (counts == 0).nonzero().flatten().tolist()]
+    if missing:
+        raise DataProblem(
+            f"No training image of class {', '.join(missing)}: its robustness cannot be learned. Add images, or remove the class."
+        )
+    if imbalance != 1:
+        kept = long_tailed(splits.train.labels.numpy(), splits.num_classes, imbalance, seed)
+        splits = replace(splits, train=splits.train.part(kept))
+    return splits
+
+
+__all__ = ["LOADERS", "DataProblem", "load"]

@@ -1,0 +1,279 @@
+"""Sets with a closed form: chi-square, Hellinger, total variation, CVaR, the simplex, one point, and a floor under any set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from faal_lab.catalogue import ANY_RADIUS
+from faal_lab.dro.base import AmbiguitySet, WorstCase, check_radius, falling_root, pose, proportional, settle, within_reference
+
+
+@dataclass(frozen=True)
+class ChiSquareBall:
+    """All w with sum((w - u)^2 / u) <= radius (without the factor 1/2; about 2 tau of a small KL ball).
+
+    The worst case is `w = u * (score - theta)+`, normalised: a class far below the others is switched off. While none is,
+    its value is mean + sqrt(radius) * standard deviation. Solved by sorting, without iteration.
+    """
+
+    radius: float = 1.0
+    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "rho, the radius of the chi-square ball,")
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`."""
+        posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check))
+        u, rho = posed.reference, posed.radius[..., None]
+        d, order = torch.sort(posed.gaps, dim=-1)
+        p = u.gather(-1, order)
+        mass, first, second = p.cumsum(-1), (p * d).cumsum(-1), (p * d * d).cumsum(-1)
+        # a class keeps weight if a threshold at its own score would overspend; at the hardest it always would
+        reach = d * mass - first
+        spend = (d * d * mass - 2 * d * first + second) / reach.clamp(min=1e-300) ** 2 - 1
+        active = posed.present & torch.zeros_like(posed.present).scatter(-1, order, (spend > rho) | (d == 0))
+        held = torch.where(active, u, 0.0)
+        share = held.sum(-1, keepdim=True)
+        mean = (held * posed.gaps).sum(-1, keepdim=True) / share
+        variance = (held * (posed.gaps - mean) ** 2).sum(-1, keepdim=True) / share
+        theta = mean + torch.sqrt(variance / ((1 + rho) * share - 1).clamp(min=1e-300))
+        height = torch.where(active, (theta - posed.gaps).clamp(min=0), 0.0)
+        total = (u * height).sum(-1, keepdim=True)
+        weights = u * height / total.clamp(min=1e-300)
+        top_mass = torch.where(posed.top, u, 0.0).sum(-1)
+        most = 1 / top_mass - 1
+        vertex = posed.radius >= most
+        weights = torch.where(vertex[..., None], proportional(posed.top, u), weights)
+        spent = (u * (weights / torch.where(u > 0, u, 1.0) - 1) ** 2).sum(-1)
+        slope = torch.sqrt((u * height**2).sum(-1) / (1 + posed.radius)) / 2
+        nominal = posed.radius <= 0
+        dual = torch.where(nominal, torch.inf, torch.where(vertex, 0.0, slope))
+        return settle(posed, weights, spent, dual, nominal=nominal)
+
+
+@dataclass(frozen=True)
+class HellingerBall:
+    """All w with sum((sqrt(w) - sqrt(u))^2) / 2 <= radius, in [0, 1].
+
+    Weights stay positive until, at the radius 1 - sqrt(m) with m the reference's mass on the hardest classes, all of it is there.
+    The reference must be positive: a class it does not hold could be bought, and is refused instead.
+    """
+
+    radius: float = 0.1
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "rho, the radius of the Hellinger ball,", self.limits)
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`."""
+        posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits, positive=True)
+        u, rho = posed.reference, posed.radius.clamp(min=1e-300, max=1 - 1e-16)
+        target = torch.log(torch.expm1(-2 * torch.log1p(-rho)))
+
+        def variation(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            """E[q]; v, the squared coefficient of variation of q = eps / (eps + d); and dv / ds."""
+            eps = torch.exp(s)[..., None]
+            q = eps / (eps + posed.gaps)
+            near = (u * q).sum(-1)
+            off = q - near[..., None]
+            rise = q * (1 - q) / near[..., None]
+            v = (u * (off / near[..., None]) ** 2).sum(-1)
+            return near, v, 2 * ((u * off * rise).sum(-1) / near - v * (u * rise).sum(-1))
+
+        def curve(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            _, v, slope = variation(s)
+            v = v.clamp(min=1e-300)
+            return torch.log(v) - target, slope / v
+
+        low, high = torch.full_like(rho, -700.0), (0.5 * torch.log(1 / rho)).clamp(min=0.0) + 1
+        s = falling_root(curve, low, high, torch.zeros_like(rho))
+        v = variation(s)[1]
+        eps = torch.exp(s)[..., None]
+        raw = u * (eps / (eps + posed.gaps)) ** 2
+        mass = torch.where(posed.top, u, 0.0).sum(-1)
+        most = 1 - torch.sqrt(mass)
+        vertex = posed.radius >= most
+        weights = torch.where(vertex[..., None], proportional(posed.top, u), raw / raw.sum(-1, keepdim=True))
+        # stationarity: score - eta + lambda sqrt(u / w) / 2 = 0
+        dual = 2 * torch.exp(s) * torch.sqrt(raw.sum(-1)) / raw.sum(-1)
+        nominal = posed.radius <= 0
+        dual = torch.where(nominal, torch.inf, torch.where(vertex, 0.0, dual))
+        return settle(posed, weights, torch.where(vertex, most, -torch.expm1(-0.5 * torch.log1p(v))), dual, nominal=nominal)
+
+
+@dataclass(frozen=True)
+class TotalVariationBall:
+    """All w with sum(|w - u|) / 2 <= radius, in [0, 1]: the mass that may move.
+
+    It leaves the easiest classes first, a class loses no more than it has, and all of it goes to the hardest; classes
+    in between keep exactly their reference. Ties share in proportion to the reference.
+    """
+
+    radius: float = 0.2
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "delta, the radius of the total variation ball,", self.limits)
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`."""
+        posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits)
+        u, top = posed.reference, posed.top
+        spare = torch.where(top, 0.0, u)
+        moved = torch.minimum(posed.radius, spare.sum(-1))[..., None]
+        gaps = torch.where(posed.present, posed.gaps, -1.0)
+        d, order = torch.sort(gaps, dim=-1, descending=True)
+        filled = spare.gather(-1, order).cumsum(-1) >= moved
+        level = torch.where(filled, d, 0.0).amax(-1, keepdim=True)  # the easiest class that is not emptied altogether
+        emptied, partly = gaps > level, gaps == level
+        taken = torch.where(emptied, spare, 0.0)
+        remainder = moved - taken.sum(-1, keepdim=True)
+        taken = taken + remainder * proportional(partly, spare)
+        weights = (u - taken).clamp(min=0) + moved * proportional(top, u)
+        return settle(posed, weights, moved.squeeze(-1), level.squeeze(-1), nominal=posed.radius <= 0)
+
+
+@dataclass(frozen=True)
+class CVaR:
+    """All w <= reference / alpha. Alpha, the radius, runs the other way than everywhere else: 1 is the reference, small is far.
+
+    `divergence` is the alpha that was needed, 1 / max(w / u); `dual` is the derivative of the value by 1 / alpha.
+    """
+
+    radius: float = 0.5
+    limits: ClassVar[tuple[float, float]] = (1e-12, 1.0)
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "alpha of the conditional value at risk", self.limits)
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`; ties at the edge share what is left in proportion to the reference."""
+        posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits))
+        u = posed.reference
+        cap = u / posed.radius[..., None]
+        d, order = torch.sort(posed.gaps, dim=-1)
+        full = cap.gather(-1, order).cumsum(-1) >= 1 - 1e-15
+        level = torch.where(full, d, 1.0).amin(-1, keepdim=True)
+        above = torch.where(posed.present & (posed.gaps < level), cap, 0.0)
+        edge = torch.where(posed.present & (posed.gaps == level), u, 0.0)
+        left = 1 - above.sum(-1, keepdim=True)
+        weights = above + left * edge / edge.sum(-1, keepdim=True)
+        largest = torch.where(u > 0, weights / torch.where(u > 0, u, 1.0), 0.0).amax(-1)
+        excess = (u * (level - posed.gaps).clamp(min=0)).sum(-1)
+        answer = settle(posed, weights, 1 / largest, excess, nominal=posed.radius >= 1)
+        needed = torch.where(answer.divergence == 0, 1.0, answer.divergence)
+        return WorstCase(answer.weights, answer.value, needed, answer.dual)  # torch 2.11 does not compile _replace
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """Every distribution over the classes present: all weight on the hardest, ties in proportion to the reference."""
+
+    radius: float = float("inf")
+    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`; `divergence` is the mass that moved."""
+        posed = pose(scores, float("inf"), reference, present, check)
+        moved = torch.where(posed.top, 0.0, posed.reference).sum(-1)
+        return settle(posed, proportional(posed.top, posed.reference), moved, torch.zeros_like(moved))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The reference and nothing else: plain averaging over classes."""
+
+    radius: float = 0.0
+    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`."""
+        posed = pose(scores, 0.0, reference, present, check)
+        nothing = torch.zeros_like(posed.spread)
+        return settle(posed, posed.reference, nothing, nothing)
+
+
+@dataclass(frozen=True)
+class Floored:
+    """All (1 - share) * w + share * reference with w in `inner`: no class counts less than `share` times its reference.
+
+    CFOL (Pethick et al. 2023) mixes in one half. The radius, `divergence` and the unit of `dual` are the inner set's own.
+    """
+
+    inner: AmbiguitySet
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_radius(self.share, "share, the floor,", (0.0, 1.0))
+
+    @property
+    def limits(self) -> tuple[float, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The inner set's limits."""
+        return self.inner.limits
+
+    @property
+    def radius(self) -> float:
+        """The inner set's radius."""
+        return self.inner.radius
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`."""
+        found = self.inner.worst_case(scores, radius, reference, present, check)
+        posed = pose(scores, 0.0, reference, present, False)
+        weights = torch.lerp(found.weights, posed.reference, self.share)
+        value = torch.lerp(found.value, (posed.reference * posed.scores).sum(-1), self.share)
+        return WorstCase(weights, value, found.divergence, found.dual * (1 - self.share))

@@ -1,0 +1,262 @@
+"""Solve KL(reference || w) <= tau, the set of the FAAL paper, exactly by one scalar root.
+
+Of all w in the ball the worst is `w_c = u_c * lam / (nu - s_c)` with nu above the largest score. `_solve_floats` finds the same
+root in plain floats for one small problem on a CPU, where a hundred torch operations cost ten times the arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from faal_lab.catalogue import ANY_RADIUS, PRICES
+from faal_lab.dro.base import Posed, WorstCase, check_radius, eager_on_cpu, falling_root, pose, settle, settle_priced
+
+_CLASSES = 64  # beyond, tensors are as quick
+_SMALL = 1e-3  # for a smaller tau the plain sum of logarithms loses digits to cancellation
+
+
+def _solve_floats(scores: torch.Tensor, tau: float, present: torch.Tensor | None) -> WorstCase | None:
+    """The worst case for `scores` [C] around uniform over the present classes; None where the general path must answer.
+
+    That is: many classes, all absent, equal scores, tau 0, tau so large that a weight underflows, and bad input (which it
+    refuses by name).
+    """
+    if len(scores) > _CLASSES or not 0 < tau < 100:
+        return None
+    values = scores.tolist()
+    kept: list[int] | None = None
+    used = values
+    if present is not None:
+        if present.dtype != torch.bool or present.shape != scores.shape:
+            return None
+        kept = [c for c, here in enumerate(present.tolist()) if here]
+        used = [values[c] for c in kept]
+    if not used or not math.isfinite(sum(used)):
+        return None
+    top, bottom = max(used), min(used)
+    spread = top - bottom
+    if spread <= 1e-12 * max(abs(top), abs(bottom)):
+        return None
+    gaps = [(top - s) / spread for s in used]
+    s = _root(gaps, tau)
+    if s is None:
+        return None
+    gap, _, near = (_gap_small if tau < _SMALL else _gap)(s, gaps)
+    eps, count = math.exp(s), len(used)
+    unit = eps / (near * count)
+    weights = [unit / (eps + d) for d in gaps]
+    total = sum(weights)
+    weights = [w / total for w in weights]
+    value = sum(map(float.__mul__, weights, map(float, used)))
+    if kept is not None:
+        spare, weights = iter(weights), [0.0] * len(values)
+        for c in kept:
+            weights[c] = next(spare)
+    found = torch.tensor([*weights, value, gap, unit * count * spread], dtype=torch.float64)
+    classes = len(values)
+    return WorstCase(found[:classes], found[classes], found[classes + 1], found[classes + 2])
+
+
+def _gap(s: float, gaps: list[float]) -> tuple[float, float, float]:
+    """g, its slope in s, and E[q] (see `kl`)."""
+    eps, count = math.exp(s), len(gaps)
+    first = second = logs = 0.0
+    for d in gaps:
+        a = eps + d
+        q = eps / a
+        first += q
+        second += q * q
+        logs += math.log(a)
+    near = first / count
+    return math.log(near) - s + logs / count, near - second / first, near
+
+
+def _gap_small(s: float, gaps: list[float]) -> tuple[float, float, float]:
+    """The same for a small tau, around the mean gap, where the first order cancels before it is rounded."""
+    eps, count = math.exp(s), len(gaps)
+    mean = eps + sum(gaps) / count
+    first = second = inverse = logs = 0.0
+    for d in gaps:
+        z = (eps + d) / mean - 1
+        if z < 1e-6 - 1:
+            return _gap(s, gaps)
+        q = eps / (eps + d)
+        first += q
+        inverse -= z / (1 + z)
+        logs += math.log1p(z)
+    near = first / count
+    for d in gaps:
+        second += (eps / (eps + d) - near) ** 2
+    return math.log1p(inverse / count) + logs / count, -second / first, near
+
+
+def _root(gaps: list[float], tau: float) -> float | None:
+    """s = log eps by Newton on log(exp(g) - 1), inside a bracket that every look narrows."""
+    count, tops = len(gaps), gaps.count(0.0)
+    look = _gap_small if tau < _SMALL else _gap
+    logs = sum([math.log(d) for d in gaps if d])
+    low = (logs / count + math.log(tops / count) - tau) * count / (count - tops)
+    if low < -650:
+        return None
+    high = max(low, math.log(max(1e-300, 0.5 * ((-math.expm1(-tau)) ** -0.5 - 1))))  # Kantorovich's inequality
+    s, target = high, tau + math.log(-math.expm1(-tau))
+    for _ in range(100):
+        g, slope, _ = look(s, gaps)
+        if g > tau:
+            low = s
+        else:
+            high = s
+        if g > 0 and slope < 0:
+            moved = s - (g + math.log(-math.expm1(-g)) - target) * -math.expm1(-g) / slope
+            if low <= moved <= high:
+                if abs(moved - s) <= 1e-9:
+                    return moved
+                s = moved
+                continue
+        if high - low <= 1e-14:
+            return s
+        s = (low + high) / 2
+    return s
+
+
+_LOG_TINY = -700.0  # below this eps leaves the range of float64, and so do all weights but the hardest classes'
+
+
+@dataclass(frozen=True)
+class KLBall:
+    """All w with KL(reference || w) <= radius; the paper's tau (FAAL, eq. 8, uniform reference first).
+
+    Every class keeps a positive weight whatever the radius: this divergence never switches a class off. A class of which the
+    reference holds nothing costs nothing: it takes all it can get if it is the hardest.
+    Radius 0 returns the reference exactly. Raises ValueError on a negative or NaN radius.
+    """
+
+    radius: float = 0.5
+    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "tau, the radius of the KL ball,")
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`. One small problem on a CPU is solved in plain floats, to the same digits."""
+        bound = self.radius if radius is None else radius
+        if scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
+            found = _solve_floats(scores, float(bound), present)
+            if found is not None:
+                return found
+        return _solve(pose(scores, bound, reference, present, check))
+
+
+@dataclass(frozen=True)
+class KLPenalty:
+    """Maximise sum(w * scores) - price * KL(reference || w) over the simplex; the price plays the part of the radius.
+
+    A high price keeps close to the reference (infinity is the reference). `value` is that maximum, `dual` its derivative by the
+    price, minus the divergence. The reference must be positive.
+    """
+
+    radius: float = 1.0
+    limits: ClassVar[tuple[float, float]] = PRICES
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius, "the price of the KL penalty", self.limits)
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """See `AmbiguitySet.worst_case`; `w = price * u / (eta - scores)` with E_u[1 / (eta - scores)] = 1 / price."""
+        price = self.radius if radius is None else radius
+        posed = pose(scores, price, reference, present, check, self.limits, positive=True)
+        unit = (posed.radius / posed.spread).clamp(max=1e300)  # the price in units of the range
+        mass = torch.where(posed.top, posed.reference, 0.0).sum(-1)
+
+        def curve(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            near, rise = _nearness(s, posed)
+            return torch.log(near * unit) - s, rise / near - 1  # log of unit * E[1 / (eps + d)], and its slope in s
+
+        low = torch.log(unit * mass.clamp(min=1e-300))
+        s = falling_root(curve, low, torch.log(unit), torch.log(unit))
+        weights = _weights(s, posed)
+        return settle_priced(posed, weights, _log_mean_gap(s, posed)[0])
+
+
+def _nearness(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
+    """E[q] and E[q (1 - q)] with q = eps / (eps + d) in (0, 1], which unlike 1 / (eps + d) cannot overflow."""
+    eps = torch.exp(s)[..., None]
+    q = eps / (eps + posed.gaps)
+    return (posed.reference * q).sum(-1), (posed.reference * q * (1 - q)).sum(-1)
+
+
+def _log_mean_gap(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
+    """g(eps), in the form that keeps its relative precision at both ends, and its slope in s."""
+    u, eps = posed.reference, torch.exp(s)[..., None]
+    a = eps + posed.gaps
+    q = eps / a
+    near = (u * q).sum(-1)
+    mean = (u * a).sum(-1, keepdim=True)
+    z = a / mean - 1  # E z = 0: the first order cancels before it is rounded
+    g = torch.log1p(-(u * z * q).sum(-1) * (mean / eps).squeeze(-1)) + (u * torch.log1p(z)).sum(-1)
+    ill = torch.where(u > 0, z, 0.0).amin(-1) < 1e-6 - 1
+    if not eager_on_cpu(s) or bool(ill.any()):
+        g = torch.where(ill, torch.log(near) - s + (u * torch.log(a)).sum(-1), g)
+    return g, -(u * (q - near[..., None]) ** 2).sum(-1) / near
+
+
+def _solve(posed: Posed) -> WorstCase:
+    u, tau = posed.reference, posed.radius.clamp(min=1e-300)
+    held = u > 0
+    offset = torch.where(held, posed.gaps, torch.inf).amin(-1)  # above 0 where the hardest class has no reference mass
+    inner = posed._replace(gaps=torch.where(held, posed.gaps - offset[..., None], 1.0))
+    at_top = held & (inner.gaps == 0)
+    rest = torch.where(at_top, 0.0, u).sum(-1)
+    logs = (u * torch.log(torch.where(at_top | ~held, 1.0, inner.gaps))).sum(-1)
+    low = ((logs + torch.log1p(-rest) - tau) / rest.clamp(min=1e-300)).clamp(min=_LOG_TINY)
+    high = torch.log((0.5 * (torch.rsqrt(-torch.expm1(-tau)) - 1)).clamp(min=1e-304))  # Kantorovich's inequality
+    target = _log_expm1(tau)
+
+    def curve(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        g, slope = _log_mean_gap(s, inner)
+        g = g.clamp(min=1e-300)
+        return _log_expm1(g) - target, slope / -torch.expm1(-g)
+
+    s = falling_root(curve, low, torch.maximum(low, high), torch.maximum(low, high))
+    weights, spent = _weights(s, inner), _log_mean_gap(s, inner)[0]
+    dual = torch.exp(s) / _nearness(s, inner)[0]
+    # the dual variable may not sink below a score that costs nothing: what is left over goes there
+    free = torch.exp(s) < offset
+    away = torch.where(held, posed.gaps, 1.0)
+    price = torch.exp((u * torch.log(torch.where(away > 0, away, 1.0))).sum(-1) - tau)
+    kept = torch.where(held, price[..., None] * u / torch.where(away > 0, away, 1.0), 0.0)
+    left = (1 - kept.sum(-1, keepdim=True)).clamp(min=0)
+    top = posed.top.to(u.dtype)
+    popped = kept + left * top / top.sum(-1, keepdim=True).clamp(min=1)
+    weights = torch.where(free[..., None], popped, weights)
+    nominal = posed.radius <= 0
+    dual = torch.where(nominal, torch.inf, torch.where(free, price, dual))
+    return settle(posed, weights, torch.where(free, tau, spent), dual, nominal=nominal)
+
+
+def _weights(s: torch.Tensor, posed: Posed) -> torch.Tensor:
+    eps = torch.exp(s)[..., None]
+    raw = posed.reference * (eps / (eps + posed.gaps))
+    return raw / raw.sum(-1, keepdim=True)
+
+
+def _log_expm1(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.log(-torch.expm1(-x))  # does not overflow

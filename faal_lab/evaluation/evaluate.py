@@ -1,0 +1,168 @@
+"""Evaluate a run on its test images, and keep the verdicts in its folder."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from faal_lab.catalogue import DEFAULT_ATTACKS
+from faal_lab.data.images import Images, Splits
+from faal_lab.data.split import stratified
+from faal_lab.errors import check_name
+from faal_lab.evaluation.autoattack import autoattack_note
+from faal_lab.evaluation.masking import between
+from faal_lab.evaluation.suite import Manner, Progress, evaluate
+from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.models.build import frozen
+from faal_lab.models.fast import compiled, try_to_compile
+from faal_lab.models.layout import placed
+from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
+from faal_lab.runs.config import check_dial
+from faal_lab.runs.events import Evaluated
+from faal_lab.runs.files import replace_file, tensors_sha256
+from faal_lab.training.machine import device_of, versions
+from faal_lab.training.restore import delivered, load_model
+from faal_lab.training.run import load_data
+
+
+def evaluate_run(
+    run_folder: str | Path,
+    *,
+    checkpoint: str = "last",
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS,
+    epsilon: float | None = None,
+    images: int | None = None,
+    classes: tuple[str, ...] = (),
+    model: nn.Module | None = None,
+    device: str = "auto",
+    mode: str = "per-image",
+    part: int = 0,
+    parts: int = 1,
+    compile: bool = False,
+    progress: Progress | None = None,
+) -> Verdicts:
+    """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
+
+    `epsilon` is the run's own by default; `images` takes so many of the test images, spread over the classes, `classes` those of
+    these classes alone, whose verdicts are kept in a file of their own: an average of some classes is another number. `model` is
+    for a run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and
+    radius are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept
+    in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
+    verdicts. `compile` runs a ResNet's passes by torch.compile, see `try_to_compile`: worth its half minute in long attacks.
+    Raises RunLocked while the run is still written to.
+    """
+    folder = RunFolder.open(run_folder)
+    model, config, stored = load_model(folder.path, checkpoint, model)
+    where = device_of(device)
+    splits = load_data(config)
+    test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
+    if classes:
+        wanted = sorted({splits.class_names.index(check_name("class", name, splits.class_names)) for name in classes})
+        classes = tuple(splits.class_names[c] for c in wanted)
+        test = test.part(torch.isin(test.labels, torch.tensor(wanted)).nonzero().flatten())
+    if images is not None:
+        test = test.part(stratified(test.labels, images, splits.num_classes))
+    if len(test) < len(splits.test):
+        notes.append(_said_of(test, splits))
+    quick, not_compiled = try_to_compile(placed(model, where), config.model, test.pixels.shape[1:]) if compile else (None, "")
+    radius = config.epsilon if epsilon is None else check_dial("epsilon", float(epsilon), config)
+    header = {
+        "data": splits.name, "split": "test", "checkpoint": checkpoint, "step": stored.header["step"],
+        "versions": versions() | ({"compile": not_compiled} if not_compiled else {}),
+        "weights_sha256": tensors_sha256(delivered(stored)), "selected_on_test": stored.header.get("selected_on_test", False),
+        "images": images, **({"classes": list(classes)} if classes else {}), **({"compiled": True} if quick else {}),
+    }  # fmt: skip
+    now = ("evaluating", 0.0)
+
+    def hear(what: str, share: float) -> None:
+        nonlocal now
+        now = (what, share)
+        if progress is not None:
+            progress(what, share)
+
+    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext(), frozen(model), compiled(model, quick):
+        verdicts = evaluate(
+            placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
+            attacks=attacks, seed=config.seed, header=header, progress=hear,
+            manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),
+        )  # fmt: skip
+        aside, kept = None, verdicts
+        if part == 0:
+            aside, kept = _keep(folder, checkpoint, radius, verdicts, notes)
+        about = {"findings": kept.header["findings"]} if "findings" in kept.header else {}
+        verdicts = _noted(replace(verdicts, header=verdicts.header | about), [*notes, *([aside] if aside else [])])
+        now = ("ended", 1.0)
+    return verdicts
+
+
+def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
+    """What was found on a run's test images; raises RunFolderError or VerdictsError where it is missing or not of its weights."""
+    folder = RunFolder.open(path)
+    file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
+    verdicts = Verdicts.read(file)
+    measured = verdicts.header.get("weights_sha256")
+    if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
+        raise VerdictsError(
+            f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
+            f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
+        )
+    return verdicts
+
+
+def _said_of(some: Images, splits: Splits) -> str:
+    """Which part of the test images `some` is."""
+    counts = torch.bincount(some.labels, minlength=splits.num_classes)
+    least, most = int(counts[counts > 0].min()), int(counts.max())
+    each = f"{least}" if least == most else f"{least} to {most}"
+    left = [name for name, count in zip(splits.class_names, counts.tolist(), strict=True) if count]
+    all_there = len(left) == len(splits.test.labels.unique())
+    alone = "" if all_there else f" Of {', '.join(left)} alone: average, worst class and gap are theirs."
+    return f"On {len(some)} of the {len(splits.test)} test images, {each} of each class, the same for every model.{alone}"
+
+
+def _noted(verdicts: Verdicts, notes: list[str]) -> Verdicts:
+    """The verdicts with all that has to be said of them in the header's note."""
+    said = [*notes, autoattack_note(len(verdicts.class_names)) if "autoattack" in verdicts.predicted else None]
+    note = {"note": " ".join(filter(None, said))} if any(said) else {}
+    return replace(verdicts, header={**verdicts.header, **note})
+
+
+def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts, notes: list[str]) -> tuple[str | None, Verdicts]:
+    """Write the verdicts, joined to those measured alike before, and that the test images were opened for them.
+
+    Earlier ones that were measured otherwise are put aside. Returns where, in a sentence, and the verdicts as they are kept.
+    """
+    file, kept, aside = folder.verdicts_file(checkpoint, verdicts.header.get("classes", ())), verdicts, None
+    if file.exists():
+        with suppress(VerdictsError):  # damaged, or of an older format: nothing to join
+            kept = verdicts.joined(Verdicts.read(file))
+        if kept is verdicts:
+            aside = f"Earlier verdicts, measured otherwise, are kept as {_put_aside(file)}."
+    kept = _noted(_compared(kept), notes)
+    replace_file(file, kept.to_bytes())
+    counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
+    total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
+    with folder.recording() as recorder:
+        recorder.write(Evaluated(checkpoint, radius, total, counts))
+    return aside, kept
+
+
+def _put_aside(file: Path) -> str:
+    """Rename a verdict file to the first free name; returns that name."""
+    taken = {path.name for path in file.parent.glob("earlier-*")}
+    name = next(name for n in count(1) if (name := f"earlier-{n}-{file.name}") not in taken)
+    file.rename(file.with_name(name))
+    return name
+
+
+def _compared(verdicts: Verdicts) -> Verdicts:
+    """Joined verdicts with what their attacks say of each other, which neither evaluation could see alone."""
+    if "findings" not in verdicts.header:
+        return verdicts
+    said = [*verdicts.header["findings"], *(finding.sentence() for finding in between(verdicts))]
+    return replace(verdicts, header=verdicts.header | {"findings": list(dict.fromkeys(said))})

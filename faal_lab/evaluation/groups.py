@@ -1,0 +1,80 @@
+"""Read evaluated run folders by name, as reports and pictures take them: one run per name, with its other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from faal_lab.evaluation.evaluate import read_verdicts
+from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.runs import RunFolder
+from faal_lab.runs.events import RunStarted
+from faal_lab.runs.history import History, load_history
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One run as the report needs it."""
+
+    name: str
+    folder: RunFolder
+    verdicts: Verdicts
+    history: History
+    adopted: bool  # trained elsewhere
+    others: tuple[Verdicts, ...] = ()  # of the same with other seeds
+
+    @property
+    def group(self) -> list[Verdicts]:
+        """The verdicts of all its seeds, this one's first."""
+        return [self.verdicts, *self.others]
+
+    @staticmethod
+    def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
+        """Read a run folder; raises RunFolderError or VerdictsError where something is missing, or verdicts are not its own."""
+        folder = RunFolder.open(path)
+        verdicts = read_verdicts(path, checkpoint)
+        adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
+        return Reported(name, folder, verdicts, load_history(path)[0], adopted)
+
+
+def grouped(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Run folders by the name of their group, which mostly is one run.
+
+    A text is `folder`, `name=folder`, or for seeds `name=folder,folder`; a `name=` that comes again goes on with its group.
+    """
+    groups: dict[str, list[str]] = {}
+    stated = set()
+    for text in texts:
+        whole = Path(text).exists()
+        name, equals, rest = ("", "", "") if whole or Path(text.partition(",")[0]).exists() else text.partition("=")
+        paths = [text] if whole else [part for part in (rest if equals else text).split(",") if part]
+        if not paths:
+            raise VerdictsError(f"{text!r} names no run folder; expected a group of seeds such as runs/a-0,runs/a-1.")
+        name = name if equals else Path(paths[0]).name
+        if name in groups and not (equals and name in stated):
+            raise VerdictsError(f"Two groups are named {name}: tell them apart by name=path,path.")
+        stated |= {name} if equals else set()
+        groups.setdefault(name, []).extend(paths)
+    return groups
+
+
+def read_runs(texts: Iterable[str], checkpoint: str = "last") -> list[Reported]:
+    """Read run folders, named as `grouped` says: one of each name, with the verdicts of its other seeds."""
+    runs = []
+    for name, (first, *more) in grouped(texts).items():
+        others = tuple(Reported.read(name, path, checkpoint).verdicts for path in more)
+        runs.append(replace(Reported.read(name, first, checkpoint), others=others))
+    for other in runs[1:]:
+        for mine, theirs in zip(runs[0].group, other.group, strict=False):
+            mine.check_same(theirs, f"{runs[0].name} and {other.name}")
+    attacks = {tuple(verdicts.survived) for run in runs for verdicts in run.group}
+    if len(attacks) > 1:
+        raise VerdictsError(f"The runs were evaluated with different attacks: {sorted(attacks)}. Evaluate them alike.")
+    return runs
+
+
+def read_seeds(texts: Iterable[str], checkpoint: str = "last") -> dict[str, list[Verdicts]]:
+    """The verdicts of groups of runs, each one a seed, named as `grouped` says."""
+    found = grouped(texts)
+    return {name: [Reported.read(name, path, checkpoint).verdicts for path in paths] for name, paths in found.items()}

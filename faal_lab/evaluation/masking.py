@@ -1,0 +1,186 @@
+"""Look for masked gradients: signs that attacks failed for a reason other than a robust model.
+
+Each check is made class by class, since masking can hide in one class and then looks like fairness. The signs are those of
+Athalye et al. (ICML 2018) and Carlini et al. (arXiv 1902.06705).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from faal_lab.data.images import Images
+from faal_lab.evaluation.autoattack import Upstream, too_small_for_square
+from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
+from faal_lab.methods.predict import Attack, predictions, taken_for
+from faal_lab.models.build import frozen
+
+_BLIND, _STUCK = 0.25, 0.25  # share of images without any gradient, and of pixels without, that no plain network has
+_END, _FEW = 0.015, 3  # what is near an end of the range of pixels, and how many such pixels tell something
+_STANDING = 0.1  # share that may still stand at the largest radius
+_STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
+_QUERIES = 300
+_CHUNK = 250  # images at once: of a thousand classes there are 20,000, whose gradients fit no memory
+_PASSES = 8  # a model that draws among few transformations may repeat itself once
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sign of masked gradients: what was seen, in which classes (empty: in all), and what that usually means."""
+
+    sign: str
+    classes: tuple[str, ...]
+    text: str
+
+    def sentence(self) -> str:
+        """The finding with its classes."""
+        where = f" (class {', '.join(self.classes)})" if self.classes else ""
+        return f"{self.text}{where}."
+
+
+def examine(
+    model: nn.Module, images: Images, class_names: tuple[str, ...], verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
+) -> list[Finding]:
+    """Look for signs of masked gradients on the images of `verdicts.curve`, in the curve, and between the attacks of `verdicts`.
+
+    An empty list is no proof of robustness. The model must be in evaluation mode. Raises ValueError without a curve.
+    """
+    if verdicts.curve is None:
+        raise ValueError("The verdicts have no curve over radii, on whose images the checks are made. Evaluate with an attack.")
+    some = images.part(torch.from_numpy(verdicts.curve.indices).to(images.labels.device))
+    found = [*_outputs(model, some), *_gradients(model, some, class_names)]
+    labels = some.labels.cpu().numpy()
+
+    def standing(attack: Attack, radius: float) -> np.ndarray:
+        return (predictions(model, some, attack, radius, seed=seed, norm=norm) == some.labels).cpu().numpy()
+
+    weak = standing(Attack("cross-entropy", 20), epsilon)
+    strong = weak & standing(Attack("margin", 100, step_ratio=0.1), epsilon)
+    # by the same loss: that the margin is the stronger one is no sign, a network hardly trained shows it
+    longer = weak & standing(Attack("cross-entropy", 100, step_ratio=0.1), epsilon)
+    if names := _where(weak & ~longer, labels, class_names, _STRONGER):
+        text = "PGD of 100 steps breaks many images that PGD-20 leaves: PGD-20 had not converged"
+        found.append(Finding("steps", names, text))
+    square = _square(model, some, strong, epsilon, norm, seed, len(class_names))
+    if names := _where(strong & ~square, labels, class_names, _STRONGER):
+        text = "Square, which sees no gradient, breaks many images that PGD leaves: gradients are masked"
+        found.append(Finding("black box", names, text))
+    return [*found, *_growing(verdicts.curve, labels, class_names), *between(verdicts)]
+
+
+def _growing(curve: RadiusCurve, labels: np.ndarray, class_names: tuple[str, ...]) -> list[Finding]:
+    """What the accuracies at growing radii say: they must not rise, and end at 0."""
+    found, stands = [], curve.predicted == labels
+    if names := _where(stands[-1], labels, class_names, _STANDING):
+        text = "Images still stand under PGD-20 at a radius in which every image can become every other: its gradients mislead"
+        found.append(Finding("radius", names, text))
+    fell = np.logical_or.accumulate(~stands, axis=0)
+    if names := _where((fell[:-1] & stands[1:]).any(0), labels, class_names, _STRONGER):
+        text = "Many images that fall at a radius stand again at a larger one, which holds the smaller: PGD-20 loses its way"
+        found.append(Finding("rising", names, text))
+    return found
+
+
+def _where(flags: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """Classes in which more than `share` of the images, and at least two, are flagged."""
+    counts, totals = np.bincount(labels[flags], minlength=len(class_names)), np.bincount(labels, minlength=len(class_names))
+    return tuple(n for n, k, t in zip(class_names, counts, totals, strict=True) if k >= 2 and k > share * t)
+
+
+def _chunks(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pixels and labels, a few hundred images at once."""
+    return (images.batch(index) for index in torch.arange(len(images), device=images.labels.device).split(_CHUNK))
+
+
+def _outputs(model: nn.Module, images: Images) -> list[Finding]:
+    """What the outputs themselves say."""
+    with torch.no_grad():
+        first, *again = (torch.cat([model(pixels) for pixels, _ in _chunks(images)]) for _ in range(_PASSES))
+    found = []
+    if bool((first >= 0).all()) and torch.allclose(first.sum(1), torch.ones_like(first[:, 0]), atol=1e-4):
+        text = "The model returns probabilities instead of logits: cross-entropy takes its softmax twice and hardly has a slope"
+        found.append(Finding("probabilities", (), text))
+    if not all(torch.equal(first, other) for other in again):
+        text = "Passes over the same images differ: attacks must average over the model's randomness, and these do not"
+        found.append(Finding("randomness", (), text))
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None) for m in model.modules()):
+        found.append(Finding("batchnorm", (), "BatchNorm uses the statistics of the batch: verdicts depend on the other images"))
+    return found
+
+
+def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:
+    """Images, and pixels, at which cross-entropy has no slope at all."""
+    slopes = []
+    with frozen(model):
+        for pixels, labels in _chunks(images):
+            slopes.append(_slopes(model, pixels, labels))
+    blind, full, stuck, taken = (torch.cat(parts).cpu().numpy() for parts in zip(*slopes, strict=True))
+    found, truth = [], images.labels.cpu().numpy()
+    # what a network takes an image for decides more often than what it is: a branch for one class is found by it
+    if names := _where(blind, taken, class_names, _BLIND) or _where(blind, truth, class_names, _BLIND):
+        found.append(Finding("no gradient", names, "Cross-entropy has no slope at many images: attacks by gradient stand still"))
+    if names := _where(full, truth, class_names, _BLIND):
+        text = "Probabilities are 1 to the last digit at many images: logits are so large that cross-entropy loses its slope"
+        found.append(Finding("saturated", names, text))
+    if names := _where(stuck & ~blind, truth, class_names, _BLIND):
+        text = "Cross-entropy has no slope in many pixels: they are cut off inside the model, and attacks cannot move them"
+        found.append(Finding("stuck pixels", names, text))
+    return found
+
+
+def _slopes(
+    model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each image: no slope at all, a probability of 1 to the last digit, none in too many pixels; and what it is taken for."""
+    pixels.requires_grad_(True)
+    logits = model(pixels)
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
+    none = (gradient == 0).flatten(1)
+    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.detach().flatten(1), none)
+    return none.all(1), (logits.detach().softmax(1) == 1).any(1), stuck, logits.detach().argmax(1)
+
+
+def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
+    """Images [N] whose pixels [N, P] have no slope near the ends of their range, and only there: a clamp cuts them off."""
+    ends, middle = (pixels < _END) | (pixels > 1 - _END), (pixels > 0.2) & (pixels < 0.8)
+    counts = ends.sum(1)
+    at_ends, amid = (none & ends).sum(1) / counts.clamp(min=1), (none & middle).sum(1) / middle.sum(1).clamp(min=1)
+    return (counts >= _FEW) & (at_ends > 0.95) & (amid < 0.05)
+
+
+def _square(
+    model: nn.Module, images: Images, left: np.ndarray, epsilon: float, norm: str, seed: int, num_classes: int
+) -> np.ndarray:
+    """Which of the images that are `left` survive a few hundred queries of Square, too: bool [N]."""
+    stands, some = left.copy(), images.part(torch.from_numpy(np.flatnonzero(left)).to(images.labels.device))
+    if len(some) and not too_small_for_square(images.pixels, norm):
+        with frozen(model):
+            attack = Upstream(
+                model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=images.labels.device,
+                mode="per-image", queries=_QUERIES, seen=lambda _: None,
+            )  # fmt: skip
+            found = [taken_for(model, attack.perturb("square", *chunk)) == chunk[1] for chunk in _chunks(some)]
+        stands[np.flatnonzero(left)] = torch.cat(found).cpu().numpy()
+    return stands
+
+
+def between(verdicts: Verdicts) -> list[Finding]:
+    """What the attacks of an evaluation say of each other, on all its images."""
+    found, survived = [], verdicts.survived
+    pairs = (
+        ("pgd-20", "noise", "Random noise breaks images that PGD-20 leaves"),
+        ("pgd-20", "autoattack", "AutoAttack breaks many more images than PGD-20"),
+        ("apgd-ce", "square", "Square, which sees no gradient, breaks many images that APGD leaves: gradients are masked"),
+    )
+    for weak, strong, text in pairs:
+        if weak in survived and strong in survived:
+            only = survived[weak] & ~survived[strong]
+            if names := _where(only, verdicts.labels, verdicts.class_names, _STRONGER):
+                found.append(Finding(f"{strong} against {weak}", names, text))
+    return found

@@ -1,0 +1,77 @@
+"""FRL: constrain each class's clean and boundary error."""
+
+from __future__ import annotations
+
+import torch
+
+from faal_lab.dro.base import check_radius
+from faal_lab.methods.class_stats import ClassStats
+from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, Measure, State, Weighing, fixed, uniform_over
+
+_STEPS, _HALVED_EVERY = 20, 40  # PGD steps on validation images; epochs after which the rate is halved
+_FLOOR, _CAP = 0.98, 3.0  # of the radius, in multiples of epsilon
+
+
+class FRL:
+    """No class's clean or boundary error may exceed the average by more than `slack` (Xu et al., ICML 2021, eqs. 4 to 7).
+
+    Before each epoch both errors are measured on validation images (PGD-20). Multipliers of the violated constraints grow by
+    `rate` times the excess, are cut at 0 and scaled to sum to at most `limit`; TRADES' clean and robust terms are weighed by
+    them, each normalised inside the batch (`reweight`). With `remargin` a class's radius grows as exp(2 psi), where psi sums
+    up `margin_rate` times its boundary excess, between 0.98 and 3 epsilon. Rate 0 is plain training, up to rounding.
+    `variant="release"` steps the boundary multipliers twice as far, and gives all samples the step of the largest radius in
+    the batch.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(
+        self, reweight: bool = True, remargin: bool = True, slack: float = 0.07, rate: float = 0.05,
+        margin_rate: float | None = None, limit: float = 0.5, variant: str = "paper",
+    ) -> None:  # fmt: skip
+        check_radius(rate, "rate, the step of FRL's multipliers,")
+        self.reweight, self.remargin, self.slack, self.rate, self.limit = reweight, remargin, slack, rate, limit
+        self.margin_rate = 4 * rate if margin_rate is None else margin_rate  # 0.2 beside 0.05 in the release
+        self.variant = variant
+        self.state: State = {}
+
+    def begin_epoch(self, measure: Measure) -> None:
+        """Measure the violations, and step the multipliers of both constraints."""
+        clean, robust = measure.validation_errors(_STEPS)
+        clean, boundary = clean.double(), (robust - clean).double()
+        zero = torch.zeros_like(clean)
+        epochs = self.state.get("epochs", torch.zeros((), dtype=torch.int64))
+        rate = self.rate * 0.5 ** (int(epochs) // _HALVED_EVERY)
+        over_clean, over_boundary = clean - clean.mean() - self.slack, boundary - boundary.mean() - self.slack
+        twice = 2.0 if self.variant == "release" else 1.0
+        new: State = {"epochs": epochs + 1}
+        if self.reweight:
+            new["clean"] = self._projected(self.state.get("clean", zero) + rate * over_clean)
+            new["boundary"] = self._projected(self.state.get("boundary", zero) + twice * rate * over_boundary)
+        if self.remargin:
+            new["psi"] = self.state.get("psi", zero) + self.margin_rate * over_boundary
+        self.state.update(new)
+
+    def _projected(self, multipliers: torch.Tensor) -> torch.Tensor:
+        """Cut at 0, then scaled to sum to `limit` where they sum to more."""
+        positive = multipliers.clamp(min=0)
+        return positive * (self.limit / positive.sum().clamp(min=self.limit))
+
+    def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
+        """Radii that grow with the boundary error of a class; the step keeps its share of the radius."""
+        psi = self.state.get("psi", torch.zeros(batch.num_classes, device=batch.labels.device))
+        radius = torch.exp(2 * psi).clamp(_FLOOR, _CAP).float()[batch.labels]
+        return AttackPlan(radius, radius if self.variant == "paper" else radius.amax().expand_as(radius))
+
+    def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
+        """Weights 1/C + multiplier - mean multiplier for the clean and the robust term."""
+        if not self.reweight:
+            weights = uniform_over(stats.present)
+            return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))
+        count = stats.count.double()
+        found = {}
+        for term, name in (("clean", "clean"), ("robust", "boundary")):
+            phi = self.state.get(name, torch.zeros_like(count))
+            found[term] = 1 / len(phi) + phi - phi.mean()
+        multipliers = {term: share * count.sum() / (share * count).sum() for term, share in found.items()}
+        return Weighing(found["robust"], multipliers, fixed(found["robust"])[1])

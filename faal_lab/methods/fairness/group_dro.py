@@ -1,0 +1,36 @@
+"""Group DRO with classes as groups: weights that remember."""
+
+from __future__ import annotations
+
+import torch
+
+from faal_lab.dro.base import check_radius
+from faal_lab.methods.class_stats import ClassStats
+from faal_lab.methods.fairness.base import State, Weighing, fixed
+
+
+class GroupDRO:
+    """A class's weight grows by exp(rate * mean loss) whenever it appears (Sagawa et al., ICLR 2020, Algorithm 1).
+
+    The loss is the sum over classes of weight * mean loss, however many images of each the batch holds; so a multiplier is
+    weight * batch size / count. Rate 0 keeps uniform weights, which is the average over classes instead of images. Weights of
+    classes absent from a batch stay as they are, up to normalisation, so a batch without some classes has a smaller loss.
+    There is no radius: tau is not read.
+    """
+
+    needs: tuple[str, ...] = ("loss",)
+
+    def __init__(self, rate: float = 0.01) -> None:
+        check_radius(rate, "rate, the step of group DRO,")
+        self.rate = rate
+        self.state: State = {}  # log_weights [C]: products of many steps would underflow
+
+    def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
+        """Step the weights by this batch's class losses, then weigh with them."""
+        mean, present = stats.mean("loss").double(), stats.present
+        old = self.state.get("log_weights", torch.zeros_like(mean))
+        self.state["log_weights"] = (old + torch.where(present, self.rate * mean, 0.0)).log_softmax(0)
+        weights = self.state["log_weights"].exp()
+        count = stats.count.double()
+        multipliers = torch.where(present, weights * count.sum() / count.clamp(min=1), 0.0)
+        return Weighing(weights, dict.fromkeys(terms, multipliers), fixed(weights)[1])

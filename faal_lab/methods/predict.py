@@ -1,0 +1,148 @@
+"""Predict the class of images, clean or under a named attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from faal_lab.data import keyed_random
+from faal_lab.data.images import Images
+from faal_lab.errors import FaalLabError
+from faal_lab.methods.pgd import AttackTick, pgd_until_fooled, start_point
+from faal_lab.models.build import frozen
+
+_CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
+
+
+class EvaluationError(FaalLabError, ValueError):
+    """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A PGD attack as the tables name it: `steps` of `loss` at `step_ratio * epsilon`, `draws` times from another start."""
+
+    loss: str
+    steps: int
+    step_ratio: float = 0.25
+    start: str = "uniform"  # in the ball, or "zero"
+    draws: int = 1
+
+    def sentence(self) -> str:
+        """What it does, for a reader of tables."""
+        if not self.steps:
+            return f"{self.draws} uniform draws from the ball; an image stands if none fools the model"
+        start = "from the image" if self.start == "zero" else "from a uniform point of the ball"
+        steps = "one step" if self.steps == 1 else f"{self.steps} steps"
+        return (
+            f"{steps} of {self.step_ratio:g} epsilon up the {self.loss}, {start}; an image stands if no iterate fools the model"
+        )
+
+
+# Steps of epsilon / 4 are the field's 2/255 for 8/255. An image counts as robust if no iterate fooled the model.
+PGD_ATTACKS = {
+    "noise": Attack("cross-entropy", 0, draws=10),
+    "fgsm": Attack("cross-entropy", 1, step_ratio=1.0, start="zero"),
+    "pgd-20": Attack("cross-entropy", 20),
+    "pgd-100": Attack("cross-entropy", 100, step_ratio=0.1),
+    "cw-20": Attack("margin", 20),
+}
+
+
+def predictions(
+    model: nn.Module,
+    images: Images,
+    attack: Attack | None,
+    epsilon: float,
+    *,
+    seed: int,
+    norm: str = "linf",
+    tick: AttackTick | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """What the model takes each image for under `attack` (None: clean): int64 [N] on the images' device.
+
+    `tick` is called between attack steps and chunks; `progress` is told how many images were finished.
+    """
+    found = [images.labels[:0]]
+    with frozen(model):
+        for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
+            if tick is not None:
+                tick()
+            found.append(_attacked_chunk(model, images, indices, attack, epsilon, seed, norm, tick))
+            if progress is not None:
+                progress(len(indices))
+    return torch.cat(found)
+
+
+def _attacked_chunk(
+    model: nn.Module,
+    images: Images,
+    indices: torch.Tensor,
+    attack: Attack | None,
+    epsilon: float,
+    seed: int,
+    norm: str,
+    tick: AttackTick | None,
+) -> torch.Tensor:
+    """Predictions [B] for the images `indices`; of several draws, the first one that fooled the model."""
+    pixels, labels = images.batch(indices)
+    found = labels.clone()
+    for draw in range(attack.draws if attack is not None else 1):
+        adv = pixels
+        if attack is not None:
+            adv = adversarial(model, images, indices, attack, epsilon, seed=seed, norm=norm, draw=draw, tick=tick)
+        found = torch.where(found == labels, taken_for(model, adv), found)
+    return found
+
+
+def taken_for(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The classes [B] that the model takes images [B, C, H, W] for; raises EvaluationError where a logit is NaN or infinite.
+
+    The argmax of NaN is the first class, which would look robust.
+    """
+    with torch.no_grad():
+        logits = model(images)
+    if not bool(torch.isfinite(logits).all()):
+        raise EvaluationError(
+            "The model returns logits that are not finite (NaN or infinite), if not on these images then on attacked ones. "
+            "Choose another checkpoint, or look for divisions, roots and logarithms in its forward pass."
+        )
+    return logits.argmax(1)
+
+
+def adversarial(
+    model: nn.Module,
+    images: Images,
+    indices: torch.Tensor,
+    attack: Attack,
+    epsilon: float,
+    *,
+    seed: int,
+    norm: str = "linf",
+    draw: int = 0,
+    tick: AttackTick | None = None,
+) -> torch.Tensor:
+    """The images `indices` [B] under one draw of `attack`, an image standing still once it fooled the model: [B, C, H, W]."""
+    pixels, labels = images.batch(indices)
+    noise = None
+    if attack.start == "uniform":
+        noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
+    return pgd_until_fooled(
+        model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
+        start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, tick=tick,
+    )  # fmt: skip
+
+
+def survivors(model: nn.Module, images: Images, attack: Attack | None, epsilon: float, **options: Any) -> torch.Tensor:
+    """Which images are classified correctly under `attack`: bool [N]; arguments as of `predictions`."""
+    return predictions(model, images, attack, epsilon, **options) == images.labels
+
+
+def count_by_class(verdicts: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[int]:
+    """How many images of each class are True in `verdicts`."""
+    return torch.bincount(labels[verdicts], minlength=num_classes).tolist()

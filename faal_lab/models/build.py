@@ -1,0 +1,78 @@
+"""Build a network by name from the few numbers that make it again, and freeze one for an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from faal_lab.catalogue import FILTERS
+from faal_lab.models.external import from_path
+from faal_lab.models.networks import SmallConvNet, preact_resnet_18, resnet_18, wide_resnet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small-cnn": SmallConvNet,
+    "preact-resnet-18": preact_resnet_18,
+    "resnet-18": resnet_18,
+    "wrn-34-10": partial(wide_resnet, 34, 10),
+    "wrn-28-10": partial(wide_resnet, 28, 10),
+    "wrn-16-4": partial(wide_resnet, 16, 4),
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network's shape depends on; kept in every checkpoint. `mean` and `std` are per channel, in [0, 1] units.
+
+    `filters` of 0 are the network's own; older checkpoints do not have it.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    filters: int = 0
+
+    def differences(self, other: ModelSpec) -> list[str]:
+        """Sentences on what keeps weights of `self` out of `other`, empty where they fit (normalisation may differ)."""
+        mine, theirs = (asdict(replace(s, filters=s.filters or FILTERS.get(s.name, 0))) for s in (self, other))
+        return [f"{k} is {mine[k]}, expected {theirs[k]}" for k in mine if k not in ("mean", "std") and mine[k] != theirs[k]]
+
+
+def build(spec: ModelSpec, seed: int) -> nn.Module:
+    """A freshly initialised network; the same seed gives the same weights and the global random state is left alone.
+
+    A name with ":" is a network from elsewhere (see `factory`); raises ModelProblem or ImportError where it cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = (spec.num_classes, spec.channels, (spec.height, spec.width), spec.mean, spec.std)
+        if ":" in spec.name:
+            return from_path(spec.name, *shape)
+        return MODELS[spec.name](*shape, **({"filters": spec.filters} if spec.filters else {}))
+
+
+@contextmanager
+def frozen(model: nn.Module, batch_norm: str = "eval") -> Iterator[nn.Module]:
+    """The model without parameter gradients, in evaluation mode; mode and flags are restored on the way out.
+
+    `batch_norm="train"` leaves it in training mode, as the code of Rice et al. (ICML 2020) and CFA attack: predictions then
+    depend on the whole batch, and every step of the attack moves the running statistics.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.train(batch_norm == "train").requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,154 @@
+"""Call a network from elsewhere: any importable `module:callable`, or RobustBench's zoo with its weights."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from faal_lab.catalogue import ZOO
+from faal_lab.errors import FaalLabError
+from faal_lab.models.normalize import Normalize, Normalized
+
+
+class ModelProblem(FaalLabError, ValueError):
+    """A network that cannot be had, or does not fit the images; the message says what was asked of it and the cure."""
+
+
+def from_path(
+    path: str, num_classes: int, channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """The network that `path` stands for, tried on two black images.
+
+    "module:callable" is called with num_classes=C and put behind our normalisation; "robustbench:NAME" is taken with its
+    weights and as it is, since RobustBench's networks take pixels in [0, 1]. Raises ModelProblem, or ImportError where
+    robustbench is missing.
+    """
+    if path.startswith(ZOO):
+        if (channels, *size) != (3, 32, 32):
+            raise ModelProblem(
+                f"{path} takes images of 3x32x32, these are {channels}x{size[0]}x{size[1]}. Choose another network."
+            )
+        model = _from_zoo(path.removeprefix(ZOO), num_classes)
+    else:
+        model = Normalized(Normalize(mean, std), _called(path, num_classes))
+    try_model(model, path, num_classes, (channels, *size))
+    return model
+
+
+def _called(path: str, num_classes: int) -> nn.Module:
+    factory = _found(path)
+    alone = f"{path} must be callable with num_classes={num_classes} alone"
+    cure = "Write a function that takes num_classes and returns the network, and name that one."
+    try:
+        with suppress(ValueError):  # a builtin that shows no signature: the call will tell
+            inspect.signature(factory).bind(num_classes=num_classes)
+    except TypeError as error:
+        raise ModelProblem(f"{alone}: {error}. {cure}") from error
+    try:
+        network = factory(num_classes=num_classes)
+    except TypeError as error:
+        if "num_classes" not in str(error):  # a defect of the factory's own keeps its traceback
+            raise
+        raise ModelProblem(f"{alone}: {error}. {cure}") from error
+    if not isinstance(network, nn.Module):
+        raise ModelProblem(f"{path} must return a torch.nn.Module, got {type(network).__name__}. {cure}")
+    return network
+
+
+def _found(path: str) -> Callable[..., Any]:
+    """What `path` names, imported."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ModelProblem(
+                f"model={path}: there is no module {module_name}. Install it, or put its folder on PYTHONPATH (PYTHONPATH=. "
+                "for the one you are in)."
+            ) from error
+        raise ModelProblem(f"model={path}: {module_name} needs a module that is missing: {error}. Install it.") from error
+    except Exception as error:  # any line of a module of the user's own may fail
+        reason = " ".join(str(error).split())
+        raise ModelProblem(
+            f"model={path}: importing {module_name} fails with {type(error).__name__}: {reason}. To see where: "
+            f'python -c "import {module_name}"'
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            close = get_close_matches(part, dir(found), n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ModelProblem(f"model={path}: {module_name} has no {attribute!r}.{hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ModelProblem(f"model={path} must name a callable, got {type(found).__name__}.")
+    return found
+
+
+def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
+    """Raise ModelProblem unless the model has parameters and gives logits [2, num_classes] for two images, in evaluation mode."""
+    shown = "x".join(map(str, image))
+    training = model.training
+    try:
+        with torch.no_grad():
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            logits = model.eval()(torch.zeros(2, *image, device=device))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ModelProblem(
+            f"{path} does not take images of {shown}: {str(error).splitlines()[0]} Choose another network, or write a function "
+            "that fits it to them."
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelProblem(f"{path} must give logits [2, {num_classes}] for two images of {shown}, got {got}.")
+    if next(model.parameters(), None) is None:
+        raise ModelProblem(f"{path} has no parameters, so there is nothing to train or to keep. Return a network with weights.")
+
+
+def _from_zoo(name: str, num_classes: int) -> nn.Module:
+    """RobustBench's L-infinity network `name` with its weights (Croce et al., NeurIPS Datasets 2021).
+
+    The file is kept in torch's hub folder and downloaded once; a run that is opened again needs it too. Run with 1.1.1, on
+    files put there by hand: what is downloaded has not been tried.
+    """
+    dataset = {10: "cifar10", 100: "cifar100"}.get(num_classes)
+    if dataset is None:
+        raise ModelProblem(f"{ZOO}{name}: RobustBench's networks have 10 or 100 classes, the data {num_classes}.")
+    try:
+        load_model = _zoo_loader()
+    except ImportError as error:
+        raise ImportError(f"model={ZOO}{name} needs robustbench ({error}): pip install 'faal-lab[zoo]'") from error
+    folder = Path(torch.hub.get_dir()) / "robustbench"
+    try:
+        return load_model(model_name=name, model_dir=str(folder), dataset=dataset, threat_model="Linf")
+    except KeyError as error:
+        raise ModelProblem(f"RobustBench has no network {name!r} for {dataset} under Linf; its page lists them.") from error
+    except Exception as error:  # requests, gdown, huggingface_hub and pickle each raise kinds of their own
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelProblem(
+            f"{ZOO}{name} could not be had: {type(error).__name__}: {reason} Without a network, download {name}.pt elsewhere "
+            f"and put it at {folder / dataset / 'Linf' / name}.pt."
+        ) from error
+
+
+def _zoo_loader() -> Callable[..., nn.Module]:
+    """`load_model` of RobustBench."""
+    try:
+        return importlib.import_module("robustbench.utils").load_model
+    except ModuleNotFoundError as error:
+        if error.name != "autoattack":
+            raise
+    # robustbench 1.1.1 depends on pyautoattack, and imports it by the name that it has in git alone
+    for name in ("", ".state"):
+        sys.modules["autoattack" + name] = importlib.import_module("pyautoattack" + name)
+    return importlib.import_module("robustbench.utils").load_model

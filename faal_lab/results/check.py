@@ -1,0 +1,191 @@
+"""Hold evaluated runs to demands, by their intervals: what a pipeline stops at. Nothing is attacked again.
+
+A demand fails where it is shown not to be met: the whole 95 % interval is below. It is undecided where the interval contains the
+minimum.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from faal_lab.errors import ConfigError, RunFolderError, UnknownName, check_name
+from faal_lab.evaluation.comparison import Difference
+from faal_lab.evaluation.evaluate import read_verdicts
+from faal_lab.evaluation.statistics import Estimate, average_accuracy, worst_accuracy
+from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.results.tables import comparisons
+from faal_lab.runs import CheckpointError, by_name
+from faal_lab.runs.files import replace_file
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # a name of a file or class may hold anything
+# Each outcome, and the element that stands for it in JUnit's XML.
+_ELEMENTS = {"passed": "system-out", "undecided": "skipped", "accepted": "skipped", "failed": "failure", "error": "error"}
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is asked of a run: least accuracies in percent, and not to be worse than a baseline (a run folder).
+
+    `sure` fails what is undecided; `accept_findings` lets pass what cannot be trusted. Raises ConfigError.
+    """
+
+    worst: float | None = None
+    average: float | None = None
+    baseline: str | Path | None = None
+    sure: bool = False
+    accept_findings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.worst is None and self.average is None and self.baseline is None:
+            raise ConfigError("Nothing is demanded. Name a --worst-min, an --average-min or a --baseline.")
+        for least in (self.worst, self.average):
+            if least is not None and not 0 <= least <= 100:
+                raise ConfigError(f"A minimum must be between 0 and 100, in percent, got {least:g}.")
+            if least is not None and 0 < least < 1:
+                raise ConfigError(f"{least:g} reads as {least:g} %; for {100 * least:g} % write {100 * least:g}.")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One demand on one run: passed, undecided, accepted, failed or error, and why."""
+
+    name: str
+    outcome: str
+    text: str
+
+
+def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkpoint: str = "last") -> dict[str, list[Case]]:
+    """What each run folder's verdicts under `attack` (empty: its last one) say to the demands, by the run's name.
+
+    What is missing or cannot be read is a case of its own, with the outcome "error".
+    """
+    found = {}
+    for name, path in by_name(runs).items():
+        try:
+            verdicts = read_verdicts(path, checkpoint)
+            chosen = check_name("attack", attack or list(verdicts.predicted)[-1], verdicts.predicted)
+        except (RunFolderError, CheckpointError, VerdictsError, UnknownName) as error:
+            found[name] = [Case("verdicts", "error", str(error))]
+            continue
+        found[name] = cases(verdicts, chosen, demands)
+        if demands.baseline is not None:
+            try:
+                found[name] += against(
+                    verdicts, read_verdicts(demands.baseline, checkpoint), chosen, Path(demands.baseline).resolve().name
+                )
+            except (RunFolderError, CheckpointError, VerdictsError, UnknownName) as error:
+                found[name].append(Case(f"{chosen}: against the baseline", "error", str(error)))
+    return found
+
+
+def cases(verdicts: Verdicts, attack: str, demands: Demands) -> list[Case]:
+    """Whether verdicts can be trusted under `attack`, and whether they meet the minimums."""
+    found = [_deterministic(verdicts, attack, demands)]
+    if attack != "clean":  # what misleads an attack does not change what is right without one
+        found.append(_unmasked(verdicts, attack, demands))
+    correct, total = verdicts.counts(attack)
+    with_what = f"{total.sum()} images, {attack}"
+    if attack != "clean":
+        with_what += f" at epsilon {verdicts.header['epsilon']:.4g} ({verdicts.header['norm']})"
+    if verdicts.header.get("selected_on_test"):
+        with_what += ", selected on test"
+    if demands.worst is not None:
+        worst, which = worst_accuracy(correct, total)
+        said = f"class {verdicts.class_names[which]}, {correct[which]} of its {total[which]}, of {with_what}"
+        found.append(_minimum(f"{attack}: worst class at least {demands.worst:g} %", worst, demands.worst, said, demands.sure))
+    if demands.average is not None:
+        average = average_accuracy(correct, total)
+        name = f"{attack}: average at least {demands.average:g} %"
+        found.append(_minimum(name, average, demands.average, f"of {with_what}", demands.sure))
+    return found
+
+
+def _minimum(name: str, found: Estimate, least: float, said: str, sure: bool) -> Case:
+    """A minimum in percent, held against an interval."""
+    low, high = 100 * found.low, 100 * found.high
+    if high < least:
+        outcome, why = "failed", "the whole interval lies below"
+    elif low >= least:
+        outcome, why = "passed", "the whole interval lies there or above"
+    else:
+        outcome, why = ("failed" if sure else "undecided"), "the minimum lies in it; more images would tell"
+    return Case(name, outcome, f"{100 * found.value:.1f} % [{low:.1f}, {high:.1f}], {said}: {why}")
+
+
+def _deterministic(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
+    """Whether the model answers alike when it is asked twice."""
+    name, known = f"{attack}: deterministic", verdicts.header.get("deterministic")
+    if known is True:
+        return Case(name, "passed", "two passes over the same images gave the same logits")
+    text = "two passes over the same images gave other logits" if known is False else "nobody looked; evaluate again"
+    return Case(name, "accepted" if demands.accept_findings else "failed", text)
+
+
+def _unmasked(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
+    """Whether the evaluation found signs that its attacks failed for another reason than a robust model."""
+    name, findings = f"{attack}: no sign of masked gradients", verdicts.header.get("findings")
+    if findings == []:
+        return Case(name, "passed", "none was found")
+    text = " ".join(findings) if findings else "nobody looked; evaluate again"
+    return Case(name, "accepted" if demands.accept_findings else "failed", text)
+
+
+def against(verdicts: Verdicts, baseline: Verdicts, attack: str, name: str) -> list[Case]:
+    """Whether worst class and average are shown to be lower than those of the baseline `name`, paired on the same images.
+
+    Raises VerdictsError or UnknownName where the two were not evaluated alike.
+    """
+    found = comparisons({"the baseline": baseline, "this run": verdicts}, attack)["this run"]
+    kinds = (("worst class", found.worst), ("average", found.average))
+    paired = f"paired on {len(verdicts.labels)} images"
+    if verdicts.header.get("selected_on_test") or baseline.header.get("selected_on_test"):
+        paired += ", selected on test"
+    return [_not_below(f"{attack}: {kind} not below {name}'s", change, paired) for kind, change in kinds]
+
+
+def _not_below(name: str, change: Difference, paired: str) -> Case:
+    outcome, why = ("failed", "it is lower") if change.high < 0 else ("passed", "no loss is shown")
+    low, high = 100 * change.low, 100 * change.high
+    return Case(name, outcome, f"{100 * change.value:+.1f} points [{low:+.1f}, {high:+.1f}], {paired}: {why}")
+
+
+def met(found: dict[str, list[Case]]) -> bool:
+    """Whether nothing failed."""
+    return not any(case.outcome in ("failed", "error") for cases in found.values() for case in cases)
+
+
+def lines(found: dict[str, list[Case]]) -> list[str]:
+    """The cases for a terminal, and how many there are of each outcome."""
+    outcomes = [case.outcome for cases in found.values() for case in cases]
+    counted = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in _ELEMENTS if kind in outcomes)
+    said = [line for name, cases in found.items() for line in (name, *(f"  {c.outcome:<9} {c.name}: {c.text}" for c in cases))]
+    return [*said, f"{counted}: {'all demands are met.' if met(found) else 'not all demands are met.'}"]
+
+
+def write_junit(found: dict[str, list[Case]], path: Path) -> None:
+    """Write the cases as JUnit XML, a suite a run. Missing folders are made; raises OSError.
+
+    What is undecided or accepted counts as skipped: pipelines show that apart, with its message, and go on.
+    """
+    root = ET.Element("testsuites", name="faal-lab check")
+    for run, cases in found.items():
+        kinds = [_ELEMENTS[case.outcome] for case in cases]
+        numbers = {"tests": len(cases), "failures": kinds.count("failure"), "errors": kinds.count("error")}
+        numbers |= {"skipped": kinds.count("skipped"), "time": 0}
+        suite = ET.SubElement(root, "testsuite", {"name": _clean(run), **{name: str(n) for name, n in numbers.items()}})
+        for case, kind in zip(cases, kinds, strict=True):
+            entry = ET.SubElement(suite, "testcase", classname=_clean(run), name=_clean(case.name), time="0")
+            message = {} if kind == "system-out" else {"message": _clean(f"{case.outcome}: {case.text}")}
+            ET.SubElement(entry, kind, message).text = _clean(case.text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ET.indent(root)
+    replace_file(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+
+
+def _clean(text: str) -> str:
+    """Without what XML cannot hold."""
+    return _NO_XML.sub("\ufffd", text)

@@ -1,0 +1,211 @@
+"""Turn records into plotly figures. The same colour means the same class in each of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from faal_lab.evaluation.statistics import class_accuracy
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.tables import ATTACK_TITLES
+from faal_lab.runs.history import History, thinned
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Okabe and Ito's palette (distinct to colour-blind eyes), its black made grey so that it shows on dark pages too.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B5A900", "#7F7F7F")
+RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey for the first: what the others are held against
+KIND_COLOURS = {"clean": _COLOURS[1], "robust": _COLOURS[0]}
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SMALL = {"height": 360, "margin": {"l": 56, "r": 12, "t": 44, "b": 90}}
+INK = "#7A7A7A"  # text that can be read on white and on black
+MANY_CLASSES = 20  # above it bars cannot all be named on a narrow page
+
+
+def class_style(index: int) -> dict[str, Any]:
+    """Colour and dash of a class's line: classes beyond the palette repeat its colours in another dash."""
+    return {"color": _COLOURS[index % 8], "dash": _DASHES[index // 8 % 4], "width": 1.8}
+
+
+def styled(figure: go.Figure, **layout: Any) -> go.Figure:
+    """The look all figures share: transparent, so that it sits on a light and on a dark page."""
+    grid: dict[str, Any] = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.5)"}
+    figure.update_xaxes(**grid)
+    figure.update_yaxes(**grid)
+    look: dict[str, Any] = {"template": "none", "font": {"color": INK, "size": 12}, **_SMALL}
+    look["legend"] = {"orientation": "h", "y": -0.22, "yanchor": "top"}  # below: beside, it would squeeze a narrow page
+    clear = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+    return figure.update_layout({**look, **clear, **layout})
+
+
+def titled(title: str, *notes: str) -> dict[str, Any]:
+    """Layout of a title that fits a narrow page: broken into lines, notes in small print below it, and the margin they need."""
+    lines = textwrap.wrap(title, 46)
+    small = [line for note in notes for line in textwrap.wrap(note, 58)]
+    pad = {"l": 12, "t": 12 if len(lines) == 1 else 23}  # of several lines plotly puts the first one higher
+    text: dict[str, Any] = {"text": "<br>".join(lines), "font": {"size": 15}, "x": 0, "xanchor": "left", "pad": pad}
+    text |= {"y": 1, "yanchor": "top", "yref": "container", "subtitle": {"text": "<br>".join(small), "font": {"size": 12}}}
+    return {"title": text, "margin": {**_SMALL["margin"], "t": 30 + 20 * len(lines) + 16 * len(small)}}
+
+
+def label_room(names: Sequence[str]) -> int:
+    """Pixels below an axis for these labels on a narrow page, where plotly turns them by 30 degrees, or 90 if they are many."""
+    long, space = 16 + 6.5 * max(map(len, names)), 300 / len(names)
+    return round(16 if long < space else min(110, long / 2 + 16 if space > 20 else long))
+
+
+def legend_below(names: Iterable[str], room: int) -> dict[str, Any]:
+    """Layout of a legend at the figure's lower edge, and the margin for it and for `room` pixels of labels above it."""
+    lengths = [len(name) for name in names]
+    columns = max(1, round(330 / (50 + 6.5 * max(lengths, default=0))))  # on a narrow page
+    rows = math.ceil(len(lengths) / columns)
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}
+    return {"legend": legend, "margin_b": room + 12 + 20 * rows}
+
+
+def of_run(run: str) -> str:
+    """The beginning of a title: whose figure it is, where that needs saying."""
+    return f"{run}: " if run else ""
+
+
+def tabled(figure: go.Figure, columns: tuple[str, ...], rows: list[tuple[Any, ...]], width: int = 900) -> go.Figure:
+    """The figure with its numbers as named columns, and the width in pixels that suits a picture of it, in `layout.meta`."""
+    values = zip(*rows, strict=True) if rows else [()] * len(columns)
+    table = {name: list(column) for name, column in zip(columns, values, strict=True)}
+    return figure.update_layout(meta={"table": table, "width": width})
+
+
+def class_order(verdict: Verdicts, attack: str) -> np.ndarray:
+    """In which order classes stand, int [C]: as they are; or worst first where they are many, those without images last."""
+    correct, total = verdict.counts(attack)
+    if len(total) <= MANY_CLASSES:
+        return np.arange(len(total))
+    return np.argsort(np.where(total > 0, correct / np.maximum(total, 1), 2), kind="stable")
+
+
+def accuracy_bars(verdict: Verdicts, attack: str, order: np.ndarray, **look: Any) -> go.Bar:
+    """One bar a class, in percent, with its 95 % interval; classes in `order` [C]."""
+    import plotly.graph_objects as go
+
+    every = class_accuracy(*verdict.counts(attack))
+    found = [every[c] for c in order]
+    return go.Bar(
+        x=[verdict.class_names[c] for c in order], y=[100 * e.value if e else None for e in found],
+        error_y={
+            "type": "data", "symmetric": False, "color": INK,
+            "thickness": 1 if len(order) <= MANY_CLASSES else 0.5, "width": 2 if len(order) <= MANY_CLASSES else 0,
+            "array": [100 * (e.high - e.value) if e else 0 for e in found],
+            "arrayminus": [100 * (e.value - e.low) if e else 0 for e in found],
+        },
+        hovertemplate="%{x}: %{y:.1f} %", **look,
+    )  # fmt: skip
+
+
+def bar_rows(rows: int, titles: list[str], bars: Iterable[str], classes: Sequence[str], title: str) -> go.Figure:
+    """An empty figure of `rows` rows of bars over the same classes, with room for their names, and for those of `bars` below."""
+    from plotly.subplots import make_subplots
+
+    many = len(classes) > MANY_CLASSES
+    notes = [f"{len(classes)} classes, the worst under attack first; names as far as they fit."] if many else []
+    head = titled(title, *notes)
+    height = 230 if rows == 1 else 170 * rows
+    gap = 44 / height if rows > 1 else 0
+    figure = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=gap, subplot_titles=titles)
+    figure.update_annotations(font={"size": 12}, x=0, xanchor="left")
+    figure.update_yaxes(title="accuracy, %", range=[0, 100])
+    figure.update_xaxes(type="category")
+    styled(figure, **head, barmode="overlay" if many else "group", bargap=0.1 if many else 0.2)
+    below = legend_below(bars, room=label_room(classes))
+    top = head["margin"]["t"] + (16 if titles else 0)
+    return figure.update_layout(below, margin_t=top, margin_r=24, height=height + top + below["margin_b"])
+
+
+def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
+    """Accuracy of each class under `attack`, one bar a run, with 95 % intervals (the paper's Figure 2).
+
+    Many classes stand by accuracy in the first run, and each run has a row of its own.
+    """
+    first = next(iter(verdicts.values()))
+    order = class_order(first, attack)
+    apart = len(order) > MANY_CLASSES and len(verdicts) > 1
+    title = f"{ATTACK_TITLES[attack]} accuracy by class, with 95 % intervals"
+    rows = (len(verdicts), list(verdicts)) if apart else (1, [])
+    figure = bar_rows(*rows, verdicts, first.class_names, title)
+    for number, (name, verdict) in enumerate(verdicts.items()):
+        colour = RUN_COLOURS[number % 8]
+        figure.add_trace(accuracy_bars(verdict, attack, order, name=name, marker_color=colour), 1 + number * apart, 1)
+    return figure
+
+
+def weights_over_batches(history: History, class_names: list[str], title: str, window: int = 10) -> go.Figure:
+    """The class weights (CDAW): every batch faint, the mean over the last `window` batches in front."""
+    import plotly.graph_objects as go
+
+    steps, raw = history.step.values, history.weights.values
+    figure = go.Figure()
+    if not len(steps):
+        return styled(figure, title=title)
+    shown, smooth = thinned(len(steps)), history.mean_weights(window)
+    for c, name in enumerate(class_names):
+        for values, front in ((raw, False), (smooth, True)):
+            line = {**class_style(c), "width": 2.2 if front else 0.8}
+            figure.add_scatter(
+                x=steps[shown], y=values[shown, c], mode="lines", name=name, legendgroup=name, showlegend=front,
+                line=line, opacity=1 if front else 0.3, hoverinfo="all" if front else "skip",
+            )  # fmt: skip
+    uniform = 1 / len(class_names)
+    figure.add_hline(uniform, line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="uniform")
+    figure.update_xaxes(title="batch")
+    figure.update_yaxes(title="class weight")
+    return styled(figure, title=f"{title}<br><sup>faint: each batch; in front: mean of the last {window}</sup>")
+
+
+def validation_curves(history: History) -> go.Figure:
+    """Average and worst class on the validation images over epochs, clean and under attack."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    epochs = np.arange(1, len(history.epoch_step.values) + 1)
+    for kind, colour in KIND_COLOURS.items():
+        average, worst = history.validation_summary(kind)
+        for label, values, dash in (("average", average, "solid"), ("worst class", worst, "dot")):
+            line = {"color": colour, "dash": dash}
+            figure.add_scatter(x=epochs, y=100 * values, mode="lines+markers", name=f"{kind}, {label}", line=line)
+    figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, len(epochs) // 10))
+    figure.update_yaxes(title="validation accuracy, %", range=[0, 100])
+    return styled(figure, title="Validation after each epoch")
+
+
+def compared_curves(histories: Mapping[str, History], kind: str) -> go.Figure:
+    """Average and worst class of several runs on their validation images over epochs; `kind` is "clean" or "robust".
+
+    A run that has no validation images, or no epoch yet, has no curve.
+    """
+    import plotly.graph_objects as go
+
+    figure, shown = go.Figure(), []
+    for number, (name, history) in enumerate(histories.items()):
+        average, worst = history.validation_summary(kind)
+        epochs = np.arange(1, len(average) + 1)
+        if np.isnan(average).all():
+            continue
+        shown.append(name)
+        for label, values, dash in (("average", average, "solid"), ("worst class", worst, "dot")):
+            figure.add_scatter(
+                x=epochs, y=100 * values, mode="lines+markers", name=name, legendgroup=name, showlegend=label == "average",
+                line={"color": RUN_COLOURS[number % 8], "dash": dash, "width": 1.8},
+                marker={"symbol": ("circle", "square", "diamond", "cross")[number // 8 % 4], "size": 5},
+                hovertemplate=f"{label}, epoch %{{x}}: %{{y:.1f}} %",
+            )  # fmt: skip
+    longest = max((len(history.epoch_step.values) for history in histories.values()), default=0)
+    figure.update_xaxes(title="epoch", tickformat="d", dtick=max(1, longest // 10))
+    figure.update_yaxes(title="validation accuracy, %", range=[0, 101])
+    how = {"clean": "clean", "robust": "under PGD"}[kind]
+    head = titled(f"Validation after each epoch, {how}", "Lines: average; dotted: worst class.")
+    styled(figure, **head)
+    return figure.update_layout(legend_below(shown, room=44))

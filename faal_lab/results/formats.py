@@ -1,0 +1,220 @@
+"""Write rows of results as text, Markdown, LaTeX, CSV and HTML tables."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from faal_lab.errors import ConfigError
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.published import NUMBERS
+from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, last_attack, marked, spread_cells, spread_rows
+from faal_lab.runs import RunFolder
+from faal_lab.runs.files import replace_file
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Table(NamedTuple):
+    """A table as people read it."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+RESULTS_NOTE = (
+    "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
+    "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Gap: highest minus lowest "
+    "class. Intervals cover the sampling of test images, not of training seeds. An image counts as robust under PGD if no "
+    "iterate fooled the model."
+)
+_SEEDS_NOTE = (
+    "Of several seeds, the mean over them: each seed's average, its own worst class, its own gap. Their 95 % interval is "
+    "Student's and covers the variation of training, not the sampling of the test images that the seeds share."
+)
+PAPER_NOTE = (
+    "Difference: ours minus the paper's. The paper prints no intervals, so its number is taken as exact: the interval of the "
+    "difference is that of ours, moved. The paper's own number varies, too, and the true difference is less sure than it says."
+)
+_INTERVAL = "(95 % interval)"
+
+
+def interval(row: Mapping[str, Any], key: str, sign: str = "") -> str:
+    """`key` of a row and its ends as text, or a dash where it was not measured."""
+    if row[key] is None:
+        return "-"
+    value, low, high = (f"{row[name] + 0.0:{sign}.1f}" for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value}  ({low} to {high})"
+
+
+def marked_run(row: Mapping[str, Any]) -> str:
+    """The run of a row with what must stand beside its numbers."""
+    return row["run"] + "".join(f" [{label}]" for label in row["labels"])
+
+
+def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
+    """Average and worst class of each run under each attack, attack by attack, from rows of `tables.group_rows`."""
+    several = any(row["seeds"] > 1 for row in rows)
+    head = ["attack", "run", f"average, % {_INTERVAL}", f"worst class, % {_INTERVAL}", "which class", "gap", "test images"]
+    order = list(ATTACK_TITLES)
+    lines = [
+        [
+            ATTACK_TITLES[row["attack"]], marked_run(row), interval(row, "average"), interval(row, "worst"), row["worst_class"],
+            f"{row['gap']:.1f}", str(row["images"]), *([str(row["seeds"])] if several else []),
+        ]
+        for row in sorted(rows, key=lambda row: order.index(row["attack"]))
+    ]  # fmt: skip
+    said = [*notes, RESULTS_NOTE, *([_SEEDS_NOTE] if several else [])]
+    return Table("Accuracy", head + (["seeds"] if several else []), lines, said)
+
+
+def paper_table(rows: Rows) -> Table:
+    """Ours, the paper's and their difference, from rows of `published.paper_rows`."""
+    head = ["attack", "run", "number, %", f"ours {_INTERVAL}", "paper", f"difference {_INTERVAL}", "source"]
+    titles = {"average": "average", "worst": "worst class"}
+    lines = [
+        [
+            ATTACK_TITLES[row["attack"]], row["run"], titles[row["number"]], interval(row, "ours"), f"{row['paper']:g}",
+            interval(row, "difference", "+"), row["source"],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    missing = ["A dash: our run was not evaluated with that attack."] if any(row["ours"] is None for row in rows) else []
+    return Table("Beside the paper", head, lines, [PAPER_NOTE, *missing])
+
+
+def as_markdown(title: str, tables: Iterable[Table]) -> str:
+    """The tables in GitHub's Markdown, each with its heading and notes."""
+    parts = [f"# {_markdown(title)}"]
+    for table in tables:
+        lines = [table.head, ["---"] * len(table.head), *([_markdown(cell) for cell in row] for row in table.rows)]
+        parts += [f"## {_markdown(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [_markdown(note) for note in table.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]|~#])", r"\\\1", " ".join(text.split()))
+
+
+def as_latex(tables: Iterable[Table]) -> str:
+    r"""The tables for a document that has \usepackage{booktabs}; to be read by \input."""
+    parts = [r"% Needs \usepackage{booktabs}. Wide tables: put \small or \resizebox around the tabular."]
+    for table in tables:
+        rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
+        parts += [
+            r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\toprule", " & ".join(map(_latex, table.head)) + r" \\",
+            r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", "", r"\smallskip",
+            rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(map(_latex, table.notes))}}}", r"\end{table}", "",
+        ]  # fmt: skip
+    return "\n".join(parts)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after a line's end, [ and * would be an option of it
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return re.sub(r"(?<![\w}])-(?=\d)", "$-$", escaped)  # a minus sign, not a hyphen
+
+
+COLUMNS = (
+    "run", "attack", "seeds", "images", "average", "average_low", "average_high", "worst", "worst_low", "worst_high",
+    "worst_class", "gap", "labels",
+)  # fmt: skip
+_BESIDE = ("paper", "difference", "difference_low", "difference_high")
+
+
+def as_csv(rows: Rows, beside: Rows = ()) -> bytes:
+    """Rows of the result table in full precision, one a run and attack, in percent; a paper's numbers in columns beside them.
+
+    A paper's number for an attack that ours was not evaluated with is left out: the other tables show it.
+    """
+    found = [{name: row[name] for name in COLUMNS} | {"labels": "; ".join(row["labels"])} for row in rows]
+    if beside:
+        extra = dict.fromkeys([*(f"{kind}_{name}" for kind in NUMBERS for name in _BESIDE), "paper_source"])
+        found = [row | extra for row in found]
+    places = {(row["run"], row["attack"]): row for row in found}
+    for entry in beside:
+        if (row := places.get((entry["run"], entry["attack"]))) is not None:
+            row |= {f"{entry['number']}_{name}": entry[name] for name in _BESIDE} | {"paper_source": entry["source"]}
+    return csv_of({name: [row[name] for row in found] for name in (found[0] if found else COLUMNS)})
+
+
+def csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """Named columns of the same length as CSV; None is an empty cell."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return file.getvalue().encode()
+
+
+SUFFIXES = (".csv", ".tex", ".md")
+
+
+def write_tables(page: Path, title: str, tables: Sequence[Table], data: bytes) -> list[Path]:
+    """Write `data` (CSV) and the tables as LaTeX and Markdown beside a page, by its name; returns the paths. Raises OSError."""
+    contents = (data, as_latex(tables).encode(), as_markdown(title, tables).encode())
+    paths = [page.with_suffix(suffix) for suffix in SUFFIXES]
+    for path, content in zip(paths, contents, strict=True):
+        replace_file(path, content)
+    return paths
+
+
+def check_page(path: Path) -> None:
+    """Raises ConfigError where the page itself would have the name of one of its tables."""
+    if path.suffix in SUFFIXES:
+        raise ConfigError(f"The page cannot be {path}: the tables beside it get the endings {', '.join(SUFFIXES)}. Use .html.")
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; its text is escaped, and it scrolls sideways where the page is narrow."""
+    cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
+    for row in rows:
+        cells.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
+    return "<div class='wide'><table>" + "\n".join(cells) + "</table></div>"
+
+
+def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
+    """How unequal the classes are under `attack` (empty: the last one): a line a measure, a column a run."""
+    verdicts = marked(verdicts)
+    first = next(iter(verdicts))
+    cells = [spread_cells(row) for row in spread_rows(verdicts, attack)]
+    head = [f"under {ATTACK_TITLES[attack or last_attack(verdicts[first])]}", *verdicts]
+    rows = [[title, *(c[key] for c in cells)] for key, title in SPREAD_TITLES.items()]
+    note = (
+        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
+        "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
+        f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
+        f"{first} minus relative loss of the average."
+    )
+    return f"{html_table(head, rows)}<p class='note'>{html.escape(note)}</p>"
+
+
+def settings_html(folders: Mapping[str, RunFolder]) -> str:
+    """Which settings of runs differ; those that are the same, and versions, folded away. Raises RunFolderError."""
+    configs = [folder.config().to_mapping() for folder in folders.values()]
+    rows = [[name, *(str(config[name]) for config in configs)] for name in configs[0]]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    same = [row for row in rows if len(set(row[1:])) == 1]
+    versions = [folder.versions() for folder in folders.values()]
+    made_by = [[name, *(found.get(name, "?") for found in versions)] for name in versions[0]]
+    head = ["setting", *folders]
+    return (
+        "<h3>Settings that differ</h3>" + html_table(head, differing)
+        + "<details><summary>Settings that are the same, and versions</summary>"
+        + html_table(head, same) + html_table(["version of", *head[1:]], made_by) + "</details>"
+    )  # fmt: skip

@@ -1,0 +1,292 @@
+"""Turn verdicts into rows and sentences: results with intervals, inequality of classes, differences, seconds an epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faal_lab.catalogue import FAIRNESS
+from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.evaluation.comparison import Comparison, combine_seeds, compare
+from faal_lab.evaluation.statistics import (
+    average_accuracy,
+    boundary_error,
+    confusion,
+    minimum_bias,
+    rho,
+    spectral_norm,
+    spread,
+    worst_accuracy,
+    worst_share,
+)
+from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.runs import RunFolder
+
+ATTACK_TITLES = {
+    "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
+    "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "apgd-ce+t": "APGD-CE+T",
+    "autoattack": "AutoAttack",
+}  # fmt: skip
+
+
+def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
+    """The result table: one row a run and attack, shares in percent with 95 % intervals, and what must stand beside them."""
+    rows = []
+    for run, verdict in verdicts.items():
+        for attack in verdict.survived:
+            counts = verdict.counts(attack)
+            average, (worst, which) = average_accuracy(*counts), worst_accuracy(*counts)
+            rows.append({
+                "run": run, "attack": attack, "images": int(counts[1].sum()),
+                "average": 100 * average.value, "average_low": 100 * average.low, "average_high": 100 * average.high,
+                "worst": 100 * worst.value, "worst_low": 100 * worst.low, "worst_high": 100 * worst.high,
+                "worst_class": verdict.class_names[which], "gap": 100 * spread(*counts).gap, "labels": labels_of(verdict),
+            })  # fmt: skip
+    return rows
+
+
+def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]:
+    """The result table of groups of seeds, as of `result_rows`, and in `seeds` how many runs a row stands for.
+
+    Of several runs it holds means over them with Student's interval, cut at 0 and 100, and all their worst classes. Raises
+    VerdictsError where the runs of a group were not evaluated with the same attacks.
+    """
+    rows = []
+    for name, group in groups.items():
+        if len({tuple(verdict.survived) for verdict in group}) > 1:
+            raise VerdictsError(f"The runs of {name} were evaluated with different attacks. Evaluate them alike.")
+        for alike in zip(*(result_rows({name: verdict}) for verdict in group), strict=True):
+            rows.append({**alike[0], "seeds": len(alike), **(_over_seeds(alike) if len(alike) > 1 else {})})
+    return rows
+
+
+def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What rows of the same run and attack with other seeds say together."""
+    found: dict[str, Any] = {"gap": combine_seeds([row["gap"] for row in alike]).mean}
+    for key in ("average", "worst"):
+        mean = combine_seeds([row[key] for row in alike])
+        low, high = np.clip(np.array([mean.low, mean.high], dtype=float), 0, 100).tolist()
+        found |= {key: mean.mean, f"{key}_low": low, f"{key}_high": high}
+    found["worst_class"] = ", ".join(dict.fromkeys(row["worst_class"] for row in alike))
+    found["labels"] = list(dict.fromkeys(label for row in alike for label in row["labels"]))
+    return found
+
+
+def text_table(verdicts: dict[str, Verdicts]) -> str:
+    """The result table for a terminal, with what has to be said about its attacks."""
+    lines = [f"{'run':<12} {'attack':<11} {'average, %':>22} {'worst class, %':>24}"]
+    for row in result_rows(verdicts):
+        average = f"{row['average']:5.1f} [{row['average_low']:5.1f}, {row['average_high']:5.1f}]"
+        worst = f"{row['worst']:5.1f} [{row['worst_low']:5.1f}, {row['worst_high']:5.1f}]"
+        lines.append(f"{row['run']:<12} {row['attack']:<11} {average:>22} {worst:>24}  class {row['worst_class']}{_marked(row)}")
+    return "\n".join([*lines, *notes(verdicts)])
+
+
+def _marked(row: dict[str, Any]) -> str:
+    return "".join(f"  [{label}]" for label in row["labels"])
+
+
+def notes(verdicts: dict[str, Verdicts]) -> list[str]:
+    """What the evaluations say about their attacks, each remark once."""
+    said = [v.header["note"] for v in verdicts.values() if "note" in v.header]
+    shaky = [name for name, v in verdicts.items() if v.header.get("deterministic") is False]
+    if shaky:
+        said.append(
+            f"Not deterministic: {', '.join(shaky)}. Two passes over the same images gave other logits, so these attacks "
+            "do not measure its robustness."
+        )
+    chosen = [name for name, v in verdicts.items() if v.header.get("selected_on_test")]
+    if chosen:
+        said.append(
+            f"Selected on test: {', '.join(chosen)}. Its training looked at the test images (validation=test), so its numbers "
+            "are too high by an unknown amount."
+        )
+    said += [f"{name}: {text}" for name, v in verdicts.items() for text in v.header.get("findings", ())]
+    if all(v.header.get("findings") == [] for v in verdicts.values()):
+        said.append("No sign of masked gradients was found in any class.")
+    return list(dict.fromkeys(said))
+
+
+def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:
+    """Each run against the first one, paired on the same images, under `attack` (empty: the last one of the evaluation)."""
+    (first, base), *others = verdicts.items()
+    attack = attack or last_attack(base)
+    check_name("attack", attack, base.survived)
+    found = {}
+    for name, other in others:
+        base.check_same(other, f"{first} and {name}")
+        right = base.survived[attack], other.survived[attack]
+        found[name] = compare(base.labels, *right, len(base.class_names), names=(first, name))
+    return found
+
+
+def paired_sentences(found: dict[str, Comparison]) -> list[str]:
+    """Each comparison in a plain sentence that names both runs."""
+    return [c.sentence() if c.identical else f"{c.names[1]} against {c.names[0]}: {c.sentence()}" for c in found.values()]
+
+
+def last_attack(verdicts: Verdicts) -> str:
+    """The attack that headlines are about: the last one of an evaluation."""
+    return list(verdicts.survived)[-1]
+
+
+def marked(verdicts: Mapping[str, Verdicts]) -> dict[str, Verdicts]:
+    """The same by names that say what must stand beside every number, for columns, legends and files."""
+    return {name + "".join(f" [{label}]" for label in labels_of(v)): v for name, v in verdicts.items()}
+
+
+def labels_of(verdicts: Verdicts) -> list[str]:
+    """What must stand beside every number of a run, in two or three words."""
+    header = verdicts.header
+    marks = {
+        "selected on test": header.get("selected_on_test"),
+        "not deterministic": header.get("deterministic") is False,
+        "masked gradients?": header.get("findings"),
+    }
+    return [label for label, holds in marks.items() if holds]
+
+
+SPREAD_TITLES = {
+    "gap": "highest minus lowest", "deviation": "standard deviation", "normalised": "deviation / mean (NSD)", "gini": "Gini",
+    "ratio": "lowest / mean", "tenth": "worst 10 % of classes", "corrected": "worst class, selection allowed for",
+    "boundary": "largest boundary error", "spectral": "spectral norm of confusions", "rho": "rho",
+}  # fmt: skip
+
+
+def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict[str, Any]]:
+    """How unequal the classes of each run are under `attack` (empty: the last one).
+
+    Shares in percent but for the ratios `normalised`, `gini`, `ratio`, `spectral` and `rho`; rho (WAT's) is against the first
+    run; None where a run says nothing of it.
+    """
+    rows: list[dict[str, Any]] = []
+    first: dict[str, Any] = {}
+    for run, verdict in verdicts.items():
+        name = attack or last_attack(verdict)
+        counts, classes = verdict.counts(name), len(verdict.class_names)
+        found, tenth, lowest = spread(*counts), worst_share(*counts), minimum_bias(*counts)
+        row: dict[str, Any] = {
+            "run": run, "attack": name, "gap": 100 * found.gap, "deviation": 100 * found.deviation,
+            "normalised": found.normalised, "gini": found.gini, "ratio": found.ratio, "tenth": 100 * tenth.observed,
+            "tenth_low": 100 * tenth.corrected.low, "tenth_high": 100 * tenth.corrected.high,
+            "corrected": 100 * lowest.corrected.value, "corrected_low": 100 * lowest.corrected.low,
+            "corrected_high": 100 * lowest.corrected.high, "boundary": None, "boundary_class": None, "rho": None,
+            "spectral": spectral_norm(confusion(verdict.labels, verdict.predicted[name], classes)),
+        }  # fmt: skip
+        if "clean" in verdict.survived and name != "clean":
+            _, added = boundary_error(verdict.survived["clean"], verdict.survived[name], verdict.labels, classes)
+            row |= {"boundary": 100 * float(np.nanmax(added)), "boundary_class": verdict.class_names[int(np.nanargmax(added))]}
+        own = {"average": average_accuracy(*counts).value, "worst": worst_accuracy(*counts)[0].value}
+        if first and min(first.values()) > 0:
+            row["rho"] = rho(own["average"], own["worst"], first["average"], first["worst"])
+        first = first or own
+        rows.append(row)
+    return rows
+
+
+def spread_cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row of `spread_rows` as text, by the keys of SPREAD_TITLES."""
+    cells = {}
+    for key in SPREAD_TITLES:
+        value = row[key]
+        ratio = key in ("normalised", "gini", "ratio", "spectral", "rho")
+        cells[key] = "-" if value is None or np.isnan(value) else f"{value:.2f}" if ratio else f"{value:.1f}"
+    cells["tenth"] += f" ({row['tenth_low']:.1f} to {row['tenth_high']:.1f})"
+    cells["corrected"] += f" ({row['corrected_low']:.1f} to {row['corrected_high']:.1f})"
+    if row["boundary_class"] is not None:
+        cells["boundary"] += f" ({row['boundary_class']})"
+    if row["rho"] is not None:
+        cells["rho"] = f"{row['rho']:+.2f}"
+    return cells
+
+
+def spread_table(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
+    """How unequal the classes are, for a terminal: one line a measure, one column a run."""
+    rows = spread_rows(marked(verdicts), attack)
+    cells = [spread_cells(row) for row in rows]
+    lines = [f"{'under ' + rows[0]['attack']:<36}" + "".join(f"{row['run']:>24}" for row in rows)]
+    return "\n".join(lines + [f"{title:<36}" + "".join(f"{c[key]:>24}" for c in cells) for key, title in SPREAD_TITLES.items()])
+
+
+def seed_sentences(groups: Mapping[str, Sequence[Verdicts]], attack: str = "") -> list[str]:
+    """Each group of seeds against the first one: mean difference over seeds with Student's interval, pairs in order.
+
+    The first run of a group is held against the first of the other, and so on; raises VerdictsError where a pair was not
+    evaluated on the same images, or groups differ in size.
+    """
+    (first, base), *others = groups.items()
+    lines = []
+    for name, group in others:
+        if len(group) != len(base):
+            raise VerdictsError(f"{first} has {len(base)} runs and {name} {len(group)}; expected one for each seed in both.")
+        pairs = [
+            comparisons({f"{first} {n}": a, f"{name} {n}": b}, attack)[f"{name} {n}"]
+            for n, (a, b) in enumerate(zip(base, group, strict=True), 1)
+        ]
+        for what, values in (
+            ("worst class", [p.worst.value for p in pairs]),
+            ("average", [p.average.value for p in pairs]),
+        ):
+            lines.append(f"{name} against {first}, {what}: {combine_seeds(values).sentence()}")
+    return lines
+
+
+def epoch_seconds(run_folder: str | Path) -> list[float]:
+    """Seconds of each epoch from the second on: the first one also compiles, fills caches and waits for files.
+
+    Epochs in which the run stood still between a stop and a resume are left out. Raises RunFolderError where none is left.
+    """
+    folder = RunFolder.open(run_folder)
+    try:
+        records = [json.loads(line) for line in folder.timing_file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder.timing_file} cannot be read: {error}.") from error
+    seconds, begun = [], None
+    for record in records:
+        if record["event"] == "RunResumed":
+            begun = None
+        elif record["event"] == "EpochDone":
+            if begun is not None:
+                seconds.append(record["time"] - begun)
+            begun = record["time"]
+    if not seconds:
+        raise RunFolderError(f"{run_folder} has no two epochs in a row to take the time of. Train for at least two.")
+    return seconds
+
+
+def time_rows(runs: Mapping[str, str | Path], paper: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    """One row a run: minutes an epoch (median, shortest, longest), times longer than the first run, and the method's properties.
+
+    `paper` has a paper's minutes by the names of runs. Raises RunFolderError.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, path in runs.items():
+        minutes = np.array(epoch_seconds(path)) / 60
+        config = RunFolder.open(path).config()
+        first = rows[0]["minutes"] if rows else float(np.median(minutes))
+        rows.append({
+            "run": name, "epochs": len(minutes), "minutes": float(np.median(minutes)), "shortest": float(minutes.min()),
+            "longest": float(minutes.max()), "times": float(np.median(minutes)) / first, "device": config.device,
+            "paper": (paper or {}).get(name), "properties": FAIRNESS[config.fairness].properties(),
+        })  # fmt: skip
+    for row in rows:
+        row["paper_times"] = row["paper"] / rows[0]["paper"] if row["paper"] and rows[0]["paper"] else None
+    return rows
+
+
+def minutes_of(entries: Iterable[str]) -> dict[str, float]:
+    """A paper's minutes from texts as `name=2.63`; raises ConfigError."""
+    found = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not found[name] > 0:
+            raise ConfigError(f"a paper's minutes must be like name=2.63, got {entry!r}.")
+    return found

@@ -1,0 +1,105 @@
+"""Keep one writer at a time, and show a sign of life to whoever watches.
+
+The lock is the operating system's: it ends with the process, however that ends. The heartbeat is a small file, so that a watcher
+on another machine can tell a run that works from one that died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from faal_lab.errors import FaalLabError
+from faal_lab.runs.files import patiently, replace_file
+
+HEARTBEAT = "heartbeat.json"
+BEAT = 1.0  # seconds between heartbeats
+SILENT = 15.0  # seconds without one after which a run counts as lost
+
+
+class RunLocked(FaalLabError, RuntimeError):
+    """Another process writes to this run folder."""
+
+
+class Heartbeat:
+    """Holds a run folder for this process and tells what it does; a context manager.
+
+    `report` is asked at each beat what the run does and which share of its work is done.
+    Raises RunLocked on entry where another process holds the folder.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[], tuple[str, float]]) -> None:
+        from filelock import FileLock
+
+        # not thread-local: a run's generator may be closed from another thread than the one that started it
+        self._lock = FileLock(str(folder / "writer.lock"), thread_local=False)
+        self._file, self._report = folder / HEARTBEAT, report
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="faal-heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            beat = read_heartbeat(self._file) or {}
+            who = f"process {beat.get('pid', '?')} on {beat.get('host', '?')}"
+            raise RunLocked(
+                f"{self._file.parent} is being written by {who} ({beat.get('activity', '?')}). Stop it first "
+                f"(faal-lab tell {self._file.parent} stop), or give this run a folder of its own."
+            ) from None
+        self._say()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._say()
+        self._lock.release()
+
+    def _beat(self) -> None:
+        said, when = "", 0.0
+        while not self._done.wait(0.1):
+            activity, _ = self._report()
+            if activity != said or time.monotonic() - when >= BEAT:
+                said, when = activity, time.monotonic()
+                self._say()
+
+    def _say(self) -> None:
+        activity, share = self._report()
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "activity": activity, "share": share, "time": time.time()}
+        with contextlib.suppress(OSError):  # a full disk must not end a run through its heartbeat
+            replace_file(self._file, json.dumps(record).encode())
+
+
+def read_heartbeat(file: Path) -> dict[str, Any] | None:
+    """The last sign of life, with `age` in seconds; None if there is none."""
+    try:
+        beat = json.loads(patiently(lambda: file.read_text(encoding="utf-8")))
+        beat["age"] = max(0.0, time.time() - float(beat["time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return beat
+
+
+def is_alive(beat: dict[str, Any] | None) -> bool:
+    """Whether the process behind a heartbeat still works: by its process id on this host, by silence elsewhere."""
+    if beat is None or beat["age"] > SILENT:
+        return False
+    if beat.get("host") == socket.gethostname() and os.name == "posix":
+        try:
+            os.kill(int(beat["pid"]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    return True

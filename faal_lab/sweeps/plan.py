@@ -1,0 +1,267 @@
+"""Turn a sweep file into jobs: which notebook, with which parameters, into which folder, after which others."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from faal_lab.errors import FaalLabError, check_name
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "parameterized"  # they lie beside the package, in the checkout
+_TOP = ("name", "about", "hours", "threads", "environment", "cluster", "stages", "paper")
+_STAGE = ("notebook", "each", "after", "parameters", "grid", "list")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REFERENCE = re.compile(r"\{([^{}]*)\}")
+
+
+class SweepError(FaalLabError, ValueError):
+    """A sweep file that cannot be carried out; the message says where and what would be right."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One papermill run. `stated` are the parameters as the file has them, `parameters` with every reference resolved."""
+
+    stage: str
+    label: str
+    notebook: Path
+    stated: dict[str, Any]
+    parameters: dict[str, Any]
+    needs: tuple[str, ...]
+    title: str  # its name in a report: that of its other seeds, too
+    folder: Path  # what it makes; a training's run folder
+    home: Path  # executed notebook, log, status
+
+    @property
+    def key(self) -> str:
+        """Its name in the sweep."""
+        return f"{self.stage}/{self.label}" if self.label else self.stage
+
+    @property
+    def product(self) -> Path:
+        """The run folder that `{each}` means: where its notebook was told to make one, else its folder."""
+        out = Path(str(self.parameters.get("out") or self.folder))
+        return self.folder if out.suffix else out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a sweep, each after those that it needs."""
+
+    name: str
+    about: str
+    out: Path
+    jobs: dict[str, Job]
+    hours: dict[str, float] = field(default_factory=dict)
+    threads: int = 0
+    environment: tuple[str, ...] = ()
+    cluster: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+
+    def only(self, keys: set[str]) -> Plan:
+        """The same with these jobs alone."""
+        return Plan(**{**self.__dict__, "jobs": {key: job for key, job in self.jobs.items() if key in keys}})
+
+    def needed_by(self, key: str) -> set[str]:
+        """That job and all it needs, however far back."""
+        found = {key}
+        for need in self.jobs[key].needs:
+            found |= self.needed_by(need)
+        return found
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader (no tag makes an object), and a name that stands twice in a mapping is an error instead of the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
+    """Read a sweep file; its jobs go to `out` (default: `runs/<name>`). Raises SweepError or UnknownName."""
+    file = Path(file)
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise SweepError(f"{file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SweepError(f"{file} is not a sweep file in YAML: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("stages"), dict) or not found["stages"]:
+        raise SweepError(
+            f"{file}: expected a mapping with `name` and `stages` (name: {{notebook: ...}}); see reproduce/digits.yaml."
+        )
+    for key in found:
+        check_name(f"entry of {file.name}", key, _TOP)
+    name = _name(found.get("name"), "name")
+    root = Path(out) if out else Path("runs") / name
+    stages = {_name(s, "stage"): _stage(s, settings, found["stages"]) for s, settings in found["stages"].items()}
+    jobs: dict[str, Job] = {}
+    for stage in _in_order(stages):
+        for job in _jobs(stage, stages[stage], jobs, root, file.parent):
+            if job.key in jobs:
+                raise SweepError(
+                    f"{job.key}: two jobs have this name and would write to one folder. Give their entries a `label`."
+                )
+            jobs[job.key] = job
+    return Plan(
+        name, str(found.get("about", "")), root, jobs, _mapping(found, "hours"), _whole(found, "threads"),
+        tuple(map(str, found.get("environment") or ())), _mapping(found, "cluster"), _mapping(found, "paper"),
+    )  # fmt: skip
+
+
+def _name(value: object, what: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value in ("jobs", "each", "here", "paper"):
+        raise SweepError(f"{what}: expected letters, digits, dots and dashes (not jobs, each, here, paper), got {value!r}.")
+    return value
+
+
+def _mapping(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = found.get(name) or {}
+    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+        raise SweepError(f"{name}: expected names and values, got {value!r}.")
+    return value
+
+
+def _whole(found: Mapping[str, Any], name: str) -> int:
+    value = found.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise SweepError(f"{name}: expected a whole number, got {value!r}.")
+    return value
+
+
+def _stage(name: str, settings: object, stages: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's entries, checked, with those that are absent as empty ones."""
+    if not isinstance(settings, dict):
+        raise SweepError(f"stage {name}: expected {{notebook: ..., parameters: ...}}, got {settings!r}.")
+    for key in settings:
+        check_name(f"entry of stage {name}", key, _STAGE)
+    if not isinstance(settings.get("notebook"), str):
+        raise SweepError(f"stage {name}: expected a `notebook`, such as train, finetune, evaluate or report.")
+    found = {"notebook": settings["notebook"]}
+    for key in ("parameters", "grid"):
+        found[key] = _mapping(settings, key)
+    for key in ("each", "after"):
+        found[key] = settings.get(key) or []
+        if not isinstance(found[key], list):
+            raise SweepError(f"stage {name}: {key} must be a list of stages, such as [base], got {found[key]!r}.")
+        for other in found[key]:
+            check_name(f"stage in `{key}` of stage {name}", other, stages)
+    for parameter, values in found["grid"].items():
+        if not isinstance(values, list) or not values:
+            raise SweepError(f"stage {name}: grid.{parameter} must be a list of values, got {values!r}.")
+    found["list"] = settings.get("list") or [{}]
+    if not isinstance(found["list"], list) or not all(isinstance(entry, dict) for entry in found["list"]):
+        raise SweepError(f"stage {name}: list must hold sets of parameters (- {{fairness: faal}}), got {found['list']!r}.")
+    known = {*stages, "each", "here", "paper"}
+    found["uses"] = {ref for text in _texts(settings) for ref in _REFERENCE.findall(text)}
+    for reference in found["uses"]:
+        check_name(f"reference of stage {name}", reference, known)
+    if "each" in found["uses"] and not found["each"]:
+        raise SweepError(f"stage {name}: {{each}} needs an entry `each: [STAGE]` that says of which stages.")
+    return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _in_order(stages: Mapping[str, dict[str, Any]]) -> list[str]:
+    before = {name: {*s["each"], *s["after"], *(s["uses"] & set(stages))} for name, s in stages.items()}
+    try:
+        return list(TopologicalSorter(before).static_order())
+    except CycleError as error:
+        raise SweepError(f"The stages wait for each other: {' needs '.join(reversed(error.args[1]))}.") from error
+
+
+def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Path, beside: Path) -> Iterator[Job]:
+    """The jobs of one stage: each upstream job x each entry of the list x the grid."""
+    notebook = _notebook(settings["notebook"], beside)
+    of_stage = {s: [j for j in made.values() if j.stage == s] for s in {j.stage for j in made.values()}}
+    upstream: list[Job | None] = [j for s in settings["each"] for j in of_stage[s]] or [None]
+    waits = [j.key for s in (*settings["after"], *(settings["uses"] & set(of_stage))) for j in of_stage[s]]
+    combined = [dict(zip(settings["grid"], v, strict=True)) for v in itertools.product(*settings["grid"].values())]
+    entries: list[dict[str, Any]] = settings["list"]
+    for source, entry, point in ((s, e, p) for s in upstream for e in entries for p in combined):
+        own = {k: v for k, v in entry.items() if k != "label"}
+        label, title = _labels(source, entry, point, len(settings["each"]) > 1)
+        folder = out / stage / label if label else out / stage
+        stated = {**settings["parameters"], **own, **point}
+        known = {s: ",".join(f"{j.title}={j.product}" for j in jobs) for s, jobs in of_stage.items()}
+        known |= {
+            "here": str(folder),
+            "paper": str(out / "paper.json"),
+            "each": str(source.product) if source is not None else "",
+        }
+        needs = tuple(dict.fromkeys([source.key, *waits] if source is not None else waits))
+        home = out / "jobs" / folder.relative_to(out)
+        full = f"{stage}/{title}" if title else stage
+        yield Job(stage, label, notebook, stated, _resolved(stated, known), needs, full, folder, home)
+
+
+def _labels(source: Job | None, entry: dict[str, Any], point: dict[str, Any], several: bool) -> tuple[str, str]:
+    """What tells a job from the others of its stage, in its folder's name and, without the seed, in a report."""
+    found = []
+    for seedless in (False, True):
+        values = point if "label" in entry else {**entry, **point}
+        parts = [str(entry["label"])] if "label" in entry else []
+        parts += [str(value) for name, value in values.items() if not (seedless and name == "seed")]
+        if source is not None:
+            above = (source.title, source.title.partition("/")[2]) if seedless else (source.key, source.label)
+            parts.insert(0, above[0].replace("/", "-") if several else above[1])
+        found.append("-".join(filter(None, (re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts))))
+    return found[0], found[1]
+
+
+def _resolved(value: Any, known: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _REFERENCE.sub(lambda found: known[found[1]], value)
+    if isinstance(value, dict):
+        return {name: _resolved(inner, known) for name, inner in value.items()}
+    return [_resolved(inner, known) for inner in value] if isinstance(value, list) else value
+
+
+def _notebook(name: str, beside: Path) -> Path:
+    """A name means a notebook of parameterized/, anything with an ending a path beside the sweep file."""
+    path = beside / name if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))) or f"none: {NOTEBOOKS} is missing"
+        raise SweepError(f"notebook {name!r}: there is no {path}. Known by name: {known}.")
+    return path
+
+
+def shard(plan: Plan, text: str) -> Plan:
+    """The i-th of n parts (`i/n`) of a plan: a share of what no other job needs, with all that it needs itself.
+
+    Jobs that gather a whole stage, such as a report, are in no part; they are made without a shard, once the folders of all parts
+    lie together. Raises SweepError for nonsense.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise SweepError(f"--shard must be I/N with I from 1 to N, such as 2/3, got {text!r}.")
+    number, count = int(match[1]), int(match[2])
+    gathering: set[str] = set()
+    for key, job in plan.jobs.items():
+        stages = [plan.jobs[need].stage for need in job.needs]
+        if len(set(stages)) < len(stages) or gathering & set(job.needs):
+            gathering.add(key)
+    wanted = {need for key, job in plan.jobs.items() if key not in gathering for need in job.needs}
+    ends = [key for key in plan.jobs if key not in gathering and key not in wanted]
+    return plan.only({key for end in ends[number - 1 :: count] for key in plan.needed_by(end)})

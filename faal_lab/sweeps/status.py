@@ -1,0 +1,161 @@
+"""Record the state of a job beside its executed notebook, guess how long jobs take, and hash what a result depends on.
+
+A result depends on parameters, notebook, files it reads, the jobs before it, and the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from faal_lab.runs.files import patiently, replace_file
+from faal_lab.runs.heartbeat import is_alive, read_heartbeat
+from faal_lab.sweeps.plan import Job, Plan
+
+STATUS, LOCK = "status.json", "lock"
+
+
+@dataclass(frozen=True)
+class Status:
+    """`state` is running, done or failed; `seconds` is the work of all attempts that were not killed."""
+
+    state: str
+    fingerprint: str
+    code: str
+    stage: str
+    notebook: str
+    seconds: float = 0.0
+    attempts: int = 1
+    error: str = ""
+
+    def write(self, home: Path) -> None:
+        """Write it into a job's home; raises OSError."""
+        home.mkdir(parents=True, exist_ok=True)
+        replace_file(home / STATUS, json.dumps(asdict(self), indent=1).encode())
+
+
+def read_status(home: Path) -> Status | None:
+    """A job's last status; None where there is none that can be read."""
+    try:
+        return Status(**json.loads(patiently(lambda: (home / STATUS).read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def at_work(home: Path) -> bool:
+    """Whether a process holds a job's lock."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(str(home / LOCK), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def progress_of(job: Job) -> tuple[str, float] | None:
+    """What a running job does and which share is done, where it trains or evaluates: from the run folder's sign of life."""
+    for folder in (job.folder, *map(Path, str(job.parameters.get("runs", "")).split(","))):
+        beat = read_heartbeat(folder / "heartbeat.json")
+        if is_alive(beat) and beat is not None and beat["activity"] != "ended":
+            return str(beat["activity"]), float(beat.get("share", 0.0))
+    return None
+
+
+class Durations:
+    """How long jobs took in earlier sweeps that lie in the same folder as this one."""
+
+    def __init__(self, homes: Iterable[Path]) -> None:
+        self._same: dict[str, float] = {}
+        self._alike: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for file in homes:
+            status = read_status(file.parent)
+            if status is not None and status.state == "done":
+                self._same[status.fingerprint] = status.seconds
+                for alike in ((status.notebook, status.stage), (status.notebook,)):
+                    self._alike[alike].append(status.seconds)
+
+    @staticmethod
+    def beside(plan: Plan) -> Durations:
+        """Of this sweep and of those beside it."""
+        return Durations(plan.out.parent.glob(f"*/jobs/**/{STATUS}"))
+
+    def of(self, job: Job, fingerprint: str) -> float | None:
+        """Seconds that a job will take: what the same took, else the median of its stage, else of its notebook; None: unknown."""
+        if fingerprint in self._same:
+            return self._same[fingerprint]
+        for alike in ((job.notebook.stem, job.stage), (job.notebook.stem,)):
+            if self._alike[alike]:
+                return statistics.median(self._alike[alike])
+        return None
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PATHS = ("base", "runs", "data_dir")  # a plain word is a path in these alone
+_ONLY_SHOW = ("widgets", "sweep")  # rooms that change no result
+
+
+@cache
+def code_version() -> str:
+    """A hash over the package's sources, but for what only shows or deals out work."""
+    total = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        place = path.relative_to(_PACKAGE)
+        if place.parts[0] not in _ONLY_SHOW:
+            total.update(str(place).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprints(plan: Plan) -> dict[str, str]:
+    """One hash a job, over all but the package's own version (`code_version`), which is the same for all of them."""
+    found: dict[str, str] = {}
+    for key, job in plan.jobs.items():  # in order: what a job needs stands before it
+        record = {
+            "parameters": job.stated,
+            "notebook": hashlib.sha256(job.notebook.read_bytes()).hexdigest(),
+            "inputs": {name: content(path) for name, path in _inputs(job)},
+            "needs": {need: found[need] for need in job.needs},
+            "paper": plan.paper if any("{paper}" in str(value) for value in job.stated.values()) else {},
+        }
+        found[key] = hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+    return found
+
+
+def _inputs(job: Job) -> list[tuple[str, Path]]:
+    """Files and folders that a job's parameters name, but for those of the sweep itself."""
+    found = []
+    for name, value in job.stated.items():
+        for part in value.split(",") if isinstance(value, str) and "{" not in value else ():
+            path = Path(part.strip()).expanduser()
+            if part.strip() and (name in _PATHS or len(path.parts) > 1) and path.exists():
+                found.append((f"{name} {part.strip()}", path))
+    return found
+
+
+def content(path: Path) -> str:
+    """A hash of what a path holds: a file's bytes, a run folder's settings and weights, or names, sizes and times in a folder."""
+    if path.is_file():
+        return _file(path)
+    if (path / "config.json").is_file():
+        weights = [p for p in sorted(path.glob("*.safetensors")) if p.is_file()]
+        return _hash([[p.name, _file(p)] for p in (path / "config.json", *weights)])
+    listing = [
+        [str(p.relative_to(path)), s.st_size, s.st_mtime_ns] for p in sorted(path.rglob("*")) if p.is_file() for s in (p.stat(),)
+    ]
+    return _hash(listing)
+
+
+def _file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""Phase 1 of a training step: make the images of a batch adversarial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from faal_lab.data import keyed_random
+from faal_lab.data.batches import Batch
+from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, PlansAttacks
+from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, AttackTick, boundary_pair, climber, per_sample, pgd, start_point
+from faal_lab.methods.recipe import Recipe
+from faal_lab.models.build import frozen
+from faal_lab.runs.config import Config
+from faal_lab.training.state import TrainingState
+
+
+class Attacked(NamedTuple):
+    """What phase 1 made."""
+
+    images: torch.Tensor  # [B, C, H, W], or [2, B, C, H, W] where the objective wants two points
+    radius: torch.Tensor | None  # [B] in pixel units, or None: the run's epsilon for all
+
+
+def parts_of(images: int, accumulation: int) -> int:
+    """In how many parts a batch goes through the network: an epoch's last and smaller one in fewer, none of a single image."""
+    return max(1, min(accumulation, images // 2))
+
+
+def attack(state: TrainingState, batch: Batch, num_classes: int, config: Config, tick: AttackTick) -> Attacked:
+    """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
+
+    A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
+    """
+    count = parts_of(len(batch.labels), config.accumulation)
+    parts = [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
+    found = [_attack_part(state, part, num_classes, config, tick) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    radii = [part.radius for part in found if part.radius is not None]
+    return Attacked(torch.cat([part.images for part in found], dim=-4), torch.cat(radii) if radii else None)
+
+
+def _attack_part(state: TrainingState, batch: Batch, num_classes: int, config: Config, tick: AttackTick) -> Attacked:
+    recipe = state.acting()
+    objective, method = recipe.objective, recipe.fairness
+    if objective.attack_loss is None:
+        return Attacked(batch.images, None)
+    with frozen(state.model, config.batch_norm):
+
+        @cache
+        def clean_logits() -> torch.Tensor:
+            with torch.no_grad():
+                return state.model(batch.images)
+
+        def draw() -> torch.Tensor:
+            return keyed_random.uniform(config.seed, state.epoch, batch.keys, keyed_random.TARGET)
+
+        plan = None
+        if isinstance(method, PlansAttacks):
+            plan = method.plan_attack(AttackedBatch(batch.labels, num_classes, config.step_ratio, clean_logits, draw))
+            plan = plan._replace(radius=plan.radius.to(batch.images.dtype), step=plan.step.to(batch.images.dtype))
+        radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius
+        if config.replays:
+            adv = _carried(state, batch.images, radius, config)
+        else:
+            adv = _climbed(state, recipe, batch, radius, plan, clean_logits, config, tick)
+    return Attacked(adv, radius if isinstance(radius, torch.Tensor) else None)
+
+
+def _climbed(
+    state: TrainingState,
+    recipe: Recipe,
+    batch: Batch,
+    radius: torch.Tensor | float,
+    plan: AttackPlan | None,
+    clean_logits: Callable[[], torch.Tensor],
+    config: Config,
+    tick: AttackTick,
+) -> torch.Tensor:
+    """PGD, or both sides of the boundary, with the objective's attack loss."""
+    objective, loss = recipe.objective, recipe.objective.attack_loss
+    assert loss is not None
+    step = config.step_ratio * state.dials["epsilon"]
+    settings = {
+        "radius": radius, "step": step if plan is None else step * plan.step, "loss": loss, "norm": config.norm,
+        "clean_logits": clean_logits() if loss in NEEDS_CLEAN else None, "target": None if plan is None else plan.target,
+    }  # fmt: skip
+    noise, kind = None, recipe.start
+    if kind != "zero":
+        draw = keyed_random.normal if kind == "gaussian" else keyed_random.uniform
+        noise = draw(config.seed, state.epoch, batch.keys, keyed_random.ATTACK_START, tuple(batch.images.shape[1:]))
+    start = start_point(batch.images, radius, noise, kind, config.norm)
+    if objective.points == 2:
+        climb = climber(state.model, batch.images, batch.labels, **settings)
+        return boundary_pair(climb, start, batch.labels, config.attack_steps, tick)
+    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=start, tick=tick, **settings)
+
+
+def _carried(state: TrainingState, images: torch.Tensor, radius: torch.Tensor | float, config: Config) -> torch.Tensor:
+    """Free training's images: the perturbation of the batch before, from zero at first (Shafahi et al., NeurIPS 2019)."""
+    if state.perturbation is None or state.perturbation.shape[1:] != images.shape[1:]:
+        state.perturbation = torch.zeros(config.batch_size, *images.shape[1:], device=images.device)
+    moved = images + state.perturbation.to(images.device)[: len(images)]
+    return NORMS[config.norm].project(moved, images, per_sample(radius, images)).clamp(0, 1)
+
+
+def climb_along(state: TrainingState, batch: Batch, attacked: Attacked, gradient: torch.Tensor, config: Config) -> None:
+    """Free training's ascent: one step of the whole radius along the training loss's own gradient [B, C, H, W]."""
+    assert state.perturbation is not None
+    ball, images = NORMS[config.norm], batch.images
+    radius = per_sample(attacked.radius if attacked.radius is not None else state.dials["epsilon"], images)
+    moved = attacked.images.detach() + ball.climb(gradient, radius)
+    state.perturbation[: len(images)] = ball.project(moved, images, radius) - images

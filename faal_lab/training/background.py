@@ -1,0 +1,143 @@
+"""Run a training beside the notebook: in a child process (the default) or in a thread of this one.
+
+A child process leaves the kernel quick and survives its restart. A thread is for models defined in the notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from torch import nn
+
+from faal_lab.errors import ConfigError, FaalLabError, RunFolderError
+from faal_lab.methods.recipe import Recipe
+from faal_lab.runs import RunFolder
+from faal_lab.runs.config import Config, check_dial
+from faal_lab.runs.events import Command
+from faal_lab.runs.heartbeat import is_alive, read_heartbeat
+
+
+class RunError(FaalLabError, RuntimeError):
+    """A run that ended with an error; the message is its last words."""
+
+
+class LiveRun:
+    """A run that goes on while the caller does something else. Commands travel through the run folder alone."""
+
+    def __init__(self, path: str | Path, process: subprocess.Popen[bytes] | None, thread: threading.Thread | None) -> None:
+        self.folder = RunFolder(path)
+        self._process, self._thread = process, thread
+        self._error: list[BaseException] = []
+
+    @staticmethod
+    def start(config: Config, out: str | Path, *, resume: bool = False) -> LiveRun:
+        """Start a run in a child process, which goes on if this one ends. Its output goes to log.txt in the folder.
+
+        Raises RunFolderError where `out` already holds a run (unless it is resumed).
+        """
+        path = Path(out)
+        if not resume and (path / "config.json").exists():
+            raise RunFolderError(f"{path} already holds a run. Choose another folder, or resume it.")
+        if resume and RunFolder.open(path).config() != config:
+            raise ConfigError(f"{path} was made with other settings; resume it with those.")
+        path.mkdir(parents=True, exist_ok=True)
+        words = ["run", "--resume", str(path)] if resume else ["run", "--out", str(path), "--config", "-"]
+        with open(path / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "faal_lab", *words, "--quiet"],
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=os.name == "posix",
+            )  # fmt: skip
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # a child that ended at once says why in its log
+            process.stdin.write(json.dumps(config.to_mapping()).encode())
+            process.stdin.close()
+        return LiveRun(path, process, None)
+
+    @staticmethod
+    def in_thread(
+        config: Config, out: str | Path, *, model: nn.Module | None = None, recipe: Recipe | None = None, resume: bool = False
+    ) -> LiveRun:
+        """Start a run in a thread, for a model or a recipe that exists in this process only."""
+        from faal_lab.training.run import run
+
+        def work() -> None:
+            try:
+                for _ in run(config, out, resume=resume, model=model, recipe=recipe):
+                    pass
+            except BaseException as error:
+                live._error.append(error)
+
+        Path(out).mkdir(parents=True, exist_ok=True)  # whoever follows the folder takes a missing one for deleted
+        thread = threading.Thread(target=work, name="faal-run", daemon=True)
+        live = LiveRun(out, None, thread)
+        thread.start()
+        return live
+
+    @staticmethod
+    def attach(path: str | Path) -> LiveRun:
+        """A run that somebody else started, to steer it: another kernel, papermill, or this kernel before its restart.
+
+        Raises RunFolderError where there is no run.
+        """
+        return LiveRun(RunFolder.open(path).path, None, None)
+
+    def running(self) -> bool:
+        """Whether the process or thread has not ended yet; of a run that was attached to, whether it shows a sign of life."""
+        if self._process is not None:
+            return self._process.poll() is None
+        if self._thread is not None:
+            return self._thread.is_alive()
+        beat = read_heartbeat(self.folder.heartbeat_file)  # not its status: that reads all its events, and this is asked often
+        return is_alive(beat) and beat is not None and beat["activity"] != "ended"
+
+    def pause(self) -> None:
+        """Stand still before the next attack step."""
+        self.folder.send(Command("pause"))
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.folder.send(Command("resume"))
+
+    def step(self) -> None:
+        """Make one step, then stand still."""
+        self.folder.send(Command("step"))
+
+    def turn(self, dial: str, value: float) -> None:
+        """Turn tau, epsilon or learning_rate from the next batch on; raises ConfigError on nonsense."""
+        self.folder.send(Command("turn", dial, check_dial(dial, value, self.folder.config())))
+
+    def stop(self) -> None:
+        """End the run in order: its state is saved and can be resumed."""
+        self.folder.send(Command("stop"))
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Wait for the end and return the status ("done" or "stopped").
+
+        Raises RunError where the run failed, TimeoutError after `timeout` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.running():
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"{self.folder.path} still runs after {timeout} seconds.")
+            time.sleep(0.05)
+        error = self.error()
+        if error:
+            raise RunError(error)
+        return self.folder.status()
+
+    def error(self) -> str:
+        """The last words of a run that failed; empty otherwise."""
+        if self._error:
+            return f"{type(self._error[0]).__name__}: {self._error[0]}"
+        if self._process is None or self._process.poll() in (None, 0):
+            return ""
+        log = self.folder.path / "log.txt"
+        said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+        return said[-2000:] or f"the process ended with exit code {self._process.returncode}"

@@ -1,0 +1,153 @@
+"""Turn a training state into a checkpoint, and a checkpoint into a state or a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from faal_lab.data.images import Splits
+from faal_lab.errors import RunFolderError
+from faal_lab.methods.class_stats import ClassStats
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.weights import check_normalization, load_foreign
+from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, is_foreign, read_checkpoint
+from faal_lab.runs.config import Config
+from faal_lab.training.state import TrainingState
+
+
+def base_file(config: Config) -> Path:
+    """The checkpoint a run starts from: a file, or a run folder's `base_checkpoint`."""
+    path = Path(config.base).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"base {path} does not exist. Train it first: faal-lab run --out {path}")
+    return _checkpoint_file(RunFolder.open(path), config.base_checkpoint)
+
+
+def _checkpoint_file(folder: RunFolder, which: str) -> Path:
+    """Where a run's checkpoint lies; raises CheckpointError for a best one of a run without validation images."""
+    if which == "best" and folder.config().validation == "none":
+        raise CheckpointError(f"{folder.path} has no best checkpoint: it was trained with validation=none. Use its last one.")
+    return folder.checkpoint(which)
+
+
+def load_weights(model: nn.Module, spec: ModelSpec, config: Config, file: Path, splits: Splits | None = None) -> bool:
+    """Put a checkpoint's weights in `model`; raises CheckpointError where network, number of classes or split differ.
+
+    Returns whether they are known to have been selected on test images.
+
+    Another split of the same images would test the model on what its base was trained on. A foreign file says nothing of
+    its split; whether its normalisation is right is tried on the validation images of `splits`.
+    """
+    if file.is_file() and is_foreign(file):
+        brought = load_foreign(model, spec.channels, spec.num_classes, file)
+        if splits is not None:
+            check_normalization(model, splits, "" if brought else config.normalization, file.name)
+        return False
+    checkpoint = read_checkpoint(file)
+    differences = spec_of(checkpoint).differences(spec)
+    source = checkpoint.header["source"]
+    if source == {**source_of(config), "split_seed": source["split_seed"]} and source["split_seed"] != config.split_seed:
+        differences.append(
+            f"split_seed is {source['split_seed']}, expected {config.split_seed} "
+            "(the model would be tested on images its base was trained on)"
+        )
+    if differences:
+        raise CheckpointError(f"{file} does not fit this run: {'; '.join(differences)}. Choose another base, model or data set.")
+    try:
+        model.load_state_dict(delivered(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {file} do not fit the network {spec.name}: {error}") from error
+    return bool(checkpoint.header.get("selected_on_test", False))
+
+
+def delivered(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights that are the run's result: the averaged ones, once there are any."""
+    return checkpoint.part("average") or checkpoint.part("model")
+
+
+def spec_of(checkpoint: Checkpoint) -> ModelSpec:
+    """The network a checkpoint was made for."""
+    stored = dict(checkpoint.header["spec"])
+    return ModelSpec(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+
+
+def source_of(config: Config) -> dict[str, str | int]:
+    """Which images a run learned from."""
+    where = str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else ""
+    return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
+
+
+def to_checkpoint(
+    state: TrainingState, spec: ModelSpec, config: Config, best: float, selected_on_test: bool = False
+) -> Checkpoint:
+    """All that is needed to go on: weights and their average, momentum, the fairness method's state, counters and dials."""
+    tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
+    tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state.items()}
+    tensors |= {f"average.{n}": t for n, t in state.average.items()}
+    if state.tally is not None:
+        tensors |= {"tally.count": state.tally.count, **{f"tally.sums.{n}": t for n, t in state.tally.sums.items()}}
+    if state.perturbation is not None:
+        tensors["free.perturbation"] = state.perturbation
+    for index, entry in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{n}": t for n, t in entry.items() if isinstance(t, torch.Tensor)}
+    header = {
+        "spec": asdict(spec), "source": source_of(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
+        "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
+        "best": best, "selected_on_test": selected_on_test,
+    }  # fmt: skip
+    return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
+
+
+def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
+    """Bring a fresh state to where a checkpoint of the same run stood, bit for bit; returns its best validation score."""
+    header = checkpoint.header
+    state.model.load_state_dict(checkpoint.part("model"))
+    where = next(state.model.parameters()).device
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {n: t.to(where) for n, t in checkpoint.part(name).items()}
+
+    remembered = state.recipe.fairness.state
+    remembered.clear()
+    remembered.update(part("fairness"))
+    state.average = part("average")
+    state.perturbation = part("free").get("perturbation")
+    if count := part("tally"):
+        state.tally = ClassStats(count["count"], part("tally.sums"))
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in checkpoint.part("optimizer").items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": entries})
+    state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
+    state.begun, state.averaged = header.get("begun", state.epoch), header.get("averaged", 0)
+    state.commands_read, state.dials = header["commands_read"], state.dials | header["dials"]
+    return header["best"]
+
+
+def load_model(
+    run_folder: str | Path, which: str = "last", model: nn.Module | None = None
+) -> tuple[nn.Module, Config, Checkpoint]:
+    """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError.
+
+    `model` is needed where the run had a network of its own: an object of the same kind, which gets the run's weights.
+    """
+    folder = RunFolder.open(run_folder)
+    config, checkpoint = folder.config(), read_checkpoint(_checkpoint_file(folder, which))
+    spec = spec_of(checkpoint)
+    if model is None and spec.name != config.model:
+        raise RunFolderError(
+            f"{run_folder} was trained with a network of its own ({spec.name}). In Python hand one over (model=...); to use it "
+            "from the command line, train it by its path: --model my_module:make_net."
+        )
+    model = build(spec, config.seed) if model is None else model
+    try:
+        model.load_state_dict(delivered(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights of {run_folder} do not fit the network {spec.name}: {error}") from error
+    return model.eval(), config, checkpoint

@@ -1,0 +1,307 @@
+"""Train into a run folder: settings become data, model, recipe, folder and training.
+
+Ctrl-C and SIGTERM are obeyed between two steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from faal_lab.data.images import Splits
+from faal_lab.data.sets import load
+from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.dro.radius import radius_for_multiplier
+from faal_lab.errors import ConfigError
+from faal_lab.methods.recipe import Recipe
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.external import try_model
+from faal_lab.models.fast import takes_bfloat16, try_to_compile, wants_bfloat16
+from faal_lab.models.layout import placed
+from faal_lab.models.normalize import statistics
+from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
+from faal_lab.runs.config import Config
+from faal_lab.runs.control import last_number
+from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
+from faal_lab.training.loop import steps_per_epoch, train
+from faal_lab.training.machine import device_of, versions
+from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
+from faal_lab.training.state import TrainingState
+from faal_lab.training.steering import Stopped
+from faal_lab.training.update import TrainingDiverged
+
+
+class Caught:
+    """Which signal asked the run to end."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def commands(self) -> list[Command]:
+        """A stop, once a signal came."""
+        return [Command("stop")] if self.signal else []
+
+    def raise_if_any(self) -> None:
+        """End as the signal would have; raises KeyboardInterrupt or SystemExit."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal:
+            raise SystemExit(128 + self.signal)
+
+
+@contextmanager
+def caught_signals() -> Iterator[Caught]:
+    """Turn the first Ctrl-C or SIGTERM into a stop between two steps; a second one ends the process at once."""
+    caught = Caught()
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def handle(number: int, _: Any) -> None:
+        caught.signal = number
+        for name, old in before.items():
+            signal.signal(name, old)
+        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        signal.signal(name, handle)
+    try:
+        yield caught
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for name, old in before.items():
+                if signal.getsignal(name) is handle:
+                    signal.signal(name, old)
+
+
+@dataclass
+class Experiment:
+    """A run that is ready to train: data on the device, and the state to train from."""
+
+    config: Config
+    splits: Splits
+    spec: ModelSpec
+    state: TrainingState
+    best: float = -1.0  # best validation score so far: average + worst class, under attack
+    not_compiled: str = ""  # why the compiler failed
+    selected_on_test: bool = False  # this run or one that it started from validates on the test images
+
+
+def load_data(config: Config) -> Splits:
+    """The data set of a run in its three parts; raises what `data.load` raises."""
+    return load(
+        config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
+        imbalance=config.imbalance, validation=config.validation,
+    )  # fmt: skip
+
+
+def prepare(
+    config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True
+) -> Experiment:
+    """Load the data, build the network (from its base, where one is named) and put the recipe together.
+
+    `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
+    """
+    device = device_of(config.device)
+    splits = load_data(config)
+    channels, height, width = splits.train.pixels.shape[1:]
+    name = config.model if model is None else type(model).__name__
+    try:
+        mean, std = statistics(config.normalization, channels, splits.channel_statistics())
+    except ValueError as error:
+        raise ConfigError(f"normalization: {error}") from error
+    spec = ModelSpec(name, splits.num_classes, channels, height, width, mean, std, config.filters if model is None else 0)
+    if model is None:
+        model = build(spec, config.seed)
+    placed(model, device)
+    try_model(model, name, splits.num_classes, (channels, height, width))
+    if config.precision == "bfloat16" and not takes_bfloat16(model):
+        raise ConfigError(f"precision=bfloat16 is for ResNets; {name} trains in float32. Leave precision as it is.")
+    selected_on_test = config.validation == "test"
+    if config.base and from_base:
+        selected_on_test |= load_weights(model, spec, config, base_file(config), splits)
+    tau = config.tau
+    if config.multiplier:
+        try:
+            tau = radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, splits.num_classes)
+        except ValueError as error:
+            raise ConfigError(f"multiplier: {error}") from error
+    recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
+    state = TrainingState.fresh(model, recipe, config)
+    state.dials["tau"] = tau
+    experiment = Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
+    if config.compile:
+        low = wants_bfloat16(config.precision, model, device)
+        size = -(-config.batch_size // config.accumulation)
+        state.quick, experiment.not_compiled = try_to_compile(
+            model, config.model, (channels, height, width), images=size, low=low, training=True
+        )
+    return experiment
+
+
+def recipe_settings(config: Config, tau: float, validation: bool) -> dict[str, Any]:
+    """Those settings of a run that Recipe.of takes, by the same names."""
+    known = inspect.signature(Recipe.of).parameters
+    return {n: v for n, v in config.to_mapping().items() if n in known} | {"tau": tau, "validation": validation}
+
+
+def own_parts(model: nn.Module | None, recipe: Recipe | None) -> dict[str, str]:
+    """Which parts of a run are objects that no setting names, and of which class they are."""
+    named = {} if model is None else {"model": type(model).__name__}
+    if recipe is not None:
+        named["recipe"] = f"{type(recipe.objective).__name__} with {type(recipe.fairness).__name__}"
+    return named
+
+
+def run(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    model: nn.Module | None = None,
+    recipe: Recipe | None = None,
+    script: Sequence[DialTurned] = (),
+) -> Generator[Event, None, None]:
+    """Train into the run folder `out`, yielding every event after it was recorded.
+
+    With `resume` the folder's last checkpoint is gone on from. `script` are dials to turn again (`turns_of`).
+    Ctrl-C or SIGTERM ends the run in order: state saved, the folder readable, then KeyboardInterrupt or SystemExit. Any error is
+    recorded before it is raised.
+    """
+    if resume:
+        folder = RunFolder.open(out)
+        if folder.config() != config:
+            raise ConfigError(f"{out} was made with other settings; resume it with those: RunFolder({str(out)!r}).config()")
+        if absent := {p: name for p, name in folder.own().items() if p not in own_parts(model, recipe)}:
+            said = " and ".join(f"a {part} ({name})" for part, name in absent.items())
+            again = ", ".join(f"{part}=..." for part in absent)
+            raise ConfigError(
+                f"{out} was made with {said} that was an object of another process. Hand it over to resume: in Python by "
+                f"run(config, out, resume=True, {again}), in a notebook by Workbench({again})."
+            )
+        missing = not folder.checkpoint().exists()
+        checkpoint = None if missing else read_checkpoint(folder.checkpoint())
+        if checkpoint is not None and "adopted" in checkpoint.header:
+            raise ConfigError(
+                f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"
+            )
+        experiment = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
+        if checkpoint is not None:
+            experiment.best = from_checkpoint(experiment.state, checkpoint)
+            experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
+    else:
+        experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
+        folder = RunFolder.create(out, config, _made_by(experiment), own_parts(model, recipe))
+    total = config.epochs * steps_per_epoch(experiment.splits, config)
+
+    def report() -> tuple[str, float]:
+        return experiment.state.activity, experiment.state.step / total
+
+    with Heartbeat(folder.path, report), folder.recording() as recorder:
+        events, event = _events(experiment, folder, resume, script), None
+        try:
+            for event in events:
+                recorder.write(event)
+                yield event
+        except GeneratorExit:  # whoever pulled the events stopped pulling
+            events.close()
+            if not isinstance(event, (RunFinished, RunFailed)):
+                recorder.write(RunFinished(experiment.state.step, "stopped"))
+            experiment.state.activity = "ended"
+            raise
+
+
+def _made_by(experiment: Experiment) -> dict[str, str]:
+    return versions() | ({"compile": experiment.not_compiled} if experiment.not_compiled else {})
+
+
+def turns_of(run_folder: str | Path) -> list[DialTurned]:
+    """The dials that were turned by hand in a run, for `run(..., script=...)` to make the same metrics once more.
+
+    A dial that was turned while a fairness method measured between two epochs is turned before that measurement.
+    """
+    folder = RunFolder.open(run_folder)
+    config, events = folder.config(), folder.events()
+    started = next((e for e in events if isinstance(e, RunStarted)), None)
+    if started is None:
+        return []
+    scheduled = {(epoch * started.steps_per_epoch, tau) for epoch, tau in config.tau_schedule().items()}
+    turns = [e for e in events if isinstance(e, DialTurned)]
+    return [t for t in turns if t.dial != "tau" or (t.step, t.new) not in scheduled]
+
+
+def _events(
+    experiment: Experiment, folder: RunFolder, resume: bool, script: Sequence[DialTurned]
+) -> Generator[Event, None, None]:
+    state, config, splits = experiment.state, experiment.config, experiment.splits
+    if resume:
+        before, now = folder.versions(), _made_by(experiment)
+        changed = {name: now.get(name, "") for name in before | now if now.get(name) != before.get(name)}
+        yield RunResumed(state.step, config.epochs * steps_per_epoch(splits, config), changed or None)
+    if not resume or state.step == 0:
+        yield RunStarted(
+            list(splits.class_names), steps_per_epoch(splits, config), config.epochs,
+            state.dials["tau"], state.dials["epsilon"], state.dials["learning_rate"],
+        )  # fmt: skip
+    reader = CommandReader(folder.control, state.commands_read)
+    stale = last_number(folder.control) if resume else 0
+
+    def poll() -> list[Command]:
+        # what was said to the run before it was resumed is over, but for the dials that were turned
+        return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
+
+    event: Event | None = None
+    with caught_signals() as caught:
+        try:
+            for event in train(state, splits, config, lambda: [*poll(), *caught.commands()], script):
+                yield event  # recorded first: a checkpoint must not be ahead of the metrics
+                _save(experiment, folder, event)
+            reason = "done"
+        except Stopped:
+            reason = "stopped"
+        except GeneratorExit:
+            if isinstance(event, EpochDone):
+                _save(experiment, folder, event)
+            _write(experiment, folder, "last")
+            raise
+        except Exception as error:
+            if isinstance(error, TrainingDiverged):
+                with suppress(CheckpointError):  # the file holds an earlier good state then, and this error is the news
+                    _write(experiment, folder, "last")
+            state.activity = "ended"
+            yield RunFailed(state.step, f"{type(error).__name__}: {error}")
+            raise
+    _write(experiment, folder, "last")
+    yield RunFinished(state.step, reason)
+    state.activity = "ended"
+    caught.raise_if_any()
+
+
+def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
+    """Checkpoint after an epoch (and every so many steps), and keep the best by validation apart."""
+    state, every = experiment.state, experiment.config.checkpoint_every
+    if isinstance(event, EpochDone):
+        rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]
+        score = sum(rates) / len(rates) + min(rates) if rates else -math.inf  # without validation no epoch is the best
+        if score > experiment.best:
+            experiment.best = score
+            _write(experiment, folder, "best")
+        _write(experiment, folder, "last")
+    elif every and state.step % every == 0:
+        _write(experiment, folder, "last")
+
+
+def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
+    checkpoint = to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best, experiment.selected_on_test)
+    write_checkpoint(folder.checkpoint(which), checkpoint)

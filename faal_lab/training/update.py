@@ -1,0 +1,235 @@
+"""Phases 2 and 3 of a training step: the worst class distribution, and one descent step against it.
+
+A batch goes through the network whole, or part after part where memory is short. Class weights are those of the whole batch
+either way. Parts cost one forward pass more, since no part's loss is known before all are scored. BatchNorm normalises each part
+by itself, in both passes alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from faal_lab.data.batches import Batch
+from faal_lab.errors import FaalLabError
+from faal_lab.methods.awp import weight_perturbed
+from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, class_sums
+from faal_lab.methods.fairness.base import AddsTerms, EndsEpochs, Weighing
+from faal_lab.methods.objectives import Outcome, weighted
+from faal_lab.methods.recipe import Recipe
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import StepDone
+from faal_lab.training.attack import Attacked, climb_along, parts_of
+from faal_lab.training.state import TrainingState
+
+
+class Part(NamedTuple):
+    """Some images of a batch."""
+
+    images: torch.Tensor  # [b, C, H, W]
+    adv: torch.Tensor  # the same, or [2, b, C, H, W]
+    labels: torch.Tensor  # int64 [b]
+    share: float  # of the batch
+
+
+def scored_logits(outcome: Outcome) -> torch.Tensor:
+    """The logits [B, C] that classes are scored by: of the attacked images where there are any. Without gradient."""
+    logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
+    assert logits is not None, "an objective must return the logits that classes are scored by"
+    return logits.detach()
+
+
+class Passes:
+    """A batch's images and attacked images, in `parts` pieces, through a model in training mode."""
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int
+    ) -> None:
+        self._model, self._recipe = model, recipe
+        sample = adv.ndim - images.ndim  # two points of each image come first
+        pieces = zip(images.tensor_split(parts), adv.tensor_split(parts, dim=sample), labels.tensor_split(parts), strict=True)
+        self._parts = (
+            [Part(x, a, y, len(y) / len(labels)) for x, a, y in pieces] if parts > 1 else [Part(images, adv, labels, 1.0)]
+        )
+
+    def whole(self) -> Outcome:
+        """The outcome of all images: with its graph where there is one part; else without, and BatchNorm is left as it was."""
+        if len(self._parts) == 1:
+            return self._outcome(self._parts[0])
+        before = [b.detach().clone() for b in self._model.buffers()]
+        with torch.no_grad():
+            found = [self._outcome(part) for part in self._parts]
+            for buffer, old in zip(self._model.buffers(), before, strict=True):
+                buffer.copy_(old)
+        terms = {name: torch.cat([outcome.terms[name] for outcome in found]) for name in found[0].terms}
+        return Outcome(terms, _joined([o.clean_logits for o in found]), _joined([o.adv_logits for o in found]))
+
+    def backward(self, whole: Outcome, multipliers: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add the gradients of the weighted loss to those of the weights; returns the loss []. `whole` is of `whole`."""
+        if len(self._parts) == 1:
+            loss = weighted(whole.terms, multipliers, self._parts[0].labels, scored_logits(whole).argmax(1))
+            loss.backward()
+            return loss.detach()
+        total = torch.zeros((), device=self._parts[0].labels.device)
+        for part in self._parts:
+            outcome = self._outcome(part)
+            loss = part.share * weighted(outcome.terms, multipliers, part.labels, scored_logits(outcome).argmax(1))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def unweighted(self) -> Iterator[torch.Tensor]:
+        """The objective's own loss, in summands: what a weight perturbation ascends."""
+        for part in self._parts:
+            outcome = self._recipe.objective(self._model, part.images, part.adv, part.labels)
+            yield part.share * weighted(outcome.terms, {}, part.labels)
+
+    def _outcome(self, part: Part) -> Outcome:
+        outcome = self._recipe.objective(self._model, part.images, part.adv, part.labels)
+        if self._recipe.clean_forward and outcome.clean_logits is None:
+            with torch.no_grad():
+                self._model(part.images)  # moves BatchNorm and nothing else
+        method = self._recipe.fairness
+        if isinstance(method, AddsTerms):
+            outcome = outcome._replace(terms={**outcome.terms, **method.more_terms(outcome, part.labels)})
+        return outcome
+
+
+def _joined(logits: list[torch.Tensor | None]) -> torch.Tensor | None:
+    known = [values for values in logits if values is not None]
+    return torch.cat(known) if known else None
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Before(NamedTuple):
+    """What a step that is then refused must leave as it was."""
+
+    buffers: list[torch.Tensor]  # a train-mode forward moves BatchNorm
+    fairness: Tensors  # weighing may learn from the batch
+
+
+class TrainingDiverged(FaalLabError, FloatingPointError):
+    """Loss or gradient is not finite; the state is that of the last good step."""
+
+
+def before_batch(state: TrainingState) -> Before:
+    """Copies of what a batch changes besides weights and momentum."""
+    buffers = [b.detach().clone() for b in state.model.buffers()]
+    return Before(buffers, {name: tensor.clone() for name, tensor in state.recipe.fairness.state.items()})
+
+
+def put_back(state: TrainingState, before: Before) -> None:
+    """Undo what forward passes and weighing did."""
+    for buffer, old in zip(state.model.buffers(), before.buffers, strict=True):
+        buffer.copy_(old)
+    state.recipe.fairness.state.clear()
+    state.recipe.fairness.state.update(before.fairness)
+
+
+def descend(
+    state: TrainingState,
+    batch: Batch,
+    attacked: Attacked,
+    num_classes: int,
+    rate: float,
+    config: Config,
+    before: Before,
+) -> StepDone:
+    """One optimiser step (FAAL, Algorithm 1, lines 4 to 8); raises TrainingDiverged with the state as it was before the batch."""
+    model, recipe, labels = state.model, state.acting(), batch.labels
+    model.train()
+    adv = attacked.images.detach().requires_grad_(bool(config.replays))
+    passes = Passes(model, recipe, batch.images, adv, labels, parts_of(len(labels), config.accumulation))
+    gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
+    with weight_perturbed(model, passes.unweighted, gamma):
+        outcome = passes.whole()
+        logits = scored_logits(outcome)
+        if not bool(torch.isfinite(logits).all()):
+            raise _diverged(state, before, "Logits are", rate)
+        stats = _statistics(state, outcome, logits, labels, num_classes)
+        with torch.no_grad():
+            weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = passes.backward(outcome, weighing.multipliers)
+        seen = _look(state, loss, weighing, _to_report(outcome, attacked, labels, stats))
+        _step(state, seen, before, rate)
+    if config.replays:
+        assert adv.grad is not None
+        climb_along(state, batch, attacked, adv.grad, config)
+    state.averaged = recipe.averaging.after_step(state.average, model, state.epoch, state.averaged)
+    if isinstance(state.recipe.fairness, EndsEpochs):
+        state.tally = stats if state.tally is None else state.tally + stats
+    state.step, state.batch = state.step + 1, state.batch + 1
+    count = [int(n) for n in seen["count"]]
+
+    def counts(name: str) -> list[int] | None:
+        return [int(n) for n in seen[name]] if name in seen else None
+
+    def means(name: str) -> list[float | None]:
+        return [m if n else None for m, n in zip(seen[name], count, strict=True)]
+
+    return StepDone(
+        step=state.step, epoch=state.epoch, loss=seen["loss"][0], tau=state.dials["tau"], epsilon=state.dials["epsilon"],
+        learning_rate=rate, weights=seen["weights"], divergence=seen["divergence"][0], count=count, margin=means("margin"),
+        robust_correct=counts("robust"), clean_correct=counts("clean"), radii=means("radius") if "radius" in seen else None,
+    )  # fmt: skip
+
+
+def _statistics(
+    state: TrainingState, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor, num_classes: int
+) -> ClassStats:
+    """What the fairness method needs to know of the batch, and the margin, which is always shown."""
+    needs = {"margin", *state.recipe.fairness.needs}
+    values = {name: CLASS_SCORES[name](logits, labels) for name in needs - {"loss", "softmax"}}
+    if "loss" in needs:
+        values["loss"] = torch.stack([term.detach() for term in outcome.terms.values()]).sum(0)
+    if "softmax" in needs:
+        values["softmax"] = logits.softmax(1)
+    return ClassStats.of(labels, num_classes, values)
+
+
+def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> Tensors:
+    """What is shown of a batch, by class: counts, means [C]; what this objective or method does not have is left out."""
+    found, classes = {"count": stats.count, "margin": stats.mean("margin")}, len(stats.count)
+    for name, logits in (("robust", outcome.adv_logits), ("clean", outcome.clean_logits)):
+        if logits is not None:
+            found[name] = class_sums((logits.detach().argmax(1) == labels).float(), labels, classes)
+    if attacked.radius is not None:  # the method gives classes radii of their own
+        found["radius"] = class_sums(attacked.radius, labels, classes) / stats.count.clamp(min=1)
+    return found
+
+
+def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: Tensors) -> dict[str, list[float]]:
+    """All that is known of a step once its gradients are, in one transfer: each look at a GPU waits for all before it."""
+    size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
+    values = {"loss": loss, "size": size, "weights": weighing.weights, "divergence": weighing.divergence, **found}
+    there = {name: tensor for name, tensor in values.items() if tensor.device == loss.device}
+    numbers = iter(torch.cat([tensor.detach().flatten() for tensor in there.values()]).tolist())
+    seen = {name: list(islice(numbers, tensor.numel())) for name, tensor in there.items()}
+    return seen | {name: tensor.flatten().tolist() for name, tensor in values.items() if name not in there}  # on the host already
+
+
+def _step(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
+    """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
+    loss, size = seen["loss"][0], seen["size"][0]
+    if not (math.isfinite(loss) and math.isfinite(size)):
+        raise _diverged(state, before, f"Loss {loss} and gradient norm {size} are", rate)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+
+
+def _diverged(state: TrainingState, before: Before, what: str, rate: float) -> TrainingDiverged:
+    """The error to raise; what the batch changed is put back."""
+    put_back(state, before)
+    return TrainingDiverged(
+        f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "
+        f"Lower the learning rate (now {rate:.4g}) or tau, or look for broken images."
+    )

@@ -1,0 +1,48 @@
+"""What tests make up and count: verdicts by their numbers, AutoAttack with fewer iterations, operations of a network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pyautoattack import AutoAttack
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from faal_lab.evaluation.verdicts import Verdicts
+
+__all__ = ["ABOUT", "AutoAttack", "Counting", "shorter", "verdicts"]
+
+ABOUT = {"epsilon": 0.1, "norm": "linf", "data_sha256": "same", "mode": "per-image", "queries": 5000}
+
+
+def verdicts(right: list[int], total: int = 100, **header) -> Verdicts:
+    """`right[c]` of `total` images of class c stand; those that fall are taken for the next class."""
+    classes = len(right)
+    labels = np.repeat(np.arange(classes), total)
+    stands = np.concatenate([np.arange(total) < k for k in right])
+    found = {"clean": labels.copy(), "pgd-20": np.where(stands, labels, (labels + 1) % classes)}
+    return Verdicts(labels, found, tuple("abcdefghij"[:classes]), {**ABOUT, **header})
+
+
+def shorter(plain: Callable[..., None]) -> Callable[..., None]:
+    """AutoAttack's constructor with a fifth of the iterations: what is compared here goes through it on both sides."""
+
+    def made(self: Any, *words: Any, **options: Any) -> None:
+        plain(self, *words, **options)
+        for attack in (self.apgd, self.apgd_targeted, self.fab):
+            attack.n_iter = attack.n_iter_orig = 20
+        self.apgd.n_restarts = 2
+
+    return made
+
+
+class Counting(TorchDispatchMode):
+    """Floating-point operations of matrix products and convolutions. (FlopCounterMode's hooks refuse a gradient for pixels.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out

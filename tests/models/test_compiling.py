@@ -1,0 +1,147 @@
+"""Compiled passes: which ones, that turning a dial compiles nothing, and what happens where the compiler fails."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHORT
+from made_up import AutoAttack, shorter
+from torch._dynamo.utils import counters
+
+from faal_lab.evaluation.evaluate import evaluate_run
+from faal_lab.models.external import ModelProblem
+from faal_lab.models.fast import CompileWarning
+from faal_lab.runs import RunFolder
+from faal_lab.runs.events import Command, RunResumed, StepDone
+from faal_lab.training.loop import train
+from faal_lab.training.run import prepare, run
+
+CONFIG = replace(SHORT, model="preact-resnet-18", filters=4, compile=True, fairness="faal", objective="trades", epochs=2)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is traced and run as it is: the same passes and guards in a second, without a C++ compiler."""
+    monkeypatch.setattr("faal_lab.models.fast.BACKEND", "aot_eager")
+
+
+def test_turning_a_dial_compiles_nothing(traced: None) -> None:
+    experiment = prepare(CONFIG)
+    assert experiment.state.quick is not None
+    assert experiment.state.quick.images == 128
+    commands: list[Command] = []
+
+    def poll() -> list[Command]:
+        found, commands[:] = list(commands), []
+        return found
+
+    events = (e for e in train(experiment.state, experiment.splits, CONFIG, poll) if isinstance(e, StepDone))
+    for _ in range(9):  # an epoch, its last and smaller batch, validation, and the next epoch's first
+        next(events)
+    before = counters["stats"]["unique_graphs"]
+    assert before > 0
+    first = next(iter(experiment.state.model.parameters())).clone()
+    for number, (dial, value) in enumerate([("tau", 0.9), ("epsilon", 0.05), ("learning_rate", 0.001), ("fairness_on", 0)], 1):
+        commands.append(Command("turn", dial, value, number=number))
+        done = next(events)
+    assert (done.tau, done.epsilon) == (0.9, 0.05)
+    assert counters["stats"]["unique_graphs"] == before
+    assert not torch.equal(first, next(iter(experiment.state.model.parameters())))
+    assert experiment.state.model.quick is None, "outside a step nothing is compiled"
+
+
+def test_only_full_batches_run_compiled(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[int] = []
+
+    def told(call: Callable[[torch.Tensor], torch.Tensor], **_: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: plain.append(-len(images)) or call(images)
+
+    monkeypatch.setattr(torch, "compile", told)
+    experiment = prepare(replace(CONFIG, batch_size=600))
+    model: Any = experiment.state.model
+    monkeypatch.setattr(model, "plain", lambda images, own=model.plain: plain.append(len(images)) or own(images))
+    plain.clear()
+    list(train(experiment.state, experiment.splits, replace(CONFIG, batch_size=600, epochs=1)))
+    assert set(plain) == {-600, 400, 200}, "600 by the compiler; 400 are left for the second batch, 200 validate"
+
+
+def test_what_is_compiled_learns_the_same(traced: None, tmp_path: Path) -> None:
+    compiled, plain = (
+        [e for e in run(replace(CONFIG, epochs=1, compile=on), tmp_path / str(on)) if isinstance(e, StepDone)]
+        for on in (True, False)
+    )
+    assert compiled[0].loss == pytest.approx(plain[0].loss, rel=1e-4)
+    assert compiled[0].weights == pytest.approx(plain[0].weights, abs=1e-3)
+
+
+def broken(*_: Any) -> None:
+    raise OSError("no C++ compiler")
+
+
+def test_a_compiler_that_fails_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faal_lab.models.fast.BACKEND", broken)
+    config = replace(CONFIG, epochs=1)
+    with pytest.warns(CompileWarning, match="torch.compile failed, all goes on without it: .*no C\\+\\+ compiler"):
+        events = list(run(config, tmp_path / "run"))
+    assert "no C++ compiler" in RunFolder(tmp_path / "run").versions()["compile"]
+    plain = list(run(replace(config, compile=False), tmp_path / "plain"))
+    assert [e for e in events if isinstance(e, StepDone)] == [e for e in plain if isinstance(e, StepDone)]
+
+
+def test_a_run_that_is_resumed_without_the_compiler_it_had_says_so(
+    traced: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(run(CONFIG, tmp_path / "run")) as events:
+        next(e for e in events if isinstance(e, StepDone))
+    monkeypatch.setattr("faal_lab.models.fast.BACKEND", broken)
+    with pytest.warns(CompileWarning), closing(run(CONFIG, tmp_path / "run", resume=True)) as events:
+        resumed = next(e for e in events if isinstance(e, RunResumed))
+    assert "no C++ compiler" in (resumed.versions or {})["compile"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiling") / "run"
+    quick = {"fairness": "none", "objective": "at", "attack_steps": 1, "epsilon": 0.02, "learning_rate": 0.1, "compile": False}
+    list(run(replace(CONFIG, **quick), folder))
+    return folder
+
+
+def test_an_evaluation_compiles_once_for_batches_of_all_sizes(
+    traced: None, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoAttack, "__init__", shorter(AutoAttack.__init__))
+    attacks = ("clean", "pgd-20", "apgd-ce")
+    plain = evaluate_run(trained, attacks=attacks, images=60, epsilon=0.02)
+    before = counters["stats"]["unique_graphs"]
+    compiled = evaluate_run(trained, attacks=attacks, images=60, epsilon=0.02, compile=True)
+    graphs = counters["stats"]["unique_graphs"] - before
+    assert 2 <= graphs <= 3, "with and without a gradient, by the pixels or not at all; the compiler gives up after eight"
+    left = [int(plain.survived[attack].sum()) for attack in attacks]
+    assert len({number for number in left if number >= 16}) > 1, "batches of several sizes"
+    assert all(np.array_equal(compiled.predicted[attack], plain.predicted[attack]) for attack in attacks)
+    assert compiled.header["model_sha256"] == plain.header["model_sha256"]
+    assert (compiled.header["compiled"], plain.header.get("compiled")) == (True, None)
+
+
+def test_an_evaluation_goes_on_without_a_compiler(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faal_lab.models.fast.BACKEND", broken)
+    with pytest.warns(CompileWarning, match="all goes on without it"):
+        found = evaluate_run(trained, attacks=("pgd-20",), images=30, compile=True)
+    assert "no C++ compiler" in found.header["versions"]["compile"]
+    plain = evaluate_run(trained, attacks=("pgd-20",), images=30)
+    assert np.array_equal(found.predicted["pgd-20"], plain.predicted["pgd-20"])
+
+
+def test_what_gains_nothing_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(ModelProblem, match="compile is for ResNets; small-cnn is as quick without. Leave it out")
+    with refused:
+        prepare(replace(SHORT, compile=True))
+    list(run(replace(SHORT, epochs=1), tmp_path / "run"))
+    with refused:
+        evaluate_run(tmp_path / "run", attacks=("clean",), compile=True)

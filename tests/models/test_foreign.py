@@ -1,0 +1,290 @@
+"""Other people's checkpoints: every wrapping that is met in the wild, and what is refused."""
+
+import json
+import pickle
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.networks import SmallConvNet
+from faal_lab.models.normalize import Normalize, Normalized
+from faal_lab.models.weights import NormalizationWarning, check_normalization, load_foreign, read_foreign
+from faal_lab.runs import CheckpointError, RunFolder, read_checkpoint, write_checkpoint
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import RunFinished
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import prepare, run
+
+NONE, CIFAR = ((0.0,) * 3, (1.0,) * 3), ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
+def net(name: str = "preact-resnet-18", seed: int = 0, statistics=NONE, num_classes: int = 10, filters: int = 2) -> Normalized:
+    model = build(ModelSpec(name, num_classes, 3, 16, 16, *statistics, 0 if name.startswith("wrn") else filters), seed)
+    assert isinstance(model, Normalized)
+    return model.eval()
+
+
+def told(names: dict, prefix: str) -> dict:
+    return {prefix + n: t for n, t in names.items()}
+
+
+def spread(mean: str, std: str, *, shape: tuple[int, ...] = (1, 3, 1, 1)) -> dict[str, torch.Tensor]:
+    return {mean: torch.tensor(CIFAR[0]).view(shape), std: torch.tensor(CIFAR[1]).view(shape)}
+
+
+# What is put in the file, from the weights; and whether the file brings a normalisation.
+WRAPPINGS = {
+    "plain": (lambda w: w, False),
+    "DataParallel": (lambda w: told(w, "module."), False),
+    "state_dict": (lambda w: {"state_dict": told(w, "module."), "epoch": 3, "best": torch.tensor(0.5)}, False),
+    "model_state_dict": (lambda w: {"model_state_dict": w, "optimizer": {"lr": 0.1}}, False),
+    "model": (lambda w: {"model": w}, False),
+    "net": (lambda w: {"net": w, "acc": 84.0}, False),
+    "a wrapper's name": (lambda w: told(w, "model."), False),
+    "torch.compile": (lambda w: told(w, "_orig_mod."), False),
+    "Sequential": (lambda w: {**spread("0.mean", "0.std"), **told(w, "1.")}, True),
+    "Sequential in DataParallel": (lambda w: {**spread("module.0.mean", "module.0.std"), **told(w, "module.1.")}, True),
+    "DataParallel in Sequential": (lambda w: {**spread("0.mean", "0.std"), **told(w, "1.module.")}, True),
+    "normalize and model": (lambda w: {**spread("normalize.mean", "normalize.std"), **told(w, "model.")}, True),
+    "mu and sigma": (lambda w: {**spread("mu", "sigma"), **w}, True),
+    "mean and std": (lambda w: {**spread("mean", "std", shape=(3,)), **told(w, "model.")}, True),
+    "ours, without a header": (lambda w: {**spread("normalize.mean", "normalize.std"), **told(w, "network.")}, True),
+    "before batch norm counted": (lambda w: {n: t for n, t in w.items() if not n.endswith("num_batches_tracked")}, False),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_every_wrapping(name: str, tmp_path: Path) -> None:
+    wrap, brings = WRAPPINGS[name]
+    source, target = net(seed=1, statistics=CIFAR if brings else NONE), net(seed=2)
+    torch.save(wrap(source.network.state_dict()), tmp_path / "weights.pth")
+    assert load_foreign(target, 3, 10, tmp_path / "weights.pth") == brings
+    pixels = torch.rand(2, 3, 16, 16)
+    assert torch.equal(source(pixels), target(pixels))
+
+
+@pytest.mark.parametrize("name", ["preact-resnet-18", "resnet-18", "wrn-16-4"])
+def test_every_network_from_safetensors_and_from_old_files(name: str, tmp_path: Path) -> None:
+    source = net(name, seed=1)
+    save_file(told(source.network.state_dict(), "module."), tmp_path / "a.safetensors")
+    torch.save(source.network.state_dict(), tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    for file in ("a.safetensors", "b.pt"):
+        target = net(name, seed=2)
+        assert not load_foreign(target, 3, 10, tmp_path / file)
+        pixels = torch.rand(2, 3, 16, 16)
+        assert torch.equal(source(pixels), target(pixels))
+
+
+def test_the_second_first_block_of_trades_is_left_out(tmp_path: Path) -> None:
+    source, target = net("wrn-16-4", seed=1), net("wrn-16-4", seed=2)
+    weights = source.network.state_dict()
+    double = {n.replace("block1", "sub_block1"): t + 1 for n, t in weights.items() if n.startswith("block1.")}
+    torch.save(told({**weights, **double}, "module."), tmp_path / "trades.pt")
+    load_foreign(target, 3, 10, tmp_path / "trades.pt")
+    assert all(torch.equal(weights[n], t) for n, t in target.network.state_dict().items())
+
+
+def test_networks_without_a_frame_of_ours(tmp_path: Path) -> None:
+    source, target = (SmallConvNet(3, 1, (8, 8), (mean,), (0.5,), filters=2) for mean in (0.1, 0.9))
+    torch.save(told(source.state_dict(), "module."), tmp_path / "small.pt")
+    assert load_foreign(target, 1, 3, tmp_path / "small.pt")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    bare, other = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)) for _ in range(2))
+    torch.save(told(bare.state_dict(), "1."), tmp_path / "bare.pt")
+    assert not load_foreign(other, 1, 3, tmp_path / "bare.pt")
+    assert torch.equal(bare[1].weight, other[1].weight)
+    torch.save({**spread("0.mean", "0.std"), **told(bare.state_dict(), "1.")}, tmp_path / "framed.pt")
+    with pytest.raises(CheckpointError, match="has a normalisation of its own, and the network no place for it"):
+        load_foreign(other, 3, 3, tmp_path / "framed.pt")
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    marker, file = tmp_path / "was-run", tmp_path / "model.pth"
+    torch.save({"state_dict": net().network.state_dict(), "args": Malicious(marker)}, file)
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \(\S*open\), and reading that could run code") as caught:
+        prepare(Config(model="resnet-18", filters=2, base=str(file)))
+    assert "If you trust who made it, convert it once: python -c" in str(caught.value)
+    assert not marker.exists()
+    torch.load(file, weights_only=False)["args"].close()
+    assert marker.exists(), "it would have run"
+
+
+def test_a_blocked_module_in_a_file_is_told_apart_from_damage(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"\x80\x02cposix\nsystem\n(X\x04\x00\x00\x00truetR.")
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \(posix\.system\), and reading that could run code"):
+        read_foreign(tmp_path / "model.pth")
+
+
+def test_a_whole_network_is_converted_as_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = net(seed=1), net(seed=2)
+    torch.save(source.network, tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \(faal_lab.models.networks.PreActResNet18\)") as caught:
+        read_foreign(tmp_path / "whole.pt")
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r'python -c "(.*)"$', str(caught.value))
+    assert code
+    exec(code[1].replace("FILE", "whole.pt"), {})
+    load_foreign(target, 3, 10, tmp_path / "weights.pt")
+    assert torch.equal(source.network.linear.weight, target.network.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "name, content, text",
+    [
+        ("a.pth", b"not a checkpoint", "is damaged, or no file of torch.save"),
+        ("a.pth", b"", "is damaged"),
+        ("a.pth", b"PK\x03\x04 cut", "is damaged"),
+        ("a.pth", pickle.dumps({"weights": 1}, protocol=2)[:-3], "is damaged"),
+    ],
+)
+def test_no_checkpoints(tmp_path: Path, name: str, content: bytes, text: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=text):
+        prepare(Config(base=str(tmp_path / name)))
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    def refused(content: object, text: str, target: nn.Module | None = None) -> None:
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match=text):
+            load_foreign(target or net(seed=2), 3, 10, tmp_path / "x.pt")
+
+    weights = net().network.state_dict()
+    refused(net(num_classes=100).network.state_dict(), "the checkpoint has 100 classes, the data 10")
+    older = {n: t for n, t in weights.items() if not n.startswith("bn.")}
+    refused(older, r"do not fit the network: 4 missing \(bn\.weight, bn\.bias, bn\.running_mean, \.\.\.\)\. Choose the network")
+    refused({**weights, "more": torch.ones(1)}, r"1 unexpected \(more\)")
+    refused(net(filters=3).network.state_dict(), r"\d+ of another shape \(conv1\.weight \[3, 3, 3, 3\], expected \[2, 3, 3, 3\]")
+    refused(net("resnet-18").network.state_dict(), r"4 missing \(bn\..*; \d+ unexpected \(bn1\.weight")
+    refused({"epoch": 3}, "holds no weights: expected a state dict, alone or under state_dict, .*; got epoch")
+    refused([1, 2], "holds list, expected a state dict")
+    refused({**weights, "linear.bias": torch.full((10,), torch.nan)}, r"is not finite in linear\.bias")
+    refused({"0.mean": torch.zeros(4), "0.std": torch.ones(4), **told(weights, "1.")}, "expected one positive std for each of 3")
+    refused({"0.mean": torch.zeros(3), "0.std": torch.zeros(3), **told(weights, "1.")}, "expected one positive std for each of 3")
+
+
+def test_the_number_of_classes_of_ours(base: Path, image_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="num_classes is 10, expected 3"):
+        prepare(Config(base=str(base), data="folder", data_dir=str(image_folder)))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """Weights that tell three dark classes apart without any normalisation, in a file that does not say so.
+
+    The classes differ in brightness alone, so that another normalisation takes one for the other. Of 18 validation images 12 to
+    18 are right without any, at most 6 with another, by all that a processor has and by AVX2 alone, over seeds 0 to 2.
+    """
+    root, noise = tmp_path_factory.mktemp("foreign"), np.random.default_rng(0)
+    for name, level in {"ant": 20, "bee": 60, "cow": 100}.items():
+        (root / "shapes" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = (level + noise.integers(-8, 9, (12, 12, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "shapes" / name / f"{number:03d}.png")
+    config = Config(
+        data="folder", data_dir=str(root / "shapes"), model="resnet-18", filters=4, normalization="none", objective="standard",
+        epochs=12, batch_size=16, attack_steps=0, validation_steps=0, learning_rate=0.02, augment="none",
+    )  # fmt: skip
+    for _ in run(config, root / "run"):
+        pass
+    model, _, _ = load_model(root / "run")
+    assert isinstance(model, Normalized)
+    torch.save({"net": told(model.network.state_dict(), "module.")}, root / "best.pth")
+    return root / "best.pth", replace(config, base=str(root / "best.pth"), epochs=1)
+
+
+def test_the_right_normalisation_is_silent_and_trains_on(learned: tuple[Path, Config], tmp_path: Path) -> None:
+    _, config = learned
+    assert list(run(config, tmp_path / "tuned"))[-1].reason == "done"
+    assert RunFolder(tmp_path / "tuned").config() == config
+    load_model(tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("wrong", ["data", "cifar"])
+def test_the_wrong_normalisation_is_told_with_the_cure(learned: tuple[Path, Config], wrong: str) -> None:
+    _, config = learned
+    text = (
+        rf"best\.pth is right on \d+\.\d% of \d+ validation images with normalization={wrong}, on \d+\.\d% with none\. "
+        "It was most likely trained so: --normalization none$"
+    )
+    with pytest.warns(NormalizationWarning, match=text):
+        wronged = prepare(replace(config, normalization=wrong))
+    normalize = wronged.state.model.normalize
+    assert torch.equal(normalize.mean.flatten(), torch.tensor(wronged.spec.mean)), "trying the others leaves it as it was"
+    assert torch.equal(normalize.std.flatten(), torch.tensor(wronged.spec.std))
+
+
+def test_normalisations_that_few_images_do_not_tell_apart_are_both_named(
+    learned: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faal_lab.models.weights._right_with_others", lambda *_: {"none": 18, "cifar": 18})
+    text = (
+        r"on 100\.0% with none and on 100\.0% with cifar\. It was most likely trained by one of these, which its author knows: "
+        "--normalization none or cifar$"
+    )
+    with pytest.warns(NormalizationWarning, match=text):
+        prepare(replace(learned[1], normalization="data"))
+
+
+def test_a_normalisation_in_the_file_goes_before_the_setting(learned: tuple[Path, Config], tmp_path: Path) -> None:
+    _, config = learned
+    weights = told(read_foreign(Path(config.base)), "1.")
+    weights = {n.replace("module.", ""): t for n, t in weights.items()}
+    torch.save({"0.mean": torch.zeros(3), "0.std": torch.ones(3), **weights}, tmp_path / "framed.pt")
+    experiment = prepare(replace(config, normalization="cifar", base=str(tmp_path / "framed.pt")))
+    assert experiment.state.model.normalize.std.unique().tolist() == [1.0]
+
+
+def test_weights_that_know_nothing_are_told(learned: tuple[Path, Config], tmp_path: Path) -> None:
+    _, config = learned
+    experiment = prepare(replace(config, base=""))
+    network = experiment.state.model.network
+    nn.init.zeros_(network.linear.weight)
+    torch.save(network.state_dict(), tmp_path / "blank.pt")
+    text = r"blank\.pt is right on 33\.3% of \d+ .* with normalization=none, 33\.3% is chance, no better with data or cifar\. Are its"
+    with pytest.warns(NormalizationWarning, match=text):
+        prepare(replace(config, base=str(tmp_path / "blank.pt")))
+    with pytest.warns(NormalizationWarning, match=r"images with the normalisation that it brought, 33\.3% is chance\. Are its"):
+        check_normalization(experiment.state.model, experiment.splits, "", "blank.pt")
+
+
+def test_the_test_images_are_not_looked_at(learned: tuple[Path, Config]) -> None:
+    file, config = learned
+    experiment = prepare(config)
+    closed = replace(experiment.splits, test=None)
+    model = experiment.state.model.train()
+    check_normalization(model, closed, "none", file.name)
+    assert model.training
+
+
+def test_checkpoints_of_before_still_load(base: Path, tmp_path: Path, quick: Config) -> None:
+    checkpoint = read_checkpoint(RunFolder(base).checkpoint())
+    assert checkpoint.header["spec"].pop("filters") == 0
+    (tmp_path / "old").mkdir()
+    stored = json.loads((base / "config.json").read_text())
+    for name in ("filters", "normalization"):
+        del stored["config"][name]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(stored))
+    write_checkpoint(tmp_path / "old" / "last.safetensors", checkpoint)
+    model, _, _ = load_model(tmp_path / "old")
+    assert isinstance(model.normalize, Normalize)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(run(replace(quick, base=str(tmp_path / "old")), tmp_path / "tuned"))[-1] == RunFinished(4, "done")
