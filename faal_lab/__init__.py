@@ -1,7 +1,53 @@
-"""faal_lab: see, steer and fix the class-wise robustness of neural networks."""
+"""faal_lab: see, steer and fix the class-wise robustness of neural networks.
 
+    import faal_lab as fl
+
+    base = fl.train(data="digits", epsilon=0.1, out="runs/base")
+    fair = fl.train(base=base, fairness="faal", tau=0.5, out="runs/fair")
+    fl.evaluate([base, fair], "clean,pgd-20,autoattack")
+    fl.compare(base, fair)
+
+Every public name is loaded when it is first used, so that the import takes milliseconds.
+"""
+
+import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faal_lab import catalogue, dro
+    from faal_lab.api import Comparisons, Run, check, compare, evaluate, open_run, report, solve, steps, table, train
+    from faal_lab.dro import KLBall
+    from faal_lab.evaluation.adopt import adopt
+    from faal_lab.methods.fairness.faal import FAAL
+    from faal_lab.methods.recipe import Recipe
+    from faal_lab.results import plot
+    from faal_lab.runs.config import Config
+    from faal_lab.sweeps.demo import demo
+    from faal_lab.sweeps.run import sweep
+    from faal_lab.widgets import Comparison, Dashboard, Explorer, Workbench
+
+__all__ = [
+    "FAAL", "Comparison", "Comparisons", "Config", "Dashboard", "Explorer", "KLBall", "Recipe", "Run", "Workbench", "adopt",
+    "catalogue", "check", "compare", "demo", "dro", "evaluate", "open_run", "plot", "report", "solve", "steps", "sweep", "table",
+    "train",
+]  # fmt: skip
+
+_WHERE = {
+    **dict.fromkeys(
+        ("Comparisons", "Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table"), "api"
+    ),
+    "train": "api",
+    "KLBall": "dro",
+    "Config": "runs.config",
+    "Recipe": "methods.recipe",
+    "FAAL": "methods.fairness.faal",
+    "adopt": "evaluation.adopt",
+    "sweep": "sweeps.run",
+    "demo": "sweeps.demo",
+    **dict.fromkeys(("Comparison", "Dashboard", "Explorer", "Workbench"), "widgets"),
+}
+_MODULES = {"catalogue": "catalogue", "dro": "dro", "plot": "results.plot"}
 
 # OpenMP's idle threads shall give their core up soon, in this process and in those it starts: torch, which is loaded later, reads
 # this once. By default they spin for milliseconds. Two cores, digits, FAAL: 55 batches a second alone and 6 to 12 beside two busy
@@ -15,4 +61,12 @@ def __getattr__(name: str) -> Any:
         from importlib import metadata
 
         return metadata.version("faal-lab")
+    if name in _MODULES:
+        return importlib.import_module(f"faal_lab.{_MODULES[name]}")
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"faal_lab.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,7 +1,65 @@
-"""`python -m faal_lab` is the `faal-lab` command."""
+"""Run the command line: `faal-lab`, or `python -m faal_lab`. Print an error in one line, end by an exit code."""
 
+import os
+import select
 import sys
+from collections.abc import Sequence
 
-from faal_lab.cli import main
+from cyclopts import CycloptsError
 
-sys.exit(main())
+from faal_lab.cli import Misuse, application
+from faal_lab.errors import FaalLabError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after `faal-lab`; None for those of the process.
+
+    Returns:
+        The exit code: 1 after an error (one line on stderr), 2 for words that are no command, 130 after Ctrl-C, 141 where nobody
+        reads the output any more.
+    """
+    try:
+        return _carried_out(arguments)
+    except BrokenPipeError as error:
+        if _reader_left():  # faal-lab methods | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more while it ends
+            return 141
+        print(f"faal-lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(flags & select.POLLERR for _, flags in poll.poll(0))
+    except AttributeError:  # Windows cannot tell
+        return True
+    except (OSError, ValueError):  # not a file at all
+        return False
+
+
+def _carried_out(arguments: Sequence[str] | None) -> int:
+    try:
+        code = application()(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (Misuse, CycloptsError) as error:
+        print(f"faal-lab: {error}", file=sys.stderr)
+        return 2
+    except (FaalLabError, ImportError, OSError) as error:
+        print(f"faal-lab: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,235 +1,400 @@
-"""Parse the command line of `faal-lab` and print its errors in one line each."""
+"""The `faal-lab` command. A function is a command, its parameters are options, its docstring is their help.
 
-from __future__ import annotations
+Settings of a run are read from Config: a setting that is declared there is an option here. Nothing heavy is imported before a
+command needs it.
+"""
 
-import argparse
-import os
-import select
-import sys
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict
 
-from faal_lab import __version__, commands
-from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
-from faal_lab.errors import FaalLabError
-from faal_lab.methods.presets import PRESETS, PROTOCOLS
-from faal_lab.runs.config import ADOPTION_SETTINGS, DIALS, Config, field_docs
-from faal_lab.runs.events import COMMANDS
+from cyclopts import App, Group, Parameter, Token
+
+from faal_lab import __version__
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, FAIRNESS, MODES, parts
+from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.runs import RunFolder, free_name
+from faal_lab.runs.config import ADOPTION_SETTINGS, Config, Setting, check_dial
+from faal_lab.runs.config import settings as declared
+from faal_lab.runs.events import COMMANDS, Command, Event
+from faal_lab.runs.progress import shown
+from faal_lab.training.parameters import listed, settings_of
+
+EVERYTHING = Group("Commands")
+Which = Literal["last", "best"]
+
+
+class Misuse(ConfigError):
+    """Options that make no sense together: exit code 2, as for an option that does not exist."""
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> Any:
+    """Read whole numbers; cyclopts itself would cut 2.5 down to 2."""
+    try:
+        found = [int(token.value) for token in tokens]
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {' '.join(token.value for token in tokens)!r}.") from None
+    return found
+
+
+def _one(kind: Any, tokens: Sequence[Token]) -> Any:
+    return _whole(kind, tokens)[0]
+
+
+Whole = Annotated[int, Parameter(converter=_one)]
+Several = Parameter(consume_multiple=True, negative="")
+Flag = Parameter(negative="")
+
+
+def options(names: Iterable[Setting], group: Group, *, defaults: bool = True) -> Any:
+    """Return the type of a parameter that takes an option for each setting: a dict of those that are given, or None."""
+    found: dict[str, Any] = {}
+    for one in names:
+        about = one.about + (f" [default: {one.default!r}]" if defaults else "")
+        how = Parameter(help=about, converter=_one) if one.type is int else Parameter(help=about)
+        found[one.name] = Annotated[one.type, how]
+    given: Any = TypedDict("given", found, total=False)  # pyright: ignore[reportArgumentType]
+    return Annotated[given | None, Parameter(name="*", group=group)]
+
+
+def application(kind: type[Config] = Config) -> App:
+    """Return the command line, with the settings of `kind`."""
+    about = "See, steer and fix the class-wise robustness of neural networks."
+    app = App("faal-lab", help=about, version=__version__, result_action="return_value", group_commands=EVERYTHING)
+    commands = (
+        demo, lab, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, tell, methods, settings, doctor,
+    )  # fmt: skip
+    for command in commands:
+        app.command(command, sort_key=commands.index(command))
+    return app
+
+
+def demo(*, out: Path | None = None, seeds: Annotated[list[int] | None, Several, Parameter(converter=_whole)] = None,
+         quick: Annotated[bool, Flag] = False) -> None:  # fmt: skip
+    """Train a robust model, make it fair, and write the report: about three minutes on a laptop.
+
+    Args:
+        out: folder for everything the demo makes (default: a free name in runs/)
+        seeds: several seeds give a table of means [default: 0]
+        quick: a few batches, no AutoAttack: only shows that all works
+    """
+    from faal_lab.sweeps.demo import demo as make_demo
+    from faal_lab.sweeps.demo import over_seeds
+
+    seeds = seeds or [0]
+    if len(seeds) == 1:
+        make_demo(out or free_name("runs", "demo"), seeds[0], quick)
+    else:
+        print(f"Written: {over_seeds(out or Path('runs/demo-seeds'), seeds, quick)}")
+
+
+def lab(*, browser: bool = True, port: Whole = 8888) -> int:
+    """Open JupyterLab on 127.0.0.1, with a token, at the map of the notebooks.
+
+    Args:
+        browser: open a page in the browser; without, only print the address
+        port: the next free one is taken if it is in use
+    """
+    from faal_lab.widgets.server import open_lab
+
+    return open_lab(port=port, browser=browser)
+
+
+def dashboard(*, runs: Path = Path("runs"), browser: bool = True, port: Whole = 8866, dark: Annotated[bool, Flag] = False) -> int:
+    """Serve the workbench alone as a page on 127.0.0.1, with a token (by Voila).
+
+    Args:
+        runs: the folder that runs are shown from and go to
+        browser: open a page in the browser; without, only print the address
+        port: the next free one is taken if it is in use; 0: any
+        dark: light on dark
+    """
+    from faal_lab.widgets.server import open_page
+
+    return open_page(runs, port=port, browser=browser, dark=dark)
+
+
+def _run(kind: type[Config]) -> Any:
+    """The command `run` with an option for each setting of `kind`."""
+
+    def run(*, out: Path | None = None, resume: Path | None = None, replay: Path | None = None,
+            config: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+            recipe: str = "", protocol: str = "", quiet: Annotated[bool, Flag] = False,
+            stated: dict[str, Any] | None = None) -> None:  # fmt: skip
+        """Train one model into a run folder.
+
+        Args:
+            out: the run folder (default: a free name in runs/)
+            resume: continue the interrupted run in this folder; settings are the folder's
+            replay: make the run in this folder again, with the dials that were turned in it
+            config: settings as a JSON file, or - for standard input; options below win
+            recipe: settings of a method by its name, such as faal-trades-awp
+            protocol: settings of a paper's experiment, such as finetune-2ep
+            quiet: show no progress bar
+        """
+        given = dict(stated or {})
+        if resume:
+            if given or config or out or recipe or protocol:
+                raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
+            chosen, folder = RunFolder.open(resume).config(), resume
+        elif replay:
+            if given or config or recipe or protocol:
+                raise ConfigError("--replay takes its settings from the folder, and turns its dials at the same steps again.")
+            chosen, folder = RunFolder.open(replay).config(), out or free_name("runs", f"{replay.name}-again")
+        else:
+            chosen = settings_of(config, given, preset_settings(recipe, protocol), kind)
+            stem = f"{chosen.data}-{chosen.objective}-{chosen.fairness}" + ("-tuned" if chosen.base else "")
+            folder = out or free_name("runs", stem)
+        for _ in shown(_training(chosen, folder, resume, replay), quiet):
+            pass
+        if not quiet:
+            print(f"Run folder: {folder}\nNext: faal-lab evaluate {folder}")
+
+    run.__annotations__["stated"] = options(declared(kind).values(), Group("Settings"))
+    return run
+
+
+def _training(config: Config, out: Path, resume: Path | None, replay: Path | None) -> Iterator[Event]:
+    """The events of a run; torch is loaded at the first one, under the bar."""
+    from faal_lab.training.run import run as train
+    from faal_lab.training.run import turns_of
+
+    yield from train(config, out, resume=bool(resume), script=turns_of(replay) if replay else ())
+
+
+def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: str | None = None, where: str = "local",
+          shard: str = "", dry_run: Annotated[bool, Flag] = False, force: Annotated[bool, Flag] = False,
+          any_code: Annotated[bool, Flag] = False) -> int:  # fmt: skip
+    """Make all that a sweep file states: papermill runs, resumed where they stopped. Returns 1 where a job failed.
+
+    Args:
+        file: a sweep file in YAML, such as reproduce/digits.yaml
+        out: the sweep's folder (default: runs/NAME); started again, what is done there is kept
+        workers: jobs at once (0: one a GPU, else one a core, at most 4)
+        gpus: comma-separated numbers of the GPUs to use (default: all), none for the processor
+        where: local; dask://HOST:PORT; or cluster, as the file's `cluster` states it
+        shard: I/N makes only the i-th of n parts, for machines that share nothing
+        dry_run: print what would be made, and how long that takes by earlier runs
+        force: make everything again
+        any_code: keep what another version of the package has made
+    """
+    from faal_lab.sweeps.run import sweep as make
+
+    return make(file, out, workers=workers, gpus=gpus, where=where, part=shard, dry_run=dry_run, force=force, any_code=any_code)
+
 
 _MODEL = (
     "a run folder; a checkpoint file of ours; a state dict (.pth, .pt, .safetensors; no code in it is run), whose network "
     "--model names; robustbench:NAME; or module:callable, your own code, which is run and returns a network with its weights"
 )
-_ADOPTED = (
-    "Each becomes one at step 0, without training. Name --data and --epsilon, and --model for a file of weights; only our own "
-    "checkpoints know them."
+_ADOPTED = Group(
+    "Models that are not run folders",
+    help="Each becomes one at step 0, without training. Name --data and --epsilon, and --model for a file of weights; only our "
+    "own checkpoints know them.",
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 1 after an error (one line on stderr), 130 after Ctrl-C, 141 where nobody
-    reads the output any more.
+def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *, attacks: str = ",".join(DEFAULT_ATTACKS),
+             checkpoint: Which = "last", epsilon: float | None = None, images: Whole | None = None, classes: str = "",
+             compile: Annotated[bool, Flag] = False, device: str = "auto",
+             mode: Annotated[str, Parameter(choices=MODES)] = MODES[0], part: str = "1/1",
+             out: Annotated[Path | None, Parameter(group=_ADOPTED)] = None,
+             stated: dict[str, Any] | None = None) -> None:  # fmt: skip
+    """Attack the test images of runs or other models; run folders keep the verdicts. Compare them with the first.
+
+    Args:
+        attacks: comma-separated, of clean, noise, fgsm, pgd-20, pgd-100, cw-20, apgd-ce, apgd-t, fab-t, square, apgd-ce+t,
+            autoattack
+        checkpoint: which checkpoint of a run folder
+        epsilon: attack radius (default: the run's own; other models need one)
+        images: only so many test images, spread over the classes
+        classes: only these classes' images, comma-separated: strong attacks where it matters
+        compile: run ResNets by torch.compile, for long attacks
+        device: auto, cpu, cuda, cuda:1, mps
+        mode: AutoAttack's noise: by image, or upstream's own by batch
+        part: I/N: this process makes the i-th of n parts of AutoAttack's batches
+        out: that run folder (default: a free name in runs/)
     """
+    for name in listed(attacks):
+        check_name("attack", name, ATTACKS)  # before torch is loaded
+    number, count = _part(part)
+
+    from faal_lab import api
+    from faal_lab.evaluation.verdicts import VerdictsError
+    from faal_lab.results.tables import comparisons, paired_sentences, text_table
+
+    verdicts = api.evaluate(
+        models, attacks, checkpoint=checkpoint, epsilon=epsilon, images=images, classes=classes, out=out, compile=compile,
+        device=device, mode=mode, part=(number, count), **(stated or {}),
+    )  # fmt: skip
+    print(text_table(verdicts))
+    if number:
+        print("Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches.")
     try:
-        return _carried_out(arguments)
-    except BrokenPipeError as error:
-        if _reader_left():  # faal-lab methods | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more while it ends
-            return 141
-        print(f"faal-lab: {error}", file=sys.stderr)
-        return 1
+        for line in paired_sentences(comparisons(verdicts)):
+            print(line)
+    except VerdictsError as error:
+        print(f"Not compared: {error}")
 
 
-def _reader_left() -> bool:
-    """Whether standard output is a pipe that nobody reads."""
+evaluate.__annotations__["stated"] = options((declared()[name] for name in ADOPTION_SETTINGS), _ADOPTED, defaults=False)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/3" as (1, 3); raises ConfigError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
+    return int(number) - 1, int(count)
+
+
+def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpoint: Which = "last") -> None:
+    """Compare evaluated runs with the first one, paired on the same images; for groups of seeds, the means of the differences.
+
+    Args:
+        runs: evaluated run folders, or groups of seeds (runs/a-0,runs/a-1); the first is compared with; name=... names one
+        attack: default: the last one of the evaluation
+        checkpoint: which checkpoint's verdicts
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {runs[0]} alone.")
+    from faal_lab.evaluation.groups import grouped, read_runs, read_seeds
+    from faal_lab.results.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
+
+    if any(len(paths) > 1 for paths in grouped(runs).values()):
+        groups = read_seeds(runs, checkpoint)
+        said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
+        print("\n".join([*seed_sentences(groups, attack), *said]))
+        return
+    verdicts = {run.name: run.verdicts for run in read_runs(runs, checkpoint)}
+    lines = [*paired_sentences(comparisons(verdicts, attack)), "", spread_table(verdicts, attack), ""]
+    print("\n".join([*lines, *notes(verdicts)]))
+
+
+def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = None, average_min: float | None = None,
+          baseline: Path | None = None, sure: Annotated[bool, Flag] = False, accept_findings: Annotated[bool, Flag] = False,
+          attack: str = "", checkpoint: Which = "last", junit: Path | None = None) -> int:  # fmt: skip
+    """Hold evaluated runs to demands, by exit code: 0 all hold, 1 one does not, 2 bad usage.
+
+    Args:
+        runs: run folders that were evaluated
+        worst_min: percent: fail where the worst class is shown to be lower
+        average_min: percent: fail where the average is shown to be lower
+        baseline: fail where either is shown to be lower than this run's
+        sure: fail also where an interval holds the minimum
+        accept_findings: let pass signs of masked gradients, and chance in the model
+        attack: default: the last one of the evaluation
+        checkpoint: which checkpoint's verdicts
+        junit: write the answers as JUnit XML to this file, too
+    """
+    from faal_lab import api
+
     try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), select.POLLOUT)
-        return any(flags & select.POLLERR for _, flags in poll.poll(0))
-    except AttributeError:  # Windows cannot tell
-        return True
-    except (OSError, ValueError):  # not a file at all
-        return False
+        good = api.check(
+            *runs, worst=worst_min, average=average_min, baseline=baseline, sure=sure, accept_findings=accept_findings,
+            attack=attack, checkpoint=checkpoint, junit=junit,
+        )  # fmt: skip
+    except ConfigError as error:
+        raise Misuse(str(error)) from error
+    return 0 if good else 1
 
 
-def _carried_out(arguments: Sequence[str] | None) -> int:
-    try:
-        options = _parser().parse_args(arguments)
-        code = options.act(options) or 0
-        sys.stdout.flush()
-        return code
-    except SystemExit:  # argparse's, which has printed
-        sys.stdout.flush()
-        raise
-    except KeyboardInterrupt:
-        print("faal-lab: stopped by Ctrl-C.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        raise
-    except (FaalLabError, ImportError, OSError) as error:
-        print(f"faal-lab: {error}", file=sys.stderr)
-        return 1
+def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.html"), title: str = "Class-wise robustness",
+           paper: Path | None = None, checkpoint: Which = "last") -> None:  # fmt: skip
+    """Write one HTML page on evaluated runs, which opens without a network, and its tables as CSV, LaTeX and Markdown.
+
+    Args:
+        runs: run folders, name=folder, or seeds as name=folder,folder; the first is what the others are held against
+        out: the page; its tables get its name
+        title: the page's title
+        paper: YAML or JSON of a paper's numbers to stand beside ours: {run: {source: text, attacks: {attack: {average, worst}}}}
+        checkpoint: which checkpoint's verdicts
+    """
+    from faal_lab import api
+    from faal_lab.results.formats import SUFFIXES
+    from faal_lab.results.report import headlines
+
+    page = api.report(*runs, out=out, title=title, paper=paper, checkpoint=checkpoint)
+    written = (page, *map(page.with_suffix, SUFFIXES))
+    print("\n".join([*headlines(api.reported(runs, checkpoint)), *(f"Written: {path}" for path in written)]))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("faal-lab", description="See, steer and fix the class-wise robustness of neural networks.")
-    parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str = "html,csv", attack: str = "", setting: str = "",
+            checkpoint: Which = "last") -> None:  # fmt: skip
+    """Draw evaluated runs: bars, confusions, radius curves, images; a file a picture.
 
-    def add(name: str, act: Any, about: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        sub.set_defaults(act=act)
-        return sub
+    Args:
+        runs: run folders that were evaluated alike, as FOLDER or NAME=FOLDER
+        out: the folder for the files
+        formats: comma-separated, of html, png, csv; png needs the extra `pictures`
+        attack: default: the last one of the evaluation
+        setting: also draw accuracy over this setting, such as tau
+        checkpoint: which checkpoint's verdicts
+    """
+    from faal_lab.evaluation.groups import read_runs
+    from faal_lab.results.export import all_pictures, check_formats, export_all
 
-    _making(add)
-    _judging(add)
-    _telling(add)
-    return parser
-
-
-def _making(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
-    """Commands that train."""
-    sub = add("demo", commands.demo, "Train a robust model, make it fair, and write the report: about three minutes on a laptop.")
-    sub.add_argument("--out", type=Path, help="folder for everything the demo makes (default: a free name in runs/)")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="several seeds give a table of means")
-    sub.add_argument("--quick", action="store_true", help="a few batches, no AutoAttack: only shows that all works")
-
-    sub = add("lab", commands.lab, "Open JupyterLab on 127.0.0.1, with a token, at the map of the notebooks.")
-    sub.add_argument("--no-browser", action="store_true", help="only print the address")
-    sub.add_argument("--port", type=int, default=8888, help="the next free one is taken if it is in use")
-
-    sub = add("dashboard", commands.dashboard, "Serve the workbench alone as a page on 127.0.0.1, with a token (by Voila).")
-    sub.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are shown from and go to")
-    sub.add_argument("--no-browser", action="store_true", help="only print the address")
-    sub.add_argument("--port", type=int, default=8866, help="the next free one is taken if it is in use; 0: any")
-    sub.add_argument("--dark", action="store_true", help="light on dark")
-
-    sub = add("run", commands.run, "Train one model into a run folder.")
-    sub.add_argument("--out", type=Path, help="the run folder (default: a free name in runs/)")
-    sub.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run; settings are the folder's")
-    sub.add_argument("--replay", type=Path, metavar="FOLDER", help="make a run again, with the dials that were turned in it")
-    sub.add_argument("--config", metavar="FILE", help="settings as a JSON file, or - for standard input; options below win")
-    sub.add_argument("--recipe", default="", metavar="NAME", help="settings of a method by its name, such as faal-trades-awp")
-    sub.add_argument("--protocol", default="", metavar="NAME", help="settings of a paper's experiment, such as finetune-2ep")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
-    _add_settings(sub.add_argument_group("settings"), get_type_hints(Config))
-
-    _sweep_options(add("sweep", commands.sweep, "Make all that a sweep file states: papermill runs, resumed where they stopped."))
+    kinds = check_formats(listed(formats))
+    print("\n".join(export_all(all_pictures(read_runs(runs, checkpoint), attack, setting), out, kinds)))
 
 
-def _judging(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
-    """Commands that evaluate, and read evaluations."""
-    sub = add("evaluate", commands.evaluate, "Attack the test images of runs or other models; run folders keep the verdicts.")
-    _evaluate_options(sub)
+def tell(run: Path, what: str, /) -> None:
+    """Steer a running run: pause, resume, step, stop, or turn a dial.
 
-    sub = add("compare", commands.compare, "Compare evaluated runs with the first one, paired on the same images.")
-    about = "evaluated run folders, or groups of seeds (runs/a-0,runs/a-1); the first is compared with; name=... names one"
-    sub.add_argument("runs", nargs="+", help=about)
-    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-
-    sub = add("check", commands.check, "Hold evaluated runs to demands, by exit code: 0 all hold, 1 one does not, 2 bad usage.")
-    _check_options(sub)
-
-    about = "Write one HTML page on evaluated runs, which opens without a network, and its tables as CSV, LaTeX and Markdown."
-    sub = add("report", commands.report, about)
-    seeds = "run folders, name=folder, or seeds as name=folder,folder; the first is what the others are held against"
-    sub.add_argument("runs", nargs="+", help=seeds)
-    sub.add_argument("--out", type=Path, default=Path("report.html"), help="the page; its tables get its name")
-    sub.add_argument("--title", default="Class-wise robustness")
-    beside = "YAML or JSON of a paper's numbers to stand beside ours: {run: {source: text, attacks: {attack: {average, worst}}}}"
-    sub.add_argument("--paper", type=Path, metavar="FILE", help=beside)
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-
-    _figures(add("figures", commands.figures, "Draw evaluated runs: bars, confusions, radius curves, images; a file a picture."))
+    Args:
+        run: its run folder
+        what: pause, resume, step, stop, or DIAL=VALUE with a dial of tau, epsilon, learning_rate, fairness_on
+    """
+    folder = RunFolder.open(run)
+    dial, equals, value = what.partition("=")
+    if equals:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+        command = Command("turn", dial, check_dial(dial, number, folder.config()))
+    else:
+        command = Command(check_name("command", what, COMMANDS[:-1]))
+    if folder.status() in ("done", "failed"):
+        raise RunFolderError(f"{run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
+    sent = folder.send(command)
+    print(f"Sent as command {sent.number}; the run is {folder.status()}.")
 
 
-def _telling(add: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
-    """Commands that steer, and that say what there is."""
-    sub = add("tell", commands.tell, "Tell a running run something: " + ", ".join(COMMANDS[:-1]) + ", or turn a dial (tau=0.7).")
-    sub.add_argument("run", type=Path, help="its run folder")
-    sub.add_argument("what", help=f"pause, resume, step, stop, or DIAL=VALUE with a dial of {', '.join(DIALS)}")
-
-    add(
-        "methods",
-        commands.methods,
-        "List parts, recipes and protocols to choose from, with sources.",
-    )
-
-    sub = add("settings", commands.settings, "Print all settings of a recipe under a protocol as JSON, for `run --config`.")
-    sub.add_argument("--recipe", default="", metavar="NAME", help="one of " + ", ".join(PRESETS))
-    sub.add_argument("--protocol", default="", metavar="NAME", help="one of " + ", ".join(PROTOCOLS))
-
-    add("doctor", commands.doctor, "Show versions, device, cores, memory, and what is missing and what it is for.")
+def methods() -> None:
+    """List parts, recipes and protocols to choose from, with sources."""
+    for setting, rows in parts().items():
+        print(f"\n--{setting}")
+        for name, what in rows.items():
+            print(f"  {name:<18} {what}")
+            if setting == "fairness":
+                print(f"  {'':<18} [{FAIRNESS[name].properties()}]")
+    for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
+        print(f"\n--{title}")
+        for name, chosen in named.items():
+            print(f"  {name:<18} {_as_text(chosen)}")
 
 
-def _sweep_options(sub: argparse.ArgumentParser) -> None:
-    """Which part of a sweep is made, where, and what is made again."""
-    sub.add_argument("file", type=Path, help="a sweep file in YAML, such as reproduce/digits.yaml")
-    sub.add_argument(
-        "--out", type=Path, help="the sweep's folder (default: runs/NAME); started again, what is done there is kept"
-    )
-    sub.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="jobs at once (0: one a GPU, else one a core, at most 4)"
-    )
-    sub.add_argument("--gpus", help="comma-separated numbers of the GPUs to use (default: all), none for the processor")
-    sub.add_argument("--where", default="local", help="local; dask://HOST:PORT; or cluster, as the file's `cluster` states it")
-    sub.add_argument("--shard", default="", metavar="I/N", help="only the i-th of n parts, for machines that share nothing")
-    sub.add_argument("--dry-run", action="store_true", help="print what would be made, and how long that takes by earlier runs")
-    sub.add_argument("--force", action="store_true", help="make everything again")
-    sub.add_argument("--any-code", action="store_true", help="keep what another version of the package has made")
+def _as_text(chosen: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())
 
 
-def _evaluate_options(sub: argparse.ArgumentParser) -> None:
-    """What is evaluated, and how."""
-    sub.add_argument("models", nargs="+", metavar="MODEL", help=_MODEL)
-    sub.add_argument("--attacks", default=",".join(DEFAULT_ATTACKS), help="comma-separated, of " + ", ".join(ATTACKS))
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    sub.add_argument("--epsilon", type=float, help="attack radius (default: the run's own; other models need one)")
-    sub.add_argument("--images", type=int, metavar="N", help="only so many test images, spread over the classes")
-    sub.add_argument("--compile", action="store_true", help="run ResNets by torch.compile, for long attacks")
-    sub.add_argument("--classes", default="", metavar="A,B", help="only these classes' images: strong attacks where it matters")
-    sub.add_argument("--device", default="auto")
-    sub.add_argument("--mode", choices=MODES, default=MODES[0], help="AutoAttack's noise: by image, or upstream's own by batch")
-    sub.add_argument(
-        "--part", default="1/1", metavar="I/N", help="this process makes the i-th of n parts of AutoAttack's batches"
-    )
-    settings = sub.add_argument_group("models that are not run folders", _ADOPTED)
-    settings.add_argument("--out", type=Path, help="that run folder (default: a free name in runs/)")
-    _add_settings(settings, ADOPTION_SETTINGS, defaults=False)
+def settings(*, recipe: str = "", protocol: str = "") -> None:
+    """Print all settings of a recipe under a protocol as JSON, for `run --config`.
+
+    Args:
+        recipe: a name that `faal-lab methods` lists
+        protocol: a name that `faal-lab methods` lists
+    """
+    print(json.dumps(Config.from_mapping(preset_settings(recipe, protocol)).to_mapping(), indent=2))
 
 
-def _check_options(sub: argparse.ArgumentParser) -> None:
-    """What is demanded; `refuse` ends by exit code 2, as for any bad usage."""
-    sub.set_defaults(refuse=sub.error)
-    sub.add_argument("runs", nargs="+", type=Path, help="run folders that were evaluated")
-    sub.add_argument("--worst-min", type=float, metavar="PERCENT", help="fail where the worst class is shown to be lower")
-    sub.add_argument("--average-min", type=float, metavar="PERCENT", help="fail where the average is shown to be lower")
-    sub.add_argument("--baseline", type=Path, metavar="RUN", help="fail where either is shown to be lower than this run's")
-    sub.add_argument("--sure", action="store_true", help="fail also where an interval holds the minimum")
-    sub.add_argument("--accept-findings", action="store_true", help="let pass signs of masked gradients, and chance in the model")
-    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the answers as JUnit XML, too")
+def doctor() -> int:
+    """Show versions, device, cores, memory, and what is missing and what it is for. Returns 1 where something is."""
+    from faal_lab.models.doctor import examine
 
-
-def _add_settings(group: Any, names: Iterable[str], *, defaults: bool = True) -> None:
-    """An option for each of these settings of Config; absent where it is not given."""
-    kinds = get_type_hints(Config)
-    for field in names:
-        default = f" (default: {getattr(Config, field)!r})" if defaults else ""
-        about = (field_docs()[field] + default).replace("%", "%%")
-        form: dict[str, Any] = {"type": kinds[field], "metavar": kinds[field].__name__.upper()}
-        if kinds[field] is bool:  # bool("False") is True: a flag and its --no- instead
-            form = {"action": argparse.BooleanOptionalAction}
-        group.add_argument(f"--{field.replace('_', '-')}", dest=field, default=argparse.SUPPRESS, help=about, **form)
-
-
-def _figures(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("runs", nargs="+", help="run folders that were evaluated alike, as FOLDER or NAME=FOLDER")
-    sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    sub.add_argument("--formats", default="html,csv", help="comma-separated, of html, png, csv; png needs the extra `pictures`")
-    sub.add_argument("--attack", default="", help="default: the last one of the evaluation")
-    sub.add_argument("--setting", default="", metavar="NAME", help="also draw accuracy over this setting, such as tau")
-    sub.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    text, missing = examine()
+    print(text)
+    return 1 if missing else 0

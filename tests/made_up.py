@@ -1,4 +1,4 @@
-"""What tests make up and count: verdicts by their numbers, AutoAttack with fewer iterations, operations of a network."""
+"""What tests make up, count and parse: verdicts by their numbers, a shorter AutoAttack, operations, command lines."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,10 @@ from pyautoattack import AutoAttack
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from faal_lab.cli import application
 from faal_lab.evaluation.verdicts import Verdicts
 
-__all__ = ["ABOUT", "AutoAttack", "Counting", "shorter", "verdicts"]
+__all__ = ["ABOUT", "AutoAttack", "Counting", "parsed", "shorter", "verdicts"]
 
 ABOUT = {"epsilon": 0.1, "norm": "linf", "data_sha256": "same", "mode": "per-image", "queries": 5000}
 
@@ -46,3 +47,10 @@ class Counting(TorchDispatchMode):
         if func._overloadpacket in flop_registry:
             self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
         return out
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """What `faal-lab WORDS` would call: the command's name and its arguments; raises where the words are none."""
+    command, bound, *_ = application().parse_args(words, exit_on_error=False, print_error=False)
+    bound.apply_defaults()
+    return command.__name__, bound.arguments

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faal_lab.cli import _parser
+from made_up import parsed
+
 from faal_lab.methods.presets import preset_settings
 from faal_lab.runs.config import Config
 
@@ -40,9 +41,9 @@ def test_every_faal_lab_command_parses() -> None:
     found = [shlex.split(line.split(" > ")[0])[1:] for line in commands() if line.startswith("faal-lab ")]
     assert {words[0] for words in found} >= {"demo", "lab", "run", "evaluate", "doctor", "tell"}
     for words in found:
-        options = _parser().parse_args(words)
-        if words[0] in ("run", "settings"):
-            preset_settings(options.recipe, options.protocol)  # raises on a name that is not there
+        command, given = parsed(words)
+        if command in ("run", "settings"):
+            preset_settings(given["recipe"], given["protocol"])  # raises on a name that is not there
 
 
 def test_every_papermill_command_names_a_notebook_and_settings() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up import parsed
 
 from faal_lab.catalogue import ATTACKS, FAIRNESS
-from faal_lab.cli import _parser
 from faal_lab.errors import check_name
 from faal_lab.methods.presets import preset_settings
 from faal_lab.results.published import published
@@ -215,8 +215,8 @@ def test_the_weekly_batch_holds_what_is_made_to_what_was_measured() -> None:
     (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "batch.yml").read_text())["jobs"].values()
     (command,) = [step["run"] for step in job["steps"] if "faal-lab check" in step.get("run", "")]
     words = shlex.split(command.replace("$WORST_MIN", job["env"]["WORST_MIN"]))
-    options = _parser().parse_args(words[1:])
+    _, given = parsed(words[1:])
     made = {Path("runs", "digits", title, label) for title, found in jobs(load("digits")).items() for label, _, _ in found}
-    assert {*options.runs, options.baseline} <= made
-    assert options.attack in listed(load("digits")["stages"]["verdicts"]["parameters"]["attacks"])
-    assert 0 < options.worst_min < 100
+    assert {*given["runs"], given["baseline"]} <= made
+    assert given["attack"] in listed(load("digits")["stages"]["verdicts"]["parameters"]["attacks"])
+    assert 0 < given["worst_min"] < 100

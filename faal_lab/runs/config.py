@@ -1,16 +1,19 @@
-"""Declare all settings of a run in one flat, frozen record, with their types, ranges and names."""
+"""Declare all settings of a run in one flat, frozen record.
+
+A setting is declared once: its type, default, range or names, and help. The command line, the parameters of notebooks,
+`faal-lab settings` and the workbench's tooltips are read from there. A subclass of Config that adds a setting is taken by all of
+them.
+"""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from faal_lab.catalogue import (
     AMBIGUITY_SETS,
@@ -39,61 +42,66 @@ from faal_lab.errors import ConfigError, RecipeError, check_name
 
 LR_SCHEDULES = ("constant", "cosine", "one-cycle", "step")
 
+_Kind = TypeVar("_Kind", bound="Config")
 
-CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data": ("data set", DATA_SETS),
-    "validation": ("validation", VALIDATIONS),
-    "augment": ("augmentation", ("auto", *AUGMENTATIONS)),
-    "normalization": ("normalization", NORMALIZATIONS),
-    "base_checkpoint": ("checkpoint", ("last", "best")),
-    "objective": ("objective", tuple(OBJECTIVES)),
-    "fairness": ("fairness method", tuple(FAIRNESS)),
-    "ambiguity": ("ambiguity set", tuple(AMBIGUITY_SETS)),
-    "measure": ("measure", MEASURES),
-    "score": ("class score", ("auto", *SCORES)),
-    "variant": ("variant", VARIANTS),
-    "norm": ("norm", NORMS),
-    "batch_norm": ("BatchNorm mode", ("eval", "train")),
-    "averaging": ("averaging", tuple(AVERAGING)),
-    "average_buffers": ("treatment of buffers", BUFFERS),
-    "solver": ("solver", ("exact", "cvxpy")),
-    "attack_start": ("attack start", ("auto", *STARTS)),
-    "precision": ("precision", PRECISIONS),
-    "lr_schedule": ("learning-rate schedule", LR_SCHEDULES),
-}
 
-RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (0, 4096),
-    "filters": (0, 4096),
-    "imbalance": (1, math.inf),
-    "tau": (0, math.inf),
-    "multiplier": (0, math.inf),
-    "fairness_start": (0, math.inf),
-    "fairness_rate": (-1, 1e6),
-    "fairness_strength": (-1, 1e6),
-    "slack": (0, 1),
-    "replays": (0, 1000),
-    "awp_gamma": (0, 1),
-    "awp_start": (0, math.inf),
-    "average_decay": (-1, 1),
-    "average_start": (0, math.inf),
-    "average_threshold": (-1, 1),
-    "score_decay": (0, 0.999_999),
-    "beta": (0, 1e6),
-    "epsilon": (0, 100),
-    "attack_steps": (0, 10_000),
-    "step_ratio": (0, 10),
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "accumulation": (1, 65_536),
-    "learning_rate": (0, 1e30),
-    "momentum": (0, 1),
-    "weight_decay": (0, 1e6),
-    "validation_steps": (0, 10_000),
-    "checkpoint_every": (0, math.inf),
-    "seed": (0, 2**31 - 1),
-    "split_seed": (0, 2**31 - 1),
-}
+class Setting(NamedTuple):
+    """What is declared of one setting."""
+
+    name: str
+    type: type
+    default: Any
+    about: str
+    among: tuple[str, ...] | None  # the names it is one of
+    kind: str  # what such a name is called in an error
+    low: float
+    high: float
+
+    def checked(self, value: Any) -> Any:
+        """Return `value` as the setting's type; raises ConfigError or UnknownName."""
+        value = typed(self.name, value, self.type)
+        if self.among is not None:
+            check_name(self.kind, value, self.among)
+        if self.type in (int, float) and (not self.low <= value <= self.high or math.isinf(value)):
+            limit = f"at least {self.low}" if self.high == math.inf else f"between {self.low} and {self.high}"
+            raise ConfigError(f"{self.name} must be {limit}, got {value}.")
+        return value
+
+
+def setting(
+    default: Any,
+    *,
+    about: str,
+    among: Iterable[str] | None = None,
+    kind: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Any:
+    """Declare a field of Config.
+
+    Args:
+        default: its value where nobody states one.
+        about: its help, in one or two sentences.
+        among: the names it must be one of; None for any text.
+        kind: what such a name is called in an error (default: the field's name).
+        low, high: the range of a number, ends included.
+    """
+    names = None if among is None else tuple(among)
+    return field(default=default, metadata={"about": about, "among": names, "kind": kind, "low": low, "high": high})
+
+
+@cache
+def settings(kind: type[Config] | None = None) -> dict[str, Setting]:
+    """Return name -> declaration of all settings of a Config class, in their order."""
+    kind = kind or Config
+    types, found = get_type_hints(kind), {}
+    for entry in fields(kind):
+        if not {"about", "among", "kind", "low", "high"} <= entry.metadata.keys() or entry.default is MISSING:
+            raise ConfigError(f"{kind.__name__}.{entry.name} must be declared by setting(default, about=...).")
+        known = dict(entry.metadata)
+        known["kind"] = known["kind"] or entry.name.replace("_", " ")
+        found[entry.name] = Setting(name=entry.name, type=types[entry.name], default=entry.default, **known)
+    return found
 
 
 def typed(name: str, value: Any, kind: type) -> Any:
@@ -124,138 +132,120 @@ def check_model(name: str, filters: int, normalization: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one training run. Radii are in pixel units of [0, 1]; 8/255 is 0.03137, not 0.031."""
+    """Settings of one training run. Radii are in pixel units of [0, 1]; 8/255 is 0.03137, not 0.031.
 
-    data: str = "digits"
-    """Data set: digits, folder (your images, one sub-folder a class), cifar10, cifar100, svhn, stl10, mnist or fashion-mnist."""
-    data_dir: str = ""
-    """Folder of the images (with train/ and test/, or split by seed), or of torchvision's files (empty: ./data)."""
-    download: bool = False
-    """Fetch the data set where it is not in data_dir (checked by its hash)."""
-    image_size: int = 0
-    """Resize images to this side in pixels; 0 keeps their size. The digits keep theirs."""
-    validation: str = "split"
-    """Validation images: split (cut from the training images), none (all are trained on; no checkpoint is the best), or test
-    (the test images, as some released codes do; every table says so of the run)."""
-    imbalance: float = 1.0
-    """Above 1, training images thin out exponentially from the first class to the last, which keeps 1/imbalance of its own."""
-    augment: str = "auto"
-    """Augmentation: none, crop-flip, or auto (what suits the data set)."""
-    model: str = "small-cnn"
-    """Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable (yours, or
-    torchvision.models:resnet18); or robustbench:NAME with its weights."""
-    filters: int = 0
-    """Filters of the first stage; 0 the network's own (small-cnn 24, preact-resnet-18 and resnet-18 64)."""
-    normalization: str = "data"
-    """Channel statistics inside the network: data (the training images'), none, or cifar; a base that has its own keeps it."""
-    base: str = ""
-    """Run folder or checkpoint file (also a foreign .pth, .pt, .safetensors) to start from; empty: random weights."""
-    base_checkpoint: str = "last"
-    """Which checkpoint of the base run: last, or best (by validation)."""
-    objective: str = "at"
-    """Training loss: at (PGD adversarial training), trades, mart, bat, or standard (clean images)."""
-    beta: float = 6.0
-    """Weight of the robust term of TRADES, MART and BAT."""
-    fairness: str = "none"
-    """Fairness method: none, faal, or one of its rivals (faal-lab methods lists them)."""
-    fairness_start: int = 0
-    """Epochs of plain training before the fairness method sets in (the paper's training from scratch: half of them)."""
-    fairness_rate: float = OWN
-    """How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own."""
-    fairness_strength: float = OWN
-    """Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own."""
-    slack: float = 0.07
-    """By how much FRL lets a class's error exceed the average."""
-    variant: str = "paper"
-    """Where a method's paper and its released code differ: paper, or release."""
-    ambiguity: str = "kl"
-    """FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare."""
-    tau: float = 0.5
-    """Radius of that set; 0 is plain averaging (alpha, for cvar). Does not transfer between numbers of classes."""
-    multiplier: float = 0.0
-    """The radius stated as c*, the most that a class can count, in multiples of its share (above 1); 0 goes by tau."""
-    measure: str = "margin"
-    """What FAAL scores an image by: margin (the paper), or cross-entropy or error, its ablation."""
-    score: str = "auto"
-    """FAAL's class score: mean of margins, sum of them, running (over batches, for many classes), or auto (the variant's)."""
-    score_decay: float = 0.9
-    """What a running score keeps from batch to batch, below 1."""
-    solver: str = "exact"
-    """FAAL's solver: exact, or cvxpy (slow, for checking)."""
-    attack_start: str = "auto"
-    """Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says)."""
-    norm: str = "linf"
-    """What the attack's radius is measured in: linf, or l2."""
-    epsilon: float = 0.1
-    """Attack radius."""
-    attack_steps: int = 10
-    """PGD steps of the training attack."""
-    step_ratio: float = 0.25
-    """Attack step as a fraction of epsilon."""
-    batch_norm: str = "eval"
-    """BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch)."""
-    replays: int = 0
-    """Free training: each batch is trained on so many times while one perturbation climbs along; 0 attacks by PGD."""
-    awp_gamma: float = 0.0
-    """Radius of the adversarial weight perturbation, relative to each weight tensor; 0 perturbs nothing."""
-    awp_start: int = 0
-    """Epochs before weights are perturbed."""
-    averaging: str = "none"
-    """Average of weights that the run delivers: none, ema (each step), or fawa (each epoch fair enough on validation)."""
-    average_decay: float = OWN
-    """What the average keeps of itself; negative: the method's own."""
-    average_start: int = 0
-    """Epochs before the average begins."""
-    average_threshold: float = OWN
-    """FAWA's least robust accuracy of the worst class; negative: the variant's own."""
-    average_buffers: str = "average"
-    """BatchNorm's statistics in an average: average, or copy (those of the last step)."""
-    epochs: int = 4
-    """Passes over the training images."""
-    batch_size: int = 64
-    """Images per step."""
-    accumulation: int = 1
-    """Parts of a batch that go through the network one after the other, where memory is short: one forward pass more a step.
-    Class weights stay those of the whole batch; BatchNorm sees each part alone."""
-    learning_rate: float = 0.05
-    """Peak learning rate of SGD."""
-    lr_schedule: str = "cosine"
-    """Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at each of lr_drops)."""
-    lr_drops: str = "0.5,0.75"
-    """Where the step schedule drops, in shares of the run."""
-    tau_changes: str = ""
-    """Epochs at which tau is turned, as EPOCH:VALUE with commas between: 150:0.5."""
-    momentum: float = 0.9
-    """SGD momentum."""
-    weight_decay: float = 5e-3
-    """SGD weight decay."""
-    validation_steps: int = 10
-    """PGD steps of the attack on the validation images after each epoch."""
-    checkpoint_every: int = 0
-    """Also checkpoint every so many steps; 0 only after each epoch and on a stop."""
-    seed: int = 0
-    """Seed of the weights, the order and the noise."""
-    split_seed: int = 0
-    """Seed of the split in train, validation and test; a fine-tuning must keep its base's."""
-    precision: str = "float32"
-    """Training's forward passes: float32, bfloat16 (all but pixels and first convolution), or auto (bfloat16 where the device
-    has it and the network is a ResNet). Measuring is float32 always."""
-    compile: bool = False
-    """Compile the passes of full batches in training (torch.compile), for ResNets: quicker steps after a minute of compiling."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    >>> Config(fairness="faal", tau=0.3).tau
+    0.3
+    """
+
+    # fmt: off
+    data: str = setting("digits", among=DATA_SETS, kind="data set", about=
+        "Data set: digits, folder (your images, one sub-folder a class), cifar10, cifar100, svhn, stl10, mnist or "
+        "fashion-mnist.")
+    data_dir: str = setting("", about=
+        "Folder of the images (with train/ and test/, or split by seed), or of torchvision's files (empty: ./data).")
+    download: bool = setting(False, about="Fetch the data set where it is not in data_dir (checked by its hash).")
+    image_size: int = setting(0, low=0, high=4096, about=
+        "Resize images to this side in pixels; 0 keeps their size. The digits keep theirs.")
+    validation: str = setting("split", among=VALIDATIONS, about=
+        "Validation images: split (cut from the training images), none (all are trained on; no checkpoint is the best), "
+        "or test (the test images, as some released codes do; every table says so of the run).")
+    imbalance: float = setting(1.0, low=1, about=
+        "Above 1, training images thin out exponentially from the first class to the last, which keeps 1/imbalance of its "
+        "own.")
+    augment: str = setting("auto", among=("auto", *AUGMENTATIONS), kind="augmentation", about=
+        "Augmentation: none, crop-flip, or auto (what suits the data set).")
+    model: str = setting("small-cnn", about=
+        "Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable (yours, or "
+        "torchvision.models:resnet18); or robustbench:NAME with its weights.")
+    filters: int = setting(0, low=0, high=4096, about=
+        "Filters of the first stage; 0 the network's own (small-cnn 24, preact-resnet-18 and resnet-18 64).")
+    normalization: str = setting("data", among=NORMALIZATIONS, about=
+        "Channel statistics inside the network: data (the training images'), none, or cifar; a base that has its own "
+        "keeps it.")
+    base: str = setting("", about=
+        "Run folder or checkpoint file (also a foreign .pth, .pt, .safetensors) to start from; empty: random weights.")
+    base_checkpoint: str = setting("last", among=("last", "best"), kind="checkpoint", about=
+        "Which checkpoint of the base run: last, or best (by validation).")
+    objective: str = setting("at", among=OBJECTIVES, about=
+        "Training loss: at (PGD adversarial training), trades, mart, bat, or standard (clean images).")
+    beta: float = setting(6.0, low=0, high=1e6, about="Weight of the robust term of TRADES, MART and BAT.")
+    fairness: str = setting("none", among=FAIRNESS, kind="fairness method", about=
+        "Fairness method: none, faal, or one of its rivals (faal-lab methods lists them).")
+    fairness_start: int = setting(0, low=0, about=
+        "Epochs of plain training before the fairness method sets in (the paper's training from scratch: half of them).")
+    fairness_rate: float = setting(OWN, low=-1, high=1e6, about=
+        "How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own.")
+    fairness_strength: float = setting(OWN, low=-1, high=1e6, about=
+        "Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own.")
+    slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
+    variant: str = setting("paper", among=VARIANTS, about=
+        "Where a method's paper and its released code differ: paper, or release.")
+    ambiguity: str = setting("kl", among=AMBIGUITY_SETS, kind="ambiguity set", about=
+        "FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare.")
+    tau: float = setting(0.5, low=0, about=
+        "Radius of that set; 0 is plain averaging (alpha, for cvar). Does not transfer between numbers of classes.")
+    multiplier: float = setting(0.0, low=0, about=
+        "The radius stated as c*, the most that a class can count, in multiples of its share (above 1); 0 goes by tau.")
+    measure: str = setting("margin", among=MEASURES, about=
+        "What FAAL scores an image by: margin (the paper), or cross-entropy or error, its ablation.")
+    score: str = setting("auto", among=("auto", *SCORES), kind="class score", about=
+        "FAAL's class score: mean of margins, sum of them, running (over batches, for many classes), or auto (the "
+        "variant's).")
+    score_decay: float = setting(0.9, low=0, high=0.999_999, about="What a running score keeps from batch to batch, below 1.")
+    solver: str = setting("exact", among=("exact", "cvxpy"), about="FAAL's solver: exact, or cvxpy (slow, for checking).")
+    attack_start: str = setting("auto", among=("auto", *STARTS), about=
+        "Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says).")
+    norm: str = setting("linf", among=NORMS, about="What the attack's radius is measured in: linf, or l2.")
+    epsilon: float = setting(0.1, low=0, high=100, about="Attack radius.")
+    attack_steps: int = setting(10, low=0, high=10_000, about="PGD steps of the training attack.")
+    step_ratio: float = setting(0.25, low=0, high=10, about="Attack step as a fraction of epsilon.")
+    batch_norm: str = setting("eval", among=("eval", "train"), kind="BatchNorm mode", about=
+        "BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch).")
+    replays: int = setting(0, low=0, high=1000, about=
+        "Free training: each batch is trained on so many times while one perturbation climbs along; 0 attacks by PGD.")
+    awp_gamma: float = setting(0.0, low=0, high=1, about=
+        "Radius of the adversarial weight perturbation, relative to each weight tensor; 0 perturbs nothing.")
+    awp_start: int = setting(0, low=0, about="Epochs before weights are perturbed.")
+    averaging: str = setting("none", among=AVERAGING, about=
+        "Average of weights that the run delivers: none, ema (each step), or fawa (each epoch fair enough on validation).")
+    average_decay: float = setting(OWN, low=-1, high=1, about="What the average keeps of itself; negative: the method's own.")
+    average_start: int = setting(0, low=0, about="Epochs before the average begins.")
+    average_threshold: float = setting(OWN, low=-1, high=1, about=
+        "FAWA's least robust accuracy of the worst class; negative: the variant's own.")
+    average_buffers: str = setting("average", among=BUFFERS, kind="treatment of buffers", about=
+        "BatchNorm's statistics in an average: average, or copy (those of the last step).")
+    epochs: int = setting(4, low=1, about="Passes over the training images.")
+    batch_size: int = setting(64, low=1, about="Images per step.")
+    accumulation: int = setting(1, low=1, high=65_536, about=
+        "Parts of a batch that go through the network one after the other, where memory is short: one forward pass more a "
+        "step. Class weights stay those of the whole batch; BatchNorm sees each part alone.")
+    learning_rate: float = setting(0.05, low=0, high=1e30, about="Peak learning rate of SGD.")
+    lr_schedule: str = setting("cosine", among=LR_SCHEDULES, kind="learning-rate schedule", about=
+        "Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at each of lr_drops).")
+    lr_drops: str = setting("0.5,0.75", about="Where the step schedule drops, in shares of the run.")
+    tau_changes: str = setting("", about="Epochs at which tau is turned, as EPOCH:VALUE with commas between: 150:0.5.")
+    momentum: float = setting(0.9, low=0, high=1, about="SGD momentum.")
+    weight_decay: float = setting(5e-3, low=0, high=1e6, about="SGD weight decay.")
+    validation_steps: int = setting(10, low=0, high=10_000, about=
+        "PGD steps of the attack on the validation images after each epoch.")
+    checkpoint_every: int = setting(0, low=0, about="Also checkpoint every so many steps; 0 only after each epoch and on a stop.")
+    seed: int = setting(0, low=0, high=2**31 - 1, about="Seed of the weights, the order and the noise.")
+    split_seed: int = setting(0, low=0, high=2**31 - 1, about=
+        "Seed of the split in train, validation and test; a fine-tuning must keep its base's.")
+    precision: str = setting("float32", among=PRECISIONS, about=
+        "Training's forward passes: float32, bfloat16 (all but pixels and first convolution), or auto (bfloat16 where the "
+        "device has it and the network is a ResNet). Measuring is float32 always.")
+    compile: bool = setting(False, about=
+        "Compile the passes of full batches in training (torch.compile), for ResNets: quicker steps after a minute of "
+        "compiling.")
+    device: str = setting("auto", about="auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Config).items():
-            object.__setattr__(self, name, typed(name, getattr(self, name), kind))
-        for name, (kind, valid) in CHOICES.items():
-            check_name(kind, getattr(self, name), valid)
+        for name, declared in settings(type(self)).items():
+            object.__setattr__(self, name, declared.checked(getattr(self, name)))
         check_model(self.model, self.filters, self.normalization)
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high or math.isinf(value):
-                limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-                raise ConfigError(f"{name} must be {limit}, got {value}.")
         if self.norm == "linf" and self.epsilon > 1:
             raise ConfigError(f"epsilon must be between 0 and 1 for norm=linf, got {self.epsilon}.")
         low, high = AMBIGUITY_SETS[self.ambiguity].limits
@@ -336,20 +326,19 @@ class Config:
             raise ConfigError(f"lr_drops must be shares of the run such as 0.5,0.75, got {self.lr_drops!r}.")
         return shares
 
-    @staticmethod
-    def from_mapping(mapping: Mapping[str, Any]) -> Config:
+    @classmethod
+    def from_mapping(cls: type[_Kind], mapping: Mapping[str, Any]) -> _Kind:
         """Build from names and values; raises UnknownName (nearest name offered) or ConfigError."""
-        names = [f.name for f in fields(Config)]
         for name in mapping:
-            check_name("setting", name, names)
-        return Config(**mapping)
+            check_name("setting", name, settings(cls))
+        return cls(**mapping)
 
     def to_mapping(self) -> dict[str, Any]:
-        """All settings as plain values."""
+        """Return all settings as plain values."""
         return asdict(self)
 
     def digest(self) -> str:
-        """A short hash of all settings."""
+        """Return a short hash of all settings."""
         return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -372,15 +361,3 @@ def check_dial(name: str, value: object, config: Config) -> float:
             raise ConfigError("fairness_on: the run has no fairness method to turn on or off (fairness=none).")
         return float(value)
     return getattr(replace(config, **{name: value}), name)
-
-
-@cache
-def field_docs() -> dict[str, str]:
-    """The docstring line under each setting, for --help and tooltips."""
-    body = ast.parse(inspect.getsource(Config)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs = {}
-    for line, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
-            docs[line.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
-    return docs

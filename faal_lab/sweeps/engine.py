@@ -129,7 +129,7 @@ def _is_there(job: Job) -> bool:
     return RunFolder(job.folder).checkpoint().is_file() if trains(job.notebook) else job.folder.is_dir()
 
 
-def sweep(
+def make_all(
     plan: Plan, engine: Engine, orders: dict[str, Order | None], told: Callable[[dict[str, Status | str]], None] = lambda _: None
 ) -> dict[str, Status | str]:
     """Make every job of `orders` (see `wanted`); `told` hears of the state of all a few times a second.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from faal_lab.runs.progress import bar
 from faal_lab.sweeps.checks import check_plan
-from faal_lab.sweeps.engine import Engine, cores, local_engine, succeeded, sweep, wanted
+from faal_lab.sweeps.engine import Engine, cores, local_engine, make_all, succeeded, wanted
 from faal_lab.sweeps.job import Order
 from faal_lab.sweeps.plan import Plan, SweepError, read_plan, shard
 from faal_lab.sweeps.view import Terminal, failed_text, plan_text
 
 
-def command(
+def sweep(
     file: Path, out: Path | None = None, *, workers: int = 0, gpus: str | None = None, where: str = "local", part: str = "",
     dry_run: bool = False, force: bool = False, any_code: bool = False,
 ) -> int:  # fmt: skip
@@ -49,7 +49,7 @@ def _made(plan: Plan, orders: dict[str, Order | None], workers: int, gpus: str |
 
         engine = connect(where, plan, workers)
     with bar(plan.name, len(plan.jobs), "job") as told:
-        state = sweep(plan, engine, orders, Terminal(plan, told).told)
+        state = make_all(plan, engine, orders, Terminal(plan, told).told)
         told.stopped = not succeeded(state)
         return state
 

@@ -6,18 +6,19 @@ was meant. Here an unknown name is an error that offers the nearest valid one, a
 
 from __future__ import annotations
 
+import json
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from faal_lab.errors import ConfigError, RunFolderError, check_name
 from faal_lab.methods.presets import preset_settings
 from faal_lab.runs import RunFolder, free_name
-from faal_lab.runs.config import Config
+from faal_lab.runs.config import Config, settings
 
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}  # put there by IPython
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
@@ -69,7 +70,7 @@ def listed(text: str) -> list[str]:
     return entries
 
 
-def run_parameters(namespace: Mapping[str, Any]) -> tuple[Config, Path, bool]:
+def run_parameters(namespace: Mapping[str, Any], kind: type[Config] = Config) -> tuple[Config, Path, bool]:
     """Settings and run folder of a training notebook, and whether it goes on with the run that lies there.
 
     The parameters are any setting of Config, `recipe`, `protocol`, `out` and `resume`.
@@ -77,7 +78,7 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[Config, Path, bool]:
     Settings win over the recipe's, the recipe's over the protocol's. With a base, a setting that is None or not given is the base
     run's. An empty `out` becomes a free name in `runs/`.
     """
-    names = ["out", "resume", "recipe", "protocol", *(f.name for f in fields(Config))]
+    names = ["out", "resume", "recipe", "protocol", *settings(kind)]
     values = given(namespace)
     for name in values:
         check_name("parameter", name, names)
@@ -100,20 +101,68 @@ def run_parameters(namespace: Mapping[str, Any]) -> tuple[Config, Path, bool]:
                 stacklevel=2,
             )
     stated = presets | {name: value for name, value in values.items() if value is not None}
-    config = based_on(stated.get("base", ""), stated)
+    config = based_on(stated.get("base", ""), stated, kind)
+    check_used(config, values)
     stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
     folder = Path(out) if out else free_name("runs", stem)
     return config, folder, resume and (folder / "config.json").is_file()
 
 
-def based_on(base: str, stated: Mapping[str, Any]) -> Config:
+def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) -> Config:
     """The settings that are stated, else with a base FINE_TUNING, else those of the run folder `base`, else the defaults."""
     inherited: dict[str, Any] = {}
     if isinstance(base, str) and base:
         if (root := Path(base).expanduser() / "config.json").is_file():
             inherited = RunFolder.open(root.parent).config().to_mapping()
         inherited |= FINE_TUNING
-    return Config.from_mapping({**inherited, **stated})
+    return kind.from_mapping({**inherited, **stated})
+
+
+def settings_of(file: str | None, stated: Mapping[str, Any], preset: Mapping[str, Any], kind: type[Config] = Config) -> Config:
+    """Put settings together: stated ones, a recipe's and protocol's, those of a JSON file ("-": standard input), a base run's.
+
+    The first one wins. Raises UnknownName or ConfigError.
+    """
+    loaded: Any = {}
+    if file:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        utf_16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell's > writes
+        try:
+            loaded = json.loads(content.decode("utf-16" if utf_16 else "utf-8-sig"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON: {error}. Make one with faal-lab settings.") from error
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{file} must hold a JSON object of settings, got {type(loaded).__name__}.")
+    named = {**loaded, **preset, **stated}
+    config = based_on(named.get("base", ""), named, kind)
+    check_used(config, stated)
+    return config
+
+
+# setting -> (the setting that decides whether it acts, and the values for which it does)
+_ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lr_drops": ("lr_schedule", ("step",)),
+    **dict.fromkeys(("tau_changes", "multiplier", "measure", "score", "solver"), ("fairness", ("faal",))),
+    "slack": ("fairness", ("frl-rw", "frl-rm", "frl-rwrm")),
+    **dict.fromkeys(("average_decay", "average_start", "average_buffers"), ("averaging", ("ema", "fawa"))),
+    "average_threshold": ("averaging", ("fawa",)),
+}
+
+
+def check_used(config: Config, stated: Mapping[str, Any]) -> None:
+    """Refuse a stated setting that nothing would read; raises ConfigError.
+
+    Args:
+        config: the run's settings.
+        stated: those that a person gave. What a recipe, a protocol or a base brings along may lie idle.
+    """
+    for name, (by, values) in _ACTS.items():
+        value, default = stated.get(name), settings()[name].default
+        if value is not None and value != default and getattr(config, by) not in values:
+            raise ConfigError(
+                f"{name}={value} acts with {by}={' or '.join(values)} only, and the run has {by}={getattr(config, by)}. "
+                f"Leave it out, or set {by}."
+            )
 
 
 def stated_settings(config: Config) -> dict[str, Any]:

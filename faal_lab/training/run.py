@@ -173,11 +173,23 @@ def run(
     recipe: Recipe | None = None,
     script: Sequence[DialTurned] = (),
 ) -> Generator[Event, None, None]:
-    """Train into the run folder `out`, yielding every event after it was recorded.
+    """Train into the run folder `out`, and yield every event after it was recorded.
 
-    With `resume` the folder's last checkpoint is gone on from. `script` are dials to turn again (`turns_of`).
-    Ctrl-C or SIGTERM ends the run in order: state saved, the folder readable, then KeyboardInterrupt or SystemExit. Any error is
-    recorded before it is raised.
+    Pausing is not pulling, stopping is closing, a single step is `next()`. Ctrl-C or SIGTERM ends the run in order: state saved,
+    the folder readable, then KeyboardInterrupt or SystemExit. Any error is recorded before it is raised.
+
+    Args:
+        config: all settings.
+        out: the run folder.
+        resume: continue from the last checkpoint in `out`.
+        model: a network of your own, which takes pixels in [0, 1] and returns logits.
+        recipe: a method of your own parts.
+        script: dials to turn again, as `turns_of` reads them from another run.
+
+    Raises:
+        RunFolderError: where `out` already holds a run, or none to resume.
+        RunLocked: where another process is training there.
+        TrainingDiverged: where loss or gradient is not finite; the last good state is saved.
     """
     if resume:
         folder = RunFolder.open(out)

@@ -5,7 +5,7 @@ import sys
 try:
     from faal_lab.widgets.compare import Comparison
     from faal_lab.widgets.dashboard import Dashboard
-    from faal_lab.widgets.explorer import AmbiguityExplorer
+    from faal_lab.widgets.explorer import Explorer
     from faal_lab.widgets.sweep import SweepPanel
     from faal_lab.widgets.workbench import Workbench
 except ModuleNotFoundError as error:
@@ -16,4 +16,4 @@ except ModuleNotFoundError as error:
         "all it needs there (pip install -e . in its folder), or choose the kernel that has it."
     ) from error
 
-__all__ = ["AmbiguityExplorer", "Comparison", "Dashboard", "SweepPanel", "Workbench"]
+__all__ = ["Comparison", "Dashboard", "Explorer", "SweepPanel", "Workbench"]

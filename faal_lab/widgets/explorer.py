@@ -54,7 +54,7 @@ def _snapped(radius: float) -> float:
     return 10 ** min(max(round(math.log10(radius) / _STEP) * _STEP, -3), 1)
 
 
-class AmbiguityExplorer(Pane):
+class Explorer(Pane):
     """Sliders for the scores of each class, for the radius, and a list of sets, beside the picture of the worst case.
 
     Three classes show the simplex. Where "keep c*" is ticked, another set is taken at the radius with the same largest

@@ -16,7 +16,7 @@ from faal_lab.dro.radius import stated
 from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.models.build import MODELS
-from faal_lab.runs.config import DIALS, Config, field_docs
+from faal_lab.runs.config import DIALS, Config, settings
 from faal_lab.training.parameters import as_yaml, based_on, papermill_command, run_command
 
 SCRATCH = "(random weights)"
@@ -66,7 +66,7 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
     made = {}
     for name, (kind, options) in kinds.items():
         value = getattr(config, name) or (SCRATCH if name == "base" else getattr(config, name))
-        made[name] = kind(value=value, tooltip=field_docs()[name], **_label(name), **options)
+        made[name] = kind(value=value, tooltip=settings()[name].about, **_label(name), **options)
         made[name].add_class(f"faal-{name.replace('_', '-')}")
     return made
 

@@ -11,7 +11,7 @@ import torch
 from conftest import draw_images
 from torch import nn
 
-from faal_lab.cli import main
+from faal_lab.__main__ import main
 from faal_lab.data.images import DataProblem
 from faal_lab.data.sets import load
 from faal_lab.data.split import stratified
@@ -190,8 +190,8 @@ def test_a_callable_and_robustbench_bring_their_weights(theirs: Path, tmp_path: 
         (["W", "--data", "digits"], "W holds weights alone. Name their network by --model: small-cnn"),
         (["W", "--model", "small-cnn"], "Name the images to try W on by --data: digits, folder, cifar10"),
         (["W", "--model", "small-cnn", "--data", "digits"], "Name the radius to attack W at by --epsilon, above 0: in pixels"),
-        (["W", "--model", "small-cnn", *DIGITS, "--epsilon", "0"], "by --epsilon, above 0, got 0.0"),
-        (["W", "--model", "small-cnn", *DIGITS, "--epsilon", "nan"], "epsilon must be a number, got nan"),
+        (["W", "--model", "small-cnn", "--data", "digits", "--epsilon", "0"], "by --epsilon, above 0, got 0.0"),
+        (["W", "--model", "small-cnn", "--data", "digits", "--epsilon", "nan"], "epsilon must be a number, got nan"),
         (["W", "--model", "smal-cnn", *DIGITS], "Unknown model 'smal-cnn'. Did you mean 'small-cnn'?"),
         (
             ["W", "--model", "small-cnn", *DIGITS, "--images", "0"],

@@ -12,8 +12,8 @@ import torch
 from conftest import draw_images
 from scipy.stats import binom, binomtest
 
+from faal_lab.__main__ import main
 from faal_lab.catalogue import DEFAULT_ATTACKS
-from faal_lab.cli import main
 from faal_lab.data.images import Images
 from faal_lab.data.sets import load
 from faal_lab.errors import RunFolderError, UnknownName

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faal_lab.doctor import examine
 from faal_lab.models import layout
 from faal_lab.models.build import MODELS, ModelSpec, build
+from faal_lab.models.doctor import examine
 from faal_lab.models.layout import placed
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "convolutions.json"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from faal_lab.__main__ import main
 from faal_lab.catalogue import FILTERS
-from faal_lab.cli import main
 from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.models.build import MODELS, ModelSpec, build
 from faal_lab.models.external import ModelProblem

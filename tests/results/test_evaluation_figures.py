@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from faal_lab.cli import main
+from faal_lab.__main__ import main
 from faal_lab.errors import UnknownName
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.statistics import class_accuracy, spectral_norm

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_up import verdicts
 
-from faal_lab.cli import main
+from faal_lab.__main__ import main
 from faal_lab.errors import ConfigError, RunFolderError, UnknownName
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.groups import grouped, read_runs

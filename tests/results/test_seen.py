@@ -12,7 +12,7 @@ from in_process import execute
 
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 from faal_lab.methods.microscope import Walk
-from faal_lab.results import sentences as seen
+from faal_lab.results import teaching as seen
 
 LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("0[1-6]_*.ipynb"))
 

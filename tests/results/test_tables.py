@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import ABOUT, verdicts
+from made_up import ABOUT, parsed, verdicts
 
-from faal_lab.cli import _parser, main
+from faal_lab.__main__ import main
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.groups import read_runs, read_seeds
 from faal_lab.evaluation.suite import describe
@@ -94,8 +94,7 @@ def test_the_command_of_a_run_gives_its_settings(objective: str, tmp_path: Path)
 
     config = Config(objective=objective, epochs=3, download=True, data_dir="my images", tau=0.25)
     words = shlex.split(run_command(config, tmp_path))
-    options = vars(_parser().parse_args(words[1:]))
-    stated = {name: options[name] for name in config.to_mapping() if name in options}
+    stated = parsed(words[1:])[1]["stated"]
     assert Config(**stated) == config
     assert len(stated) <= 5, "what is usual is not said"
 

@@ -1,14 +1,18 @@
 """Settings: defaults, types, ranges, names."""
 
 import json
+import re
 import shutil
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 
+from faal_lab.cli import application
 from faal_lab.errors import ConfigError, UnknownName
-from faal_lab.runs.config import Config, check_dial, field_docs
-from faal_lab.training.parameters import OverriddenWarning, checked, given, run_parameters
+from faal_lab.runs.config import Config, check_dial, setting
+from faal_lab.runs.config import settings as declared
+from faal_lab.training.parameters import OverriddenWarning, checked, given, run_parameters, settings_of
 
 
 def test_round_trip_and_hash() -> None:
@@ -19,7 +23,46 @@ def test_round_trip_and_hash() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    assert set(field_docs()) == {f.name for f in fields(Config)}
+    assert all(len(one.about) > 10 for one in declared().values())
+    assert list(declared()) == [f.name for f in fields(Config)]
+
+
+@dataclass(frozen=True)
+class Louder(Config):
+    volume: float = setting(5.0, about="How loud it is, in steps.", low=0, high=11)
+
+
+def test_a_new_setting_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="volume must be between 0 and 11, got 12"):
+        Louder(volume=12)
+    with pytest.raises(UnknownName, match="Did you mean 'volume'"):
+        Louder.from_mapping({"volum": 3})
+    assert application(Louder)(["run", "--help"]) is None
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--volume FLOAT How loud it is, in steps. [default: 5.0]" in said
+    _, bound, *_ = application(Louder).parse_args(["run", "--volume", "7"])
+    assert bound.arguments["stated"] == {"volume": 7.0}
+    config, _, _ = run_parameters({"volume": 7.5, "epochs": 2}, Louder)
+    assert (type(config), config.volume, config.epochs) == (Louder, 7.5, 2)
+    assert config.to_mapping()["volume"] == 7.5
+
+
+@pytest.mark.parametrize(
+    "stated, text",
+    [
+        ({"lr_drops": "0.3"}, "lr_drops=0.3 acts with lr_schedule=step only, and the run has lr_schedule=cosine"),
+        ({"tau_changes": "1:0.2"}, "tau_changes=1:0.2 acts with fairness=faal only, and the run has fairness=none"),
+        ({"fairness": "fat", "multiplier": 2.0}, "multiplier=2.0 acts with fairness=faal only"),
+        ({"averaging": "ema", "average_threshold": 0.1}, "average_threshold=0.1 acts with averaging=fawa only"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(stated: dict, text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        settings_of(None, stated, {})
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        run_parameters(stated)
+    Config(**stated)  # a recipe, a protocol or a base may bring it along
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from faal_lab.sweeps.checks import check_plan
-from faal_lab.sweeps.engine import KEPT, sweep, wanted
+from faal_lab.sweeps.engine import KEPT, make_all, wanted
 from faal_lab.sweeps.plan import SweepError, read_plan, shard
 from faal_lab.sweeps.status import Durations, Status, fingerprints, read_status
 from faal_lab.sweeps.view import plan_text, rows
@@ -229,7 +229,7 @@ def test_a_failure_stops_only_what_depends_on_it(tmp_path: Path, monkeypatch) ->
     done(plan, "base/trades-0")
     engine = Made("tuned/at-0-fair", 2)
     seen = []
-    found = sweep(plan, engine, wanted(plan), lambda state: seen.append(dict(state)))
+    found = make_all(plan, engine, wanted(plan), lambda state: seen.append(dict(state)))
     assert found["base/trades-0"] == KEPT
     assert found["base/at-1"].error == "OSError: [Errno 28] No space left on device"
     blocked = {key for key, status in found.items() if status == "blocked"}

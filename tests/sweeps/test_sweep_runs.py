@@ -15,7 +15,7 @@ from in_lab import wait_until
 
 from faal_lab.runs import RunFolder
 from faal_lab.sweeps import run as make
-from faal_lab.sweeps.engine import sweep, wanted
+from faal_lab.sweeps.engine import make_all, wanted
 from faal_lab.sweeps.plan import SweepError, read_plan
 from faal_lab.sweeps.status import at_work, read_status
 from faal_lab.sweeps.view import rows
@@ -82,7 +82,7 @@ def done(home: Path) -> bool:
 def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("A_SECRET", "word")
     out = tmp_path / "out"
-    assert make.command(write(tmp_path, fails=True), out, workers=2) == 1
+    assert make.sweep(write(tmp_path, fails=True), out, workers=2) == 1
     said = capsys.readouterr().out
     assert "first/b failed: ZeroDivisionError: division by zero" in said
     assert "Not begun for that reason: then/b, last." in said
@@ -93,11 +93,11 @@ def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch,
     assert "PATH" in seen
     assert "A_SECRET" not in seen, "a job sees what is listed, not all"
 
-    assert make.command(write(tmp_path), out, workers=2) == 0
+    assert make.sweep(write(tmp_path), out, workers=2) == 0
     assert results(out) == ALL
     assert begun(out) == dict.fromkeys(ALL, 1), "b was mended: its old folder is gone; a was not touched"
     capsys.readouterr()
-    assert make.command(tmp_path / "toy.yaml", out, dry_run=True) == 0
+    assert make.sweep(tmp_path / "toy.yaml", out, dry_run=True) == 0
     assert "Nothing is left to be made." in capsys.readouterr().out
     panel = SweepPanel(tmp_path / "toy.yaml", out)
     panel.close()
@@ -110,12 +110,12 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
     (out / "first/a").mkdir(parents=True)
     (out / "first/a/thesis.txt").write_text("mine")
     with make._alone(read_plan(file, out), ""), pytest.raises(SweepError, match="Another sweep is at work on"):
-        make.command(file, out)
-    assert make.command(file, out, workers=1) == 1
+        make.sweep(file, out)
+    assert make.sweep(file, out, workers=1) == 1
     assert "is there already, and no sweep made it" in capsys.readouterr().out
     assert (out / "first/a/thesis.txt").read_text() == "mine"
     with pytest.raises(SweepError, match="GPU 7 is not there"):
-        make.command(file, tmp_path / "other", gpus="7")
+        make.sweep(file, tmp_path / "other", gpus="7")
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_gives_its_job_to_another(tmp_path: Path) -> None:
                 killed.append(worker.pid)
                 worker.send_signal(signal.SIGKILL)
 
-        state = sweep(plan, engine, wanted(plan), told)
+        state = make_all(plan, engine, wanted(plan), told)
     assert killed
     assert {status.state for status in state.values()} == {"done"}
     assert results(plan.out) == ALL

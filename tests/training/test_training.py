@@ -17,7 +17,7 @@ import torch
 from conftest import SHORT, fresh
 from torch import nn
 
-from faal_lab.cli import main
+from faal_lab.__main__ import main
 from faal_lab.data.images import Splits
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.methods.fairness.faal import FAAL

@@ -7,7 +7,7 @@ import torch
 from faal_lab.dro import CVaR, KLBall, Simplex, TotalVariationBall
 from faal_lab.dro.radius import largest_multiplier
 from faal_lab.results.teaching import CORNERS, arrow, check, explorer_figure, multiplier_curves, region, weights_beside_scores
-from faal_lab.widgets import AmbiguityExplorer
+from faal_lab.widgets import Explorer
 
 
 def barycentric(points: np.ndarray) -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_the_arrow_points_uphill_and_vanishes_on_level_ground() -> None:
 
 
 def test_controls_move_the_figure() -> None:
-    explorer = AmbiguityExplorer()
+    explorer = Explorer()
     outline, weights = np.array(explorer.figure.data[2].x), np.array(explorer.figure.data[1].y)
     explorer.scores[0].value = 0.9
     turned = np.array(explorer.figure.data[1].y)
@@ -48,7 +48,7 @@ def test_controls_move_the_figure() -> None:
 
 
 def test_another_set_keeps_the_largest_multiplier() -> None:
-    explorer = AmbiguityExplorer(radius=0.3)
+    explorer = Explorer(radius=0.3)
     before = largest_multiplier(KLBall(explorer.radius.value), 3)
     for name in ("reverse-kl", "cvar", "total-variation", "wasserstein", "hellinger", "chi-square", "kl"):
         explorer.set.value = name
@@ -60,7 +60,7 @@ def test_another_set_keeps_the_largest_multiplier() -> None:
 
 
 def test_a_radius_beyond_what_a_set_allows_is_taken_at_its_limit() -> None:
-    explorer = AmbiguityExplorer(scores=(0.1, 0.2), radius=5.0)
+    explorer = Explorer(scores=(0.1, 0.2), radius=5.0)
     explorer.keep.value = False
     explorer.set.value = "total-variation"
     assert explorer.ball().radius == 1.0

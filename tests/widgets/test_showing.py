@@ -418,10 +418,10 @@ def test_presets_fill_the_controls_and_what_does_not_fit_is_said_before_start(tm
 
 
 def test_papermill_and_yaml_give_the_settings_they_are_made_of(tmp_path: Path) -> None:
-    config = Config(objective="trades", epsilon=8 / 255, lr_drops="0.5", epochs=2, tau=1e-5, fairness="faal")
+    config = Config(objective="trades", epsilon=8 / 255, lr_drops="0.5", epochs=2, lr_schedule="step", tau=1e-5, fairness="faal")
     words = shlex.split(papermill_command(config, tmp_path / "run"))
     stated = dict(zip(words[6::3], words[7::3], strict=True))
-    assert words[5::3] == ["-r" if k in ("objective", "lr_drops", "fairness", "out") else "-p" for k in stated]
+    assert words[5::3] == ["-r" if k in ("objective", "lr_schedule", "lr_drops", "fairness", "out") else "-p" for k in stated]
     assert float(stated["epsilon"]) == 8 / 255
     assert run_parameters(yaml.safe_load(as_yaml(config)) | {"out": "x"})[0] == config
 

@@ -1,0 +1,99 @@
+"""Draw runs: `fl.plot.bars(base, fair)`. Each function takes evaluated runs, or what `fl.evaluate` returned.
+
+The verdicts of one run can stand in its place, too. A figure is plotly's: it shows itself in a notebook.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from faal_lab.errors import ConfigError
+from faal_lab.evaluation.groups import Reported, read_runs
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.confusion import confusion_flow, confusion_heatmap
+from faal_lab.results.figures import class_bars, styled, validation_curves, weights_over_batches
+from faal_lab.results.robustness import clean_and_robust_bars, image_strip, radius_curves
+from faal_lab.results.tables import last_attack, marked
+from faal_lab.runs.history import load_history
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = [
+    "bars", "clean_and_robust", "confusion", "flow", "images", "radii", "styled", "validation", "weights",
+]  # fmt: skip
+
+Runs = str | os.PathLike[str]
+
+
+def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
+    """Read evaluated runs with their verdicts, history and settings."""
+    return read_runs([os.fspath(run) for run in runs], checkpoint)
+
+
+def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
+    """Return verdicts by name: of runs, or those that `evaluate` returned."""
+    found: dict[str, Verdicts] = {}
+    for run in runs:
+        found |= run if isinstance(run, Mapping) else {one.name: one.verdicts for one in reported([run], checkpoint)}
+    if not found:
+        raise ConfigError("Name at least one evaluated run.")
+    return found
+
+
+def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
+    """Draw each class's accuracy under an attack (default: the last one), one bar per run, with 95 % intervals."""
+    found = verdicts_of(runs, checkpoint)
+    return class_bars(marked(found), attack or last_attack(next(iter(found.values()))))
+
+
+def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
+    """Draw each class's accuracy as it is and under an attack, one row per run."""
+    found = verdicts_of(runs, checkpoint)
+    return clean_and_robust_bars(marked(found), attack or last_attack(next(iter(found.values()))))
+
+
+def confusion(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
+    """Draw the confusion matrix under an attack."""
+    return _of_one(confusion_heatmap, run, attack, checkpoint)
+
+
+def flow(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
+    """Draw which class is taken for which under an attack, as ribbons from true to predicted."""
+    return _of_one(confusion_flow, run, attack, checkpoint)
+
+
+def radii(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
+    """Draw each class's accuracy over growing attack radii."""
+    return radius_curves(*_one(run, checkpoint))
+
+
+def images(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
+    """Draw images of each class before and under attack, with what the network takes them for."""
+    return image_strip(*_one(run, checkpoint))
+
+
+def weights(run: Runs) -> go.Figure:
+    """Draw the class weights (CDAW) of every batch of a run."""
+    history, names = load_history(os.fspath(run))
+    return weights_over_batches(history, names, "Class weights (CDAW) of every batch")
+
+
+def validation(run: Runs) -> go.Figure:
+    """Draw average and worst class on validation images after each epoch of a run."""
+    return validation_curves(load_history(os.fspath(run))[0])
+
+
+def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:
+    """The verdicts of one run, and its name."""
+    if isinstance(run, Verdicts):
+        return run, ""
+    ((name, found),) = verdicts_of([run], checkpoint).items()
+    return found, name
+
+
+def _of_one(draw: Callable[[Verdicts, str, str], go.Figure], run: Runs | Verdicts, attack: str, checkpoint: str) -> go.Figure:
+    found, name = _one(run, checkpoint)
+    return draw(found, attack or last_attack(found), name)
