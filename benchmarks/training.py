@@ -38,7 +38,7 @@ from faal_lab.runs.config import Config
 from faal_lab.training.loop import train
 from faal_lab.training.machine import device_of
 from faal_lab.training.run import recipe_settings
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import Trainer, TrainingState
 
 CLASSES, EPSILON, TAU, STEPS = 10, 8 / 255, 0.5, 10
 
@@ -141,12 +141,12 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
     )  # fmt: skip
     model = network(case)
     model = placed(model, device) if quick else model.to(device)
-    state = TrainingState.fresh(model, Recipe.of(**recipe_settings(config, TAU, validation=False)), config)
+    state = TrainingState.fresh(model, Recipe.of(**recipe_settings(config, validation=False)), config)
     if compiled:
         low = wants_bfloat16(config.precision, model, device)
         shape = images.pixels.shape[1:]
         state.quick, _ = try_to_compile(model, case.model, shape, images=case.batch, low=low, training=True)
-    events = train(state, splits, config)
+    events = train(Trainer(state, splits, config))
 
     def batches() -> None:
         end = state.step + case.batches
@@ -201,7 +201,7 @@ def phase_two(case: Case, device: torch.device) -> float:
     """Seconds of the middle problem for a batch: class sums of margins, and the weights."""
     logits = torch.randn(case.batch, CLASSES, device=device)
     labels = torch.arange(case.batch, device=device) % CLASSES
-    recipe = Recipe.of(**recipe_settings(Config(fairness="faal"), TAU, validation=False))
+    recipe = Recipe.of(**recipe_settings(Config(fairness="faal"), validation=False))
 
     def solve() -> None:
         with torch.no_grad():

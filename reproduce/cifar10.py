@@ -47,7 +47,7 @@ from faal_lab.training.machine import device_of
 from faal_lab.training.measure import BatchTooLarge
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data, run
-from faal_lab.training.update import TrainingDiverged
+from faal_lab.training.step import TrainingDiverged
 
 
 def train(step: Train, runs: Path, out: Path, data: Settings, clock: Clock, smoke: bool) -> None:

@@ -35,7 +35,7 @@ def opening(about: Mapping[str, Any]) -> str:
     for name, settings in about["settings"].items():
         told = {**usual.to_mapping(), **settings}
         network = f"{told['model']} of {told['filters']} filters" if told["filters"] else told["model"]
-        attacked = _STARTS[Recipe.of(**recipe_settings(Config.from_mapping(settings), told["tau"], validation=True)).start]
+        attacked = _STARTS[Recipe.of(**recipe_settings(Config.from_mapping(settings), validation=True)).start]
         start = f"fine-tuned from `{told['base']}`" if told["base"] else f"a {network}, trained from random weights"
         fairness = told["fairness"].upper() + (f", tau {told['tau']:g}" if told["fairness"] == "faal" else "")
         how = f"with {fairness}" if fairness != "NONE" else "without a fairness method"

@@ -24,7 +24,7 @@ from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.runs.config import Config
 from faal_lab.training.run import recipe_settings, run
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import TrainingState
 
 settings.register_profile("same", derandomize=True, deadline=None)  # a stranger's run tries what ours tried
 settings.load_profile("same")
@@ -90,7 +90,7 @@ def few() -> Splits:
 def fresh(config: Config) -> TrainingState:
     """A small network (of four filters) with the recipe of `config`, before its first step."""
     model = build(ModelSpec(config.model, 10, 1, 8, 8, (0.3,), (0.4,), filters=4), seed=0)
-    return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, config.tau, validation=True)), config)
+    return TrainingState.fresh(model, Recipe.of(**recipe_settings(config, validation=True)), config)
 
 
 @pytest.fixture(scope="session")

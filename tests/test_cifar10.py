@@ -61,7 +61,7 @@ def test_every_step_has_valid_settings_and_what_it_starts_from(scale: str) -> No
     for faal, control in pairs:
         told, other = faal.to_mapping(), control.to_mapping()
         assert {key for key in told if told[key] != other[key]} <= {"fairness", "attack_start"}
-        made, plain = (Recipe.of(**recipe_settings(config, config.tau, validation=True)) for config in (faal, control))
+        made, plain = (Recipe.of(**recipe_settings(config, validation=True)) for config in (faal, control))
         assert made.start == plain.start, "the control's attack begins where FAAL's does"
         assert (type(made.objective), vars(made.objective)) == (type(plain.objective), vars(plain.objective))
 

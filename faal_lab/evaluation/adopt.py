@@ -23,10 +23,10 @@ from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, free_name, is_
 from faal_lab.runs.config import ADOPTION_SETTINGS, Config
 from faal_lab.runs.events import RunFinished, RunStarted
 from faal_lab.runs.files import tensors_sha256
-from faal_lab.training.loop import steps_per_epoch
 from faal_lab.training.machine import versions
 from faal_lab.training.restore import base_file, delivered, source_of, spec_of, to_checkpoint
-from faal_lab.training.run import Experiment, prepare
+from faal_lab.training.run import prepare
+from faal_lab.training.trainer import Trainer
 
 _KEPT = (*ADOPTION_SETTINGS, "epsilon", "base", "base_checkpoint", "device")
 _ALIKE = [
@@ -41,20 +41,20 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
     Of `config` only the settings of images, network and attack are kept: nothing is trained, so no image is held back for
     validation. The test images are not looked at, only whether `images` of them are there. Where `out` already holds the same
     weights by the same settings, it stays as it is. Raises RunFolderError where it holds anything else, and what
-    `experiment.prepare` raises; then nothing is written.
+    `trainer.prepare` raises; then nothing is written.
     """
     config = Config(**{name: getattr(config, name) for name in _KEPT}, validation="none")
     who = str(Path(*Path(config.base).parts[-2:])) if config.base else config.model if model is None else type(model).__name__
     folder = RunFolder(out)
     if config.base and base_file(config).resolve().parent == folder.path.resolve():
         raise RunFolderError(f"{who} lies in {out}: what is found out about it is kept in a folder of its own. Name another one.")
-    experiment = prepare(config, model)
+    trainer = prepare(config, model)
     if images is not None:
-        stratified(experiment.splits.test.labels, images, experiment.splits.num_classes)
+        stratified(trainer.splits.test.labels, images, trainer.splits.num_classes)
     if not config.base:
         own = model is not None or config.model.startswith(ZOO)
-        check_normalization(experiment.state.model, experiment.splits, "" if own else config.normalization, who)
-    checkpoint = _checkpoint(experiment, who)
+        check_normalization(trainer.state.model, trainer.splits, "" if own else config.normalization, who)
+    checkpoint = _checkpoint(trainer, who)
     if folder.config_file.exists():
         _check_same(folder, config, checkpoint, who)
         return folder
@@ -62,15 +62,15 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
     write_checkpoint(folder.checkpoint(), checkpoint)
     with folder.recording() as recorder:
         dials = (config.tau, config.epsilon, config.learning_rate)
-        recorder.write(RunStarted(list(experiment.splits.class_names), steps_per_epoch(experiment.splits, config), 0, *dials))
+        recorder.write(RunStarted(list(trainer.splits.class_names), trainer.steps_per_epoch, 0, *dials))
         recorder.write(RunFinished(0, "done"))
     return folder
 
 
-def _checkpoint(experiment: Experiment, who: str) -> Checkpoint:
+def _checkpoint(trainer: Trainer, who: str) -> Checkpoint:
     """The network at step 0, with what has to be said of it; raises CheckpointError where it is not finite."""
-    config, splits = experiment.config, experiment.splits
-    checkpoint = to_checkpoint(experiment.state, experiment.spec, config, -1.0, experiment.selected_on_test)
+    config, splits = trainer.config, trainer.splits
+    checkpoint = to_checkpoint(trainer)
     for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{who} is not finite in {name.removeprefix('model.')}. Choose other weights.")

@@ -44,7 +44,6 @@ class Recipe:
         variant: str = "paper",
         attack_start: str = "auto",
         ambiguity: str = "kl",
-        tau: float = 0.5,
         score: str = "auto",
         solver: str = "exact",
         score_decay: float = 0.9,
@@ -73,7 +72,7 @@ class Recipe:
         release = variant == "release"
         kind: Any = OBJECTIVES[objective]
         loss: Objective = kind(beta=beta) if "beta" in getattr(kind, "__dataclass_fields__", ()) else kind()
-        ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)](tau)
+        ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)]()  # its radius is the run's dial, tau
         score = {"auto": "sum" if release else "mean"}.get(score, score)
         settings: dict[str, Any] = {
             "ambiguity": ball, "score": score, "solver": solver, "score_decay": score_decay, "measure": measure,
@@ -97,11 +96,15 @@ class Recipe:
 
     @staticmethod
     def named(name: str, **settings: Any) -> Recipe:
-        """A recipe by the field's name, for example `Recipe.named("faal-trades-awp", tau=0.5)`; names in PRESETS.
+        """A recipe by the field's name, for example `Recipe.named("faal-trades-awp", beta=5.0)`; names in PRESETS.
 
         Settings given by name win over the preset's. Raises UnknownName, or RecipeError for a preset that is more than a recipe.
         """
         preset = PRESETS[check_name("recipe", name, PRESETS)]
+        if "tau" in settings:
+            raise RecipeError(
+                f"tau is a dial of the run, not a part of its recipe. State it there: Config(tau={settings['tau']})."
+            )
         known = inspect.signature(Recipe.of).parameters
         beyond = [f"{n}={v}" for n, v in preset.items() if n not in known or n == "replays"]
         if beyond:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -11,11 +11,9 @@ import torch
 from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
 from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, PlansAttacks
-from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, AttackTick, boundary_pair, climber, per_sample, pgd, start_point
-from faal_lab.methods.recipe import Recipe
+from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, boundary_pair, climber, per_sample, pgd, start_point
 from faal_lab.models.build import frozen
-from faal_lab.runs.config import Config
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import Trainer
 
 
 class Attacked(NamedTuple):
@@ -30,23 +28,23 @@ def parts_of(images: int, accumulation: int) -> int:
     return max(1, min(accumulation, images // 2))
 
 
-def attack(state: TrainingState, batch: Batch, num_classes: int, config: Config, tick: AttackTick) -> Attacked:
-    """The worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
+def attack(trainer: Trainer, batch: Batch) -> Attacked:
+    """Find the worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
 
     A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
     """
-    count = parts_of(len(batch.labels), config.accumulation)
+    count = parts_of(len(batch.labels), trainer.config.accumulation)
     parts = [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
-    found = [_attack_part(state, part, num_classes, config, tick) for part in parts]
+    found = [_attack_part(trainer, part) for part in parts]
     if len(found) == 1:
         return found[0]
     radii = [part.radius for part in found if part.radius is not None]
     return Attacked(torch.cat([part.images for part in found], dim=-4), torch.cat(radii) if radii else None)
 
 
-def _attack_part(state: TrainingState, batch: Batch, num_classes: int, config: Config, tick: AttackTick) -> Attacked:
-    recipe = state.acting()
-    objective, method = recipe.objective, recipe.fairness
+def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
+    state, config = trainer.state, trainer.config
+    objective, method = state.acting().objective, state.acting().fairness
     if objective.attack_loss is None:
         return Attacked(batch.images, None)
     with frozen(state.model, config.batch_norm):
@@ -61,57 +59,56 @@ def _attack_part(state: TrainingState, batch: Batch, num_classes: int, config: C
 
         plan = None
         if isinstance(method, PlansAttacks):
-            plan = method.plan_attack(AttackedBatch(batch.labels, num_classes, config.step_ratio, clean_logits, draw))
+            seen = AttackedBatch(batch.labels, trainer.num_classes, config.step_ratio, clean_logits, draw)
+            plan = method.plan_attack(seen)
             plan = plan._replace(radius=plan.radius.to(batch.images.dtype), step=plan.step.to(batch.images.dtype))
         radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius
-        if config.replays:
-            adv = _carried(state, batch.images, radius, config)
-        else:
-            adv = _climbed(state, recipe, batch, radius, plan, clean_logits, config, tick)
+        climb = partial(_carried, trainer) if config.replays else partial(_climbed, trainer, plan=plan, clean_logits=clean_logits)
+        adv = climb(batch, radius)
     return Attacked(adv, radius if isinstance(radius, torch.Tensor) else None)
 
 
 def _climbed(
-    state: TrainingState,
-    recipe: Recipe,
+    trainer: Trainer,
     batch: Batch,
     radius: torch.Tensor | float,
     plan: AttackPlan | None,
     clean_logits: Callable[[], torch.Tensor],
-    config: Config,
-    tick: AttackTick,
 ) -> torch.Tensor:
     """PGD, or both sides of the boundary, with the objective's attack loss."""
-    objective, loss = recipe.objective, recipe.objective.attack_loss
+    state, config = trainer.state, trainer.config
+    objective, kind = state.acting().objective, state.acting().start
+    loss = objective.attack_loss
     assert loss is not None
     step = config.step_ratio * state.dials["epsilon"]
     settings = {
         "radius": radius, "step": step if plan is None else step * plan.step, "loss": loss, "norm": config.norm,
         "clean_logits": clean_logits() if loss in NEEDS_CLEAN else None, "target": None if plan is None else plan.target,
     }  # fmt: skip
-    noise, kind = None, recipe.start
+    noise = None
     if kind != "zero":
         draw = keyed_random.normal if kind == "gaussian" else keyed_random.uniform
         noise = draw(config.seed, state.epoch, batch.keys, keyed_random.ATTACK_START, tuple(batch.images.shape[1:]))
     start = start_point(batch.images, radius, noise, kind, config.norm)
     if objective.points == 2:
         climb = climber(state.model, batch.images, batch.labels, **settings)
-        return boundary_pair(climb, start, batch.labels, config.attack_steps, tick)
-    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=start, tick=tick, **settings)
+        return boundary_pair(climb, start, batch.labels, config.attack_steps, trainer.tick)
+    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=start, tick=trainer.tick, **settings)
 
 
-def _carried(state: TrainingState, images: torch.Tensor, radius: torch.Tensor | float, config: Config) -> torch.Tensor:
+def _carried(trainer: Trainer, batch: Batch, radius: torch.Tensor | float) -> torch.Tensor:
     """Free training's images: the perturbation of the batch before, from zero at first (Shafahi et al., NeurIPS 2019)."""
+    state, config, images = trainer.state, trainer.config, batch.images
     if state.perturbation is None or state.perturbation.shape[1:] != images.shape[1:]:
         state.perturbation = torch.zeros(config.batch_size, *images.shape[1:], device=images.device)
     moved = images + state.perturbation.to(images.device)[: len(images)]
     return NORMS[config.norm].project(moved, images, per_sample(radius, images)).clamp(0, 1)
 
 
-def climb_along(state: TrainingState, batch: Batch, attacked: Attacked, gradient: torch.Tensor, config: Config) -> None:
+def climb_along(trainer: Trainer, batch: Batch, attacked: Attacked, gradient: torch.Tensor) -> None:
     """Free training's ascent: one step of the whole radius along the training loss's own gradient [B, C, H, W]."""
+    state, ball, images = trainer.state, NORMS[trainer.config.norm], batch.images
     assert state.perturbation is not None
-    ball, images = NORMS[config.norm], batch.images
     radius = per_sample(attacked.radius if attacked.radius is not None else state.dials["epsilon"], images)
     moved = attacked.images.detach() + ball.climb(gradient, radius)
     state.perturbation[: len(images)] = ball.project(moved, images, radius) - images

@@ -10,71 +10,71 @@ from dataclasses import dataclass, replace
 import torch
 
 from faal_lab.data.batches import Batch
-from faal_lab.data.images import Images, Splits
+from faal_lab.data.images import Images
 from faal_lab.errors import FaalLabError
 from faal_lab.methods.class_stats import ClassStats
-from faal_lab.methods.pgd import AttackTick
 from faal_lab.methods.predict import Attack, count_by_class, predictions
 from faal_lab.models.build import frozen
 from faal_lab.models.fast import in_bfloat16
-from faal_lab.runs.config import Config
 from faal_lab.training.attack import attack
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import Trainer, TrainingState
 
 _CHUNK = 250  # images at once
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The `Measure` of fairness methods; `tick` is called between attack steps and may raise."""
+    """The `Measure` of fairness methods."""
 
-    state: TrainingState
-    splits: Splits
-    config: Config
-    tick: AttackTick
+    trainer: Trainer
 
     @staticmethod
-    def of(state: TrainingState, splits: Splits, config: Config, tick: AttackTick) -> Measurement:
+    def of(trainer: Trainer) -> Measurement:
         """By the dials as they stand: one that is turned meanwhile holds from the next step, as is then recorded."""
-        quiet = replace(config, replays=0, batch_norm="eval")  # free training has no attack on images it does not train on
-        return Measurement(replace(state, dials=dict(state.dials)), splits, quiet, tick)
+        quiet = replace(trainer.config, replays=0, batch_norm="eval")  # free training has no attack on images of no batch
+        state = replace(trainer.state, dials=dict(trainer.state.dials))
+        return Measurement(replace(trainer, state=state, config=quiet))
 
     def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Class error rates [C] on validation images, clean and under PGD; a class without images has the mean's."""
         validation = self._validation()
         found = []
-        for kind in (None, Attack("cross-entropy", steps, self.config.step_ratio)):
+        for kind in (None, Attack("cross-entropy", steps, self.trainer.config.step_ratio)):
             wrong = self._predicted(validation, kind) != validation.labels
-            found.append(_class_means(wrong.float(), validation.labels, self.splits.num_classes))
+            found.append(_class_means(wrong.float(), validation.labels, self.trainer.num_classes))
         return found[0], found[1]
 
     def validation_cost(self) -> torch.Tensor:
         """Class means [C] of the sum of the objective's terms on validation images under the training attack, evaluation mode."""
-        images, model = self._validation(), self.state.model
+        images, model = self._validation(), self.trainer.state.model
         costs = []
         for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
             pixels, labels = images.batch(indices)
-            batch = Batch(pixels, labels, indices + 2 * len(self.splits.train))  # noise of their own
-            adv = attack(self.state, batch, self.splits.num_classes, self.config, self.tick).images
+            batch = Batch(pixels, labels, indices + 2 * len(self.trainer.splits.train))  # noise of their own
+            adv = attack(self.trainer, batch).images
             with frozen(model), torch.no_grad():
-                costs.append(torch.stack(list(self.state.recipe.objective(model, pixels, adv, labels).terms.values())).sum(0))
-        return _class_means(torch.cat(costs), images.labels, self.splits.num_classes)
+                costs.append(
+                    torch.stack(list(self.trainer.state.recipe.objective(model, pixels, adv, labels).terms.values())).sum(0)
+                )
+        return _class_means(torch.cat(costs), images.labels, self.trainer.num_classes)
 
     def training_confusion(self, steps: int) -> torch.Tensor:
         """Counts [C, C] by (predicted, true) of all training images, not augmented, under PGD."""
-        images, classes = self.splits.train, self.splits.num_classes
-        predicted = self._predicted(images, Attack("cross-entropy", steps, self.config.step_ratio))
+        images, classes = self.trainer.splits.train, self.trainer.num_classes
+        predicted = self._predicted(images, Attack("cross-entropy", steps, self.trainer.config.step_ratio))
         rows = [count_by_class(predicted == label, images.labels, classes) for label in range(classes)]
         return torch.tensor(rows, device=images.labels.device)
 
     def _validation(self) -> Images:
-        if not len(self.splits.validation):
+        if not len(self.trainer.splits.validation):
             raise ValueError("The fairness method measures on validation images, and there are none. Set validation to split.")
-        return self.splits.validation
+        return self.trainer.splits.validation
 
     def _predicted(self, images: Images, kind: Attack | None) -> torch.Tensor:
-        config, epsilon = self.config, self.state.dials["epsilon"]
-        return predictions(self.state.model, images, kind, epsilon, seed=config.seed, norm=config.norm, tick=self.tick)
+        config, state = self.trainer.config, self.trainer.state
+        return predictions(
+            state.model, images, kind, state.dials["epsilon"], seed=config.seed, norm=config.norm, tick=self.trainer.tick
+        )
 
 
 def _class_means(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -87,13 +87,14 @@ class BatchTooLarge(FaalLabError, RuntimeError):
     """A batch that the device's memory does not hold; the message says what it holds."""
 
 
-def too_large(state: TrainingState, batch: Batch, config: Config, low: bool) -> BatchTooLarge:
+def too_large(trainer: Trainer, batch: Batch, low: bool) -> BatchTooLarge:
     """The error for a batch that was too large as it was tried, with what fits. Weights, buffers and gradients stay as they were.
 
     To be made outside of the `except` that caught the failure, whose traceback holds on to the memory that is missing.
     """
     if batch.images.device.type == "cuda":
         torch.cuda.empty_cache()
+    state, config = trainer.state, trainer.config
     whole, parts = len(batch.labels), config.accumulation
     said = f"A batch of {whole} images does not fit in the memory of {batch.images.device}"
     said += f" in {parts} parts" if parts > 1 else ""

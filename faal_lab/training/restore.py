@@ -15,7 +15,7 @@ from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.weights import check_normalization, load_foreign
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, is_foreign, read_checkpoint
 from faal_lab.runs.config import Config
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import Trainer
 
 
 def base_file(config: Config) -> Path:
@@ -82,10 +82,10 @@ def source_of(config: Config) -> dict[str, str | int]:
     return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
 
 
-def to_checkpoint(
-    state: TrainingState, spec: ModelSpec, config: Config, best: float, selected_on_test: bool = False
-) -> Checkpoint:
-    """All that is needed to go on: weights and their average, momentum, the fairness method's state, counters and dials."""
+def to_checkpoint(trainer: Trainer) -> Checkpoint:
+    """Collect all that is needed to resume: weights, their average, momentum, the fairness method's state, counters, dials."""
+    state, spec = trainer.state, trainer.spec
+    assert spec is not None, "what is saved knows the shape of its network"
     tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
     tensors |= {f"fairness.{n}": t for n, t in state.recipe.fairness.state.items()}
     tensors |= {f"average.{n}": t for n, t in state.average.items()}
@@ -96,16 +96,16 @@ def to_checkpoint(
     for index, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{n}": t for n, t in entry.items() if isinstance(t, torch.Tensor)}
     header = {
-        "spec": asdict(spec), "source": source_of(config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
+        "spec": asdict(spec), "source": source_of(trainer.config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
         "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
-        "best": best, "selected_on_test": selected_on_test,
+        "best": trainer.best, "selected_on_test": trainer.selected_on_test,
     }  # fmt: skip
     return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
 
 
-def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
-    """Bring a fresh state to where a checkpoint of the same run stood, bit for bit; returns its best validation score."""
-    header = checkpoint.header
+def from_checkpoint(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Bring a fresh training to where a checkpoint of the same run stood, bit for bit."""
+    state, header = trainer.state, checkpoint.header
     state.model.load_state_dict(checkpoint.part("model"))
     where = next(state.model.parameters()).device
 
@@ -127,7 +127,8 @@ def from_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> float:
     state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
     state.begun, state.averaged = header.get("begun", state.epoch), header.get("averaged", 0)
     state.commands_read, state.dials = header["commands_read"], state.dials | header["dials"]
-    return header["best"]
+    trainer.best = header["best"]
+    trainer.selected_on_test |= header.get("selected_on_test", False)
 
 
 def load_model(

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,12 @@ from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, 
 from faal_lab.runs.config import Config
 from faal_lab.runs.control import last_number
 from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.training.loop import steps_per_epoch, train
+from faal_lab.training.loop import train
 from faal_lab.training.machine import device_of, versions
 from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
-from faal_lab.training.state import TrainingState
 from faal_lab.training.steering import Stopped
-from faal_lab.training.update import TrainingDiverged
+from faal_lab.training.step import TrainingDiverged
+from faal_lab.training.trainer import Trainer, TrainingState
 
 
 class Caught:
@@ -85,19 +84,6 @@ def caught_signals() -> Iterator[Caught]:
                     signal.signal(name, old)
 
 
-@dataclass
-class Experiment:
-    """A run that is ready to train: data on the device, and the state to train from."""
-
-    config: Config
-    splits: Splits
-    spec: ModelSpec
-    state: TrainingState
-    best: float = -1.0  # best validation score so far: average + worst class, under attack
-    not_compiled: str = ""  # why the compiler failed
-    selected_on_test: bool = False  # this run or one that it started from validates on the test images
-
-
 def load_data(config: Config) -> Splits:
     """The data set of a run in its three parts; raises what `data.load` raises."""
     return load(
@@ -106,9 +92,7 @@ def load_data(config: Config) -> Splits:
     )  # fmt: skip
 
 
-def prepare(
-    config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True
-) -> Experiment:
+def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True) -> Trainer:
     """Load the data, build the network (from its base, where one is named) and put the recipe together.
 
     `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
@@ -131,29 +115,32 @@ def prepare(
     selected_on_test = config.validation == "test"
     if config.base and from_base:
         selected_on_test |= load_weights(model, spec, config, base_file(config), splits)
-    tau = config.tau
-    if config.multiplier:
-        try:
-            tau = radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, splits.num_classes)
-        except ValueError as error:
-            raise ConfigError(f"multiplier: {error}") from error
-    recipe = recipe or Recipe.of(**recipe_settings(config, tau, validation=len(splits.validation) > 0))
-    state = TrainingState.fresh(model, recipe, config)
-    state.dials["tau"] = tau
-    experiment = Experiment(config, splits.to(device), spec, state, selected_on_test=selected_on_test)
+    recipe = recipe or Recipe.of(**recipe_settings(config, validation=len(splits.validation) > 0))
+    state = TrainingState.fresh(model, recipe, config, _first_tau(config, splits.num_classes))
+    trainer = Trainer(state, splits.to(device), config, spec, selected_on_test=selected_on_test)
     if config.compile:
         low = wants_bfloat16(config.precision, model, device)
         size = -(-config.batch_size // config.accumulation)
-        state.quick, experiment.not_compiled = try_to_compile(
+        state.quick, trainer.not_compiled = try_to_compile(
             model, config.model, (channels, height, width), images=size, low=low, training=True
         )
-    return experiment
+    return trainer
 
 
-def recipe_settings(config: Config, tau: float, validation: bool) -> dict[str, Any]:
+def _first_tau(config: Config, num_classes: int) -> float:
+    """The radius a run begins with, as the dial has it: stated as tau, or as the most that a class can count."""
+    if not config.multiplier:
+        return config.tau
+    try:
+        return radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, num_classes)
+    except ValueError as error:
+        raise ConfigError(f"multiplier: {error}") from error
+
+
+def recipe_settings(config: Config, validation: bool) -> dict[str, Any]:
     """Those settings of a run that Recipe.of takes, by the same names."""
     known = inspect.signature(Recipe.of).parameters
-    return {n: v for n, v in config.to_mapping().items() if n in known} | {"tau": tau, "validation": validation}
+    return {n: v for n, v in config.to_mapping().items() if n in known} | {"validation": validation}
 
 
 def own_parts(model: nn.Module | None, recipe: Recipe | None) -> dict[str, str]:
@@ -208,20 +195,19 @@ def run(
             raise ConfigError(
                 f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"
             )
-        experiment = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
+        trainer = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
         if checkpoint is not None:
-            experiment.best = from_checkpoint(experiment.state, checkpoint)
-            experiment.selected_on_test |= checkpoint.header.get("selected_on_test", False)
+            from_checkpoint(trainer, checkpoint)
     else:
-        experiment = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, _made_by(experiment), own_parts(model, recipe))
-    total = config.epochs * steps_per_epoch(experiment.splits, config)
+        trainer = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
+        folder = RunFolder.create(out, config, _made_by(trainer), own_parts(model, recipe))
+    total = config.epochs * trainer.steps_per_epoch
 
     def report() -> tuple[str, float]:
-        return experiment.state.activity, experiment.state.step / total
+        return trainer.state.activity, trainer.state.step / total
 
     with Heartbeat(folder.path, report), folder.recording() as recorder:
-        events, event = _events(experiment, folder, resume, script), None
+        events, event = _events(trainer, folder, resume, script), None
         try:
             for event in events:
                 recorder.write(event)
@@ -229,13 +215,13 @@ def run(
         except GeneratorExit:  # whoever pulled the events stopped pulling
             events.close()
             if not isinstance(event, (RunFinished, RunFailed)):
-                recorder.write(RunFinished(experiment.state.step, "stopped"))
-            experiment.state.activity = "ended"
+                recorder.write(RunFinished(trainer.state.step, "stopped"))
+            trainer.state.activity = "ended"
             raise
 
 
-def _made_by(experiment: Experiment) -> dict[str, str]:
-    return versions() | ({"compile": experiment.not_compiled} if experiment.not_compiled else {})
+def _made_by(trainer: Trainer) -> dict[str, str]:
+    return versions() | ({"compile": trainer.not_compiled} if trainer.not_compiled else {})
 
 
 def turns_of(run_folder: str | Path) -> list[DialTurned]:
@@ -253,17 +239,15 @@ def turns_of(run_folder: str | Path) -> list[DialTurned]:
     return [t for t in turns if t.dial != "tau" or (t.step, t.new) not in scheduled]
 
 
-def _events(
-    experiment: Experiment, folder: RunFolder, resume: bool, script: Sequence[DialTurned]
-) -> Generator[Event, None, None]:
-    state, config, splits = experiment.state, experiment.config, experiment.splits
+def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[DialTurned]) -> Generator[Event, None, None]:
+    state, config = trainer.state, trainer.config
     if resume:
-        before, now = folder.versions(), _made_by(experiment)
+        before, now = folder.versions(), _made_by(trainer)
         changed = {name: now.get(name, "") for name in before | now if now.get(name) != before.get(name)}
-        yield RunResumed(state.step, config.epochs * steps_per_epoch(splits, config), changed or None)
+        yield RunResumed(state.step, config.epochs * trainer.steps_per_epoch, changed or None)
     if not resume or state.step == 0:
         yield RunStarted(
-            list(splits.class_names), steps_per_epoch(splits, config), config.epochs,
+            list(trainer.splits.class_names), trainer.steps_per_epoch, config.epochs,
             state.dials["tau"], state.dials["epsilon"], state.dials["learning_rate"],
         )  # fmt: skip
     reader = CommandReader(folder.control, state.commands_read)
@@ -276,44 +260,43 @@ def _events(
     event: Event | None = None
     with caught_signals() as caught:
         try:
-            for event in train(state, splits, config, lambda: [*poll(), *caught.commands()], script):
+            for event in train(trainer, lambda: [*poll(), *caught.commands()], script):
                 yield event  # recorded first: a checkpoint must not be ahead of the metrics
-                _save(experiment, folder, event)
+                _save(trainer, folder, event)
             reason = "done"
         except Stopped:
             reason = "stopped"
         except GeneratorExit:
             if isinstance(event, EpochDone):
-                _save(experiment, folder, event)
-            _write(experiment, folder, "last")
+                _save(trainer, folder, event)
+            _write(trainer, folder, "last")
             raise
         except Exception as error:
             if isinstance(error, TrainingDiverged):
                 with suppress(CheckpointError):  # the file holds an earlier good state then, and this error is the news
-                    _write(experiment, folder, "last")
+                    _write(trainer, folder, "last")
             state.activity = "ended"
             yield RunFailed(state.step, f"{type(error).__name__}: {error}")
             raise
-    _write(experiment, folder, "last")
+    _write(trainer, folder, "last")
     yield RunFinished(state.step, reason)
     state.activity = "ended"
     caught.raise_if_any()
 
 
-def _save(experiment: Experiment, folder: RunFolder, event: Event) -> None:
+def _save(trainer: Trainer, folder: RunFolder, event: Event) -> None:
     """Checkpoint after an epoch (and every so many steps), and keep the best by validation apart."""
-    state, every = experiment.state, experiment.config.checkpoint_every
+    state, every = trainer.state, trainer.config.checkpoint_every
     if isinstance(event, EpochDone):
         rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]
         score = sum(rates) / len(rates) + min(rates) if rates else -math.inf  # without validation no epoch is the best
-        if score > experiment.best:
-            experiment.best = score
-            _write(experiment, folder, "best")
-        _write(experiment, folder, "last")
+        if score > trainer.best:
+            trainer.best = score
+            _write(trainer, folder, "best")
+        _write(trainer, folder, "last")
     elif every and state.step % every == 0:
-        _write(experiment, folder, "last")
+        _write(trainer, folder, "last")
 
 
-def _write(experiment: Experiment, folder: RunFolder, which: str) -> None:
-    checkpoint = to_checkpoint(experiment.state, experiment.spec, experiment.config, experiment.best, experiment.selected_on_test)
-    write_checkpoint(folder.checkpoint(which), checkpoint)
+def _write(trainer: Trainer, folder: RunFolder, which: str) -> None:
+    write_checkpoint(folder.checkpoint(which), to_checkpoint(trainer))

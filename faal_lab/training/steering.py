@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from faal_lab.errors import ConfigError, UnknownName, check_name
-from faal_lab.runs.config import Config, check_dial
+from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import COMMANDS, Command, CommandRefused, DialTurned
-from faal_lab.training.state import TrainingState
+from faal_lab.training.trainer import Trainer
 
 Poll = Callable[[], list[Command]]
 
@@ -27,9 +27,9 @@ class Steering:
 
     _INTERVAL = 0.2  # seconds between looks between attack steps, and where one look is slow (a network disk)
 
-    def __init__(self, state: TrainingState, config: Config, poll: Poll, script: Sequence[DialTurned] = ()) -> None:
-        self.state, self.config, self.poll = state, config, poll
-        self._script = [turn for turn in script if turn.step >= state.step]
+    def __init__(self, trainer: Trainer, poll: Poll, script: Sequence[DialTurned] = ()) -> None:
+        self.state, self.config, self.poll = trainer.state, trainer.config, poll
+        self._script = [turn for turn in script if turn.step >= trainer.state.step]
         self.turns: list[DialTurned] = []  # turned, not yet told
         self.refused: list[str] = []
         self.paused, self.stop = False, False

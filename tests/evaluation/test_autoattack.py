@@ -21,6 +21,7 @@ from faal_lab.evaluation.autoattack import autoattack, content_keys
 from faal_lab.evaluation.suite import Manner, evaluate
 from faal_lab.evaluation.verdicts import Journal, Verdicts
 from faal_lab.training.loop import train
+from faal_lab.training.trainer import Trainer
 
 COUNT = 30
 NAMES = tuple("0123456789")
@@ -37,7 +38,7 @@ def robust(few: Splits) -> nn.Module:
     """A network that is robust enough to leave something to each attack."""
     config = replace(SHORT, epochs=12, batch_size=32, learning_rate=0.05)
     state = fresh(config)
-    list(train(state, few, config))
+    list(train(Trainer(state, few, config)))
     return state.model.eval()
 
 

@@ -17,6 +17,7 @@ from faal_lab.evaluation.masking import Finding, examine
 from faal_lab.evaluation.suite import evaluate, precision
 from faal_lab.results.tables import text_table
 from faal_lab.training.loop import train
+from faal_lab.training.trainer import Trainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -31,7 +32,7 @@ def test_images() -> Images:
 def trained(few: Splits, **settings) -> nn.Module:
     config = replace(SHORT, epochs=12, batch_size=32, learning_rate=0.05, **settings)
     state = fresh(config)
-    list(train(state, few, config))
+    list(train(Trainer(state, few, config)))
     return state.model.eval()
 
 

@@ -15,7 +15,8 @@ from faal_lab.models.build import frozen
 from faal_lab.results.teaching import phases_figure, walk_figure
 from faal_lab.runs.config import Config
 from faal_lab.training.attack import attack
-from faal_lab.training.update import before_batch, descend
+from faal_lab.training.step import before_batch, step
+from faal_lab.training.trainer import Trainer
 
 CONFIG = Config(fairness="faal", tau=0.5, batch_size=40, attack_steps=3)
 BALL = {"radius": CONFIG.epsilon, "step": CONFIG.epsilon * CONFIG.step_ratio, "steps": CONFIG.attack_steps}
@@ -46,11 +47,11 @@ def test_the_first_step_that_fools_is_named(tiny_model: torch.nn.Module) -> None
 
 
 def test_the_phases_are_those_of_a_training_step(few: Splits) -> None:
-    state = fresh(CONFIG)
+    trainer = Trainer(fresh(CONFIG), few, CONFIG)
     batch = Sampler(few.train, 0, 0, CONFIG.batch_size, "none").batch(0)
-    mine = three_phases(state.model, batch.images, batch.labels, FAAL(), num_classes=10, tau=0.5, **BALL)
-    attacked = attack(state, batch, 10, CONFIG, lambda: None)
-    done = descend(state, batch, attacked, 10, 0.01, CONFIG, before_batch(state))
+    mine = three_phases(trainer.state.model, batch.images, batch.labels, FAAL(), num_classes=10, tau=0.5, **BALL)
+    attacked = attack(trainer, batch)
+    done = step(trainer, batch, before_batch(trainer.state))
     assert torch.equal(mine.adv, attacked.images)
     assert mine.weighing.weights.tolist() == done.weights
     assert mine.stats.count.tolist() == done.count

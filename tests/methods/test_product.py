@@ -21,9 +21,9 @@ from faal_lab.runs.events import Command, DialTurned, EpochDone, StepDone
 from faal_lab.training.loop import train
 from faal_lab.training.restore import from_checkpoint, to_checkpoint
 from faal_lab.training.run import recipe_settings
-from faal_lab.training.state import TrainingState
 from faal_lab.training.steering import Steering
-from faal_lab.training.update import TrainingDiverged
+from faal_lab.training.step import TrainingDiverged
+from faal_lab.training.trainer import Trainer, TrainingState
 
 # the authors' rates are for long runs
 RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
@@ -59,7 +59,7 @@ def test_every_point_trains_and_acts(few: Splits, objective: str, fairness: str,
     )  # fmt: skip
     state = fresh(config)
     before = {n: p.detach().clone() for n, p in state.model.named_parameters()}
-    events = list(train(state, few, config))
+    events = list(train(Trainer(state, few, config)))
     steps = [e for e in events if isinstance(e, StepDone)]
     assert len(steps) == 4
     assert all(math.isfinite(s.loss) for s in steps)
@@ -85,7 +85,10 @@ def test_faal_at_tau_zero_is_its_base_bit_for_bit(few: Splits, objective: str, g
     plain = replace(SHORT, objective=objective, awp_gamma=gamma, attack_start="gaussian")
     faal = replace(plain, fairness="faal", tau=0.0)
     first, second = fresh(plain), fresh(faal)
-    losses = [[e.loss for e in train(state, few, c) if isinstance(e, StepDone)] for state, c in ((first, plain), (second, faal))]
+    losses = [
+        [e.loss for e in train(Trainer(state, few, c)) if isinstance(e, StepDone)]
+        for state, c in ((first, plain), (second, faal))
+    ]
     assert losses[0] == losses[1]
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
@@ -108,7 +111,7 @@ def second_epoch(config: Config, few: Splits) -> tuple[float, list[torch.Tensor]
     """Loss and update of the first step of the second epoch, at rate 0 until then: by then every method has learned."""
     state = fresh(config)
     state.dials["learning_rate"] = 0.0
-    events = train(state, few, config)
+    events = train(Trainer(state, few, config))
     while not isinstance(next(events), EpochDone):
         pass
     state.dials["learning_rate"] = config.learning_rate
@@ -134,10 +137,10 @@ def test_neutral_settings_leave_the_scale_that_is_stated(few: Splits, objective:
 
 def test_cfas_scale_holds_before_it_acts_and_after(few: Splits) -> None:
     plain = replace(SHORT, objective="trades", attack_start="gaussian", learning_rate=0.0)
-    base = [e.loss for e in train(fresh(plain), few, plain) if isinstance(e, StepDone)]
+    base = [e.loss for e in train(Trainer(fresh(plain), few, plain)) if isinstance(e, StepDone)]
     for start in (0, 1):
         config = replace(plain, fairness="cfa", fairness_start=start)
-        found = [e.loss for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
+        found = [e.loss for e in train(Trainer(fresh(config), few, config)) if isinstance(e, StepDone)]
         assert found[:2] == pytest.approx([loss / 7 for loss in base[:2]], rel=1e-5)
         assert found[2] != pytest.approx(base[2] / 7, rel=1e-3)
         assert 0.4 < found[2] / (base[2] / 7) < 2.5, "no jump of the scale where it sets in"
@@ -146,7 +149,7 @@ def test_cfas_scale_holds_before_it_acts_and_after(few: Splits) -> None:
 def test_an_average_that_keeps_nothing_is_the_last_weights(few: Splits) -> None:
     config = replace(SHORT, averaging="ema", average_decay=0.0)
     state = fresh(config)
-    list(train(state, few, config))
+    list(train(Trainer(state, few, config)))
     assert all(torch.equal(t, state.average[n]) for n, t in state.model.state_dict().items())
 
 
@@ -170,15 +173,15 @@ INTERRUPTED = [
 def test_every_methods_state_survives_save_and_resume(few: Splits, settings: dict, after: int) -> None:
     config = replace(SHORT, **settings)
     whole = fresh(config)
-    expected = list(train(whole, few, config))
+    expected = list(train(Trainer(whole, few, config)))
     first = fresh(config)
-    events = train(first, few, config)
+    events = train(Trainer(first, few, config))
     seen = list(itertools.islice(events, after))
     events.close()
-    saved = to_checkpoint(first, SPEC, config, best=0.0)
+    saved = to_checkpoint(Trainer(first, few, config, SPEC))
     second = fresh(config)
-    from_checkpoint(second, saved)
-    assert seen + list(train(second, few, config)) == expected
+    from_checkpoint(Trainer(second, few, config), saved)
+    assert seen + list(train(Trainer(second, few, config))) == expected
     for mine, theirs in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
     assert all(torch.equal(whole.average[n], second.average[n]) for n in whole.average)
@@ -255,7 +258,7 @@ def test_every_recipe_under_every_protocol_is_an_ordinary_configuration(recipe: 
         return
     config = Config.from_mapping(stated)
     assert config.to_mapping().items() >= stated.items()
-    built = Recipe.of(**recipe_settings(config, config.tau, validation=True))
+    built = Recipe.of(**recipe_settings(config, validation=True))
     assert built.awp_gamma == PRESETS[recipe].get("awp_gamma", 0.0)
     assert Config.from_mapping(config.to_mapping()) == config
 
@@ -281,7 +284,7 @@ def test_the_papers_protocols() -> None:
 
 def test_tau_follows_its_schedule_and_says_so(few: Splits) -> None:
     config = replace(SHORT, fairness="faal", tau=0.25, tau_changes="1:0.5")
-    events = list(train(fresh(config), few, config))
+    events = list(train(Trainer(fresh(config), few, config)))
     assert [s.tau for s in events if isinstance(s, StepDone)] == [0.25] * 2 + [0.5] * 2
     assert [e for e in events if isinstance(e, DialTurned)] == [DialTurned(2, "tau", 0.25, 0.5)]
     assert all(s.divergence == pytest.approx(s.tau) for s in events if isinstance(s, StepDone))
@@ -295,7 +298,7 @@ def test_a_method_does_nothing_before_it_starts(few: Splits, objective: str, fai
     plain = replace(SHORT, objective=objective, model="preact-resnet-18")
     late = replace(plain, fairness=fairness, fairness_start=1, variant=variant)
     first, second = fresh(plain), fresh(late)
-    found = [list(itertools.islice(train(state, few, c), 3)) for state, c in ((first, plain), (second, late))]
+    found = [list(itertools.islice(train(Trainer(state, few, c)), 3)) for state, c in ((first, plain), (second, late))]
     assert found[0] == found[1]
     for mine, theirs in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
@@ -304,7 +307,7 @@ def test_a_method_does_nothing_before_it_starts(few: Splits, objective: str, fai
 @pytest.mark.parametrize("name", ["dafa", "cfa", "wat"])
 def test_a_method_that_learns_from_an_epoch_learns_from_the_one_before_it_starts(few: Splits, name: str) -> None:
     config = replace(SHORT, objective="trades", fairness=name, fairness_start=1)
-    events = [e for e in train(fresh(config), few, config) if isinstance(e, StepDone)]
+    events = [e for e in train(Trainer(fresh(config), few, config)) if isinstance(e, StepDone)]
     assert events[1].weights == pytest.approx([1 / 10] * 10)
     assert events[-1].weights != pytest.approx([1 / 10] * 10)
 
@@ -313,7 +316,7 @@ def test_a_method_that_learns_from_an_epoch_learns_from_the_one_before_it_starts
 def test_a_refused_step_leaves_what_the_method_has_learned(few: Splits, name: str) -> None:
     config = replace(SHORT, fairness=name, fairness_rate=0.1)
     state = fresh(config)
-    events = train(state, few, config)
+    events = train(Trainer(state, few, config))
     next(events)
     learned = {n: t.clone() for n, t in state.recipe.fairness.state.items()}
     state.model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -326,7 +329,7 @@ def test_a_recipe_can_be_trained_by_twice(few: Splits) -> None:
     recipe, found = Recipe.of("trades", "dafa"), []
     for _ in range(2):
         state = TrainingState.fresh(fresh(SHORT).model, recipe, SHORT)
-        found.append([e for e in train(state, few, SHORT) if isinstance(e, StepDone)])
+        found.append([e for e in train(Trainer(state, few, SHORT)) if isinstance(e, StepDone)])
     assert found[0] == found[1]
 
 
@@ -340,7 +343,7 @@ def test_a_dial_turned_while_validating_does_not_lose_the_epoch(few: Splits, mon
             return sent
         return []
 
-    kinds = [type(e).__name__ for e in train(state, few, SHORT, poll)]
+    kinds = [type(e).__name__ for e in train(Trainer(state, few, SHORT), poll)]
     assert kinds == ["StepDone", "StepDone", "EpochDone", "DialTurned", "StepDone", "StepDone", "EpochDone"]
 
 
@@ -361,7 +364,7 @@ def test_the_releases_extra_clean_forward_moves_batchnorm_as_0_81_0_09_0_10(few:
         state.model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10))
         state.optimizer = torch.optim.SGD(state.model.parameters(), lr=0.0)
         state.recipe = replace(state.recipe, clean_forward=clean_forward, start="zero")
-        next(train(state, few, config))
+        next(train(Trainer(state, few, config)))
         return state.model[0].running_mean
 
     mean = few.train.all()[0].mean()

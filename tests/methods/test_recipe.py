@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from faal_lab.dro import AMBIGUITY_SETS, KLBall
-from faal_lab.errors import UnknownName
+from faal_lab.errors import RecipeError, UnknownName
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, softmax_margin
 from faal_lab.methods.fairness.base import NoFairness
 from faal_lab.methods.fairness.faal import FAAL
@@ -216,9 +216,10 @@ def test_permuting_the_classes_permutes_the_weights() -> None:
 
 def test_named_recipes_and_where_their_attacks_begin() -> None:
     assert isinstance(Recipe.named("pgd-at").fairness, NoFairness)
-    faal = Recipe.named("faal-at", tau=0.2)
+    faal = Recipe.named("faal-at")
     assert isinstance(faal.fairness, FAAL)
-    assert faal.fairness.ambiguity.radius == 0.2
+    with pytest.raises(RecipeError, match=r"tau is a dial of the run.*Config\(tau=0.2\)"):
+        Recipe.named("faal-at", tau=0.2)
     assert (Recipe.named("pgd-at").start, faal.start) == ("uniform", "zero")
     assert (Recipe.named("trades").start, Recipe.named("mart").start, Recipe.named("faal-mart").start) == (
         "gaussian",

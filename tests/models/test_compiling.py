@@ -40,7 +40,7 @@ def test_turning_a_dial_compiles_nothing(traced: None) -> None:
         found, commands[:] = list(commands), []
         return found
 
-    events = (e for e in train(experiment.state, experiment.splits, CONFIG, poll) if isinstance(e, StepDone))
+    events = (e for e in train(experiment, poll) if isinstance(e, StepDone))
     for _ in range(9):  # an epoch, its last and smaller batch, validation, and the next epoch's first
         next(events)
     before = counters["stats"]["unique_graphs"]
@@ -66,7 +66,7 @@ def test_only_full_batches_run_compiled(traced: None, monkeypatch: pytest.Monkey
     model: Any = experiment.state.model
     monkeypatch.setattr(model, "plain", lambda images, own=model.plain: plain.append(len(images)) or own(images))
     plain.clear()
-    list(train(experiment.state, experiment.splits, replace(CONFIG, batch_size=600, epochs=1)))
+    list(train(replace(experiment, config=replace(CONFIG, batch_size=600, epochs=1))))
     assert set(plain) == {-600, 400, 200}, "600 by the compiler; 400 are left for the second batch, 200 validate"
 
 

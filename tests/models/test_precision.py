@@ -114,7 +114,7 @@ def test_a_step_costs_no_more_than_it_must(changes: dict, forwards: int) -> None
     images = experiment.splits.train.batch(torch.arange(50))[0]
     with Counting() as one, torch.no_grad():
         experiment.state.model(images)
-    events = train(experiment.state, experiment.splits, config)
+    events = train(experiment)
     next(events)
     with Counting() as step:
         next(events)

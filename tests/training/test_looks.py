@@ -13,6 +13,7 @@ from faal_lab.dro import base as pose
 from faal_lab.dro import base as root
 from faal_lab.runs.events import EpochDone
 from faal_lab.training.loop import train
+from faal_lab.training.trainer import Trainer
 
 WAYS = ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero")
 RECIPES = [
@@ -41,7 +42,7 @@ def test_a_step_looks_seldom_and_never_after_its_update(changes: dict, few: Spli
         monkeypatch.setattr(torch.Tensor, way, lambda *a, way=way, plain=plain, **k: looks.append(way) or plain(*a, **k))
     update = state.optimizer.step
     state.optimizer.step = lambda *a, **k: [update(*a, **k), looks.append("update")]
-    events = train(state, few, config)
+    events = train(Trainer(state, few, config))
     next(event for event in events if isinstance(event, EpochDone))  # a fairness method has learned from an epoch by then
     next(events)  # it may measure before the first step of the next
     looks.clear()

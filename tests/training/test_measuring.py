@@ -13,6 +13,7 @@ from faal_lab.methods.predict import Attack, predictions
 from faal_lab.training.attack import attack
 from faal_lab.training.loop import train
 from faal_lab.training.measure import Measurement
+from faal_lab.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -20,13 +21,13 @@ def trained(few: Splits):
     """A state after two epochs, on splits whose test images would raise if they were read."""
     blind = replace(few, test=None)  # pyright: ignore[reportArgumentType]
     state = fresh(SHORT)
-    list(train(state, blind, SHORT))
+    list(train(Trainer(state, blind, SHORT)))
     return state, blind
 
 
 def test_validation_errors_are_one_minus_class_accuracy(trained) -> None:
     state, splits = trained
-    clean, robust = Measurement.of(state, splits, SHORT, lambda: None).validation_errors(5)
+    clean, robust = Measurement.of(Trainer(state, splits, SHORT)).validation_errors(5)
     labels = splits.validation.labels
     for found, kind in ((clean, None), (robust, Attack("cross-entropy", 5))):
         right = predictions(state.model, splits.validation, kind, 0.1, seed=0) == labels
@@ -37,7 +38,7 @@ def test_validation_errors_are_one_minus_class_accuracy(trained) -> None:
 
 def test_the_confusion_counts_every_training_image_once(trained) -> None:
     state, splits = trained
-    confusion = Measurement.of(state, splits, SHORT, lambda: None).training_confusion(3)
+    confusion = Measurement.of(Trainer(state, splits, SHORT)).training_confusion(3)
     assert torch.equal(confusion.sum(0), torch.bincount(splits.train.labels, minlength=10))
     predicted = predictions(state.model, splits.train, Attack("cross-entropy", 3), 0.1, seed=0)
     by_hand = torch.zeros(10, 10, dtype=torch.int64)
@@ -51,7 +52,7 @@ def test_the_validation_cost_is_the_training_loss_by_class(trained, objective: s
     _, splits = trained
     config = replace(SHORT, objective=objective, attack_steps=0, attack_start="zero")
     state = fresh(config)
-    cost = Measurement.of(state, splits, config, lambda: None).validation_cost()
+    cost = Measurement.of(Trainer(state, splits, config)).validation_cost()
     images, labels = splits.validation.all()
     adv = torch.stack([images, images]) if objective == "bat" else images  # without steps the attack stays where it starts
     with torch.no_grad():
@@ -63,7 +64,7 @@ def test_the_validation_cost_is_the_training_loss_by_class(trained, objective: s
 def test_free_training_climbs_with_the_gradient_of_the_step_itself(few: Splits) -> None:
     config = replace(SHORT, replays=3, epochs=1)
     state = fresh(config)
-    steps = train(state, few, config)
+    steps = train(Trainer(state, few, config))
     by_hand = torch.zeros(128, 1, 8, 8)
     for step in range(6):
         images, labels, _ = Sampler(few.train, 0, 0, 128, "none").batch(step // 3)
@@ -82,31 +83,31 @@ def test_l2_training_attacks_stay_in_their_ball(few: Splits) -> None:
     config = replace(SHORT, norm="l2", epsilon=0.7)
     state = fresh(config)
     images, labels, keys = Sampler(few.train, 0, 0, 64, "none").batch(0)
-    adv = attack(state, Batch(images, labels, keys), 10, config, lambda: None).images
+    adv = attack(Trainer(state, few, config), Batch(images, labels, keys)).images
     lengths = (adv - images).flatten(1).norm(dim=1)
     assert float(lengths.max()) <= 0.7 + 1e-5
     assert float((adv - images).abs().max()) > 0.1
-    assert [e for e in train(state, few, replace(config, epochs=1)) if e]
+    assert [e for e in train(Trainer(state, few, replace(config, epochs=1))) if e]
 
 
 def test_measuring_moves_no_batchnorm_and_follows_epsilon(few: Splits) -> None:
     config = replace(SHORT, model="preact-resnet-18", batch_norm="train", objective="trades")
     state = fresh(config)
     before = {n: b.clone() for n, b in state.model.named_buffers()}
-    measure = Measurement.of(state, few, config, lambda: None)
+    measure = Measurement.of(Trainer(state, few, config))
     cost = measure.validation_cost()
     assert torch.equal(measure.validation_cost(), cost)
     assert all(torch.equal(b, before[n]) for n, b in state.model.named_buffers())
     state.dials["epsilon"] = 0.3
     assert torch.equal(measure.validation_cost(), cost), "a dial that is turned meanwhile holds from the next step"
-    wider = Measurement.of(state, few, config, lambda: None)
+    wider = Measurement.of(Trainer(state, few, config))
     assert bool((wider.validation_errors(5)[1] >= measure.validation_errors(5)[1]).all())
     assert not torch.equal(wider.validation_cost(), cost)
 
 
 def test_without_validation_images_measuring_says_so(few: Splits) -> None:
     none = replace(few, validation=replace(few.validation, pixels=few.validation.pixels[:0], labels=few.validation.labels[:0]))
-    measure = Measurement.of(fresh(SHORT), none, SHORT, lambda: None)
+    measure = Measurement.of(Trainer(fresh(SHORT), none, SHORT))
     for call in (measure.validation_cost, lambda: measure.validation_errors(2)):
         with pytest.raises(ValueError, match="measures on validation images, and there are none"):
             call()

@@ -13,6 +13,7 @@ from faal_lab.runs.config import Config
 from faal_lab.runs.events import StepDone
 from faal_lab.training.loop import train
 from faal_lab.training.measure import BatchTooLarge
+from faal_lab.training.trainer import Trainer
 
 RECIPES = [
     {"fairness": "faal"},
@@ -33,7 +34,7 @@ RECIPES = [
 
 def steps(config: Config, splits: Splits) -> tuple[list[StepDone], dict[str, torch.Tensor]]:
     state = fresh(config)
-    done = [event for event in train(state, splits, config) if isinstance(event, StepDone)]
+    done = [event for event in train(Trainer(state, splits, config)) if isinstance(event, StepDone)]
     return done, state.model.state_dict()
 
 
@@ -57,7 +58,7 @@ def test_batch_norm_moves_once_a_part(few: Splits) -> None:
     state = fresh(config)
     state.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
     state.optimizer = torch.optim.SGD(state.model.parameters(), lr=0.01)
-    events = [event for event in train(state, few, config) if isinstance(event, StepDone)]
+    events = [event for event in train(Trainer(state, few, config)) if isinstance(event, StepDone)]
     assert int(state.model[2].num_batches_tracked) == 4 * len(events), "scoring leaves it as it was"
 
 
@@ -84,7 +85,7 @@ def test_no_part_is_a_single_image(few: Splits) -> None:
     sizes: list[int] = []
     state = fresh(config)
     state.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    done = [event for event in train(state, few, config) if isinstance(event, StepDone)]
+    done = [event for event in train(Trainer(state, few, config)) if isinstance(event, StepDone)]
     assert len(done) == 2
     assert min(sizes) >= 2
 
@@ -125,8 +126,8 @@ def test_a_batch_that_memory_does_not_hold(holds: int, accumulation: int, said: 
     state.optimizer = torch.optim.SGD(state.model.parameters(), lr=0.01)
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     with pytest.raises(BatchTooLarge, match=said):
-        next(train(state, few, config))
+        next(train(Trainer(state, few, config)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
     assert all(parameter.grad is None for parameter in state.model.parameters())
     if holds:
-        assert isinstance(next(train(state, few, replace(config, accumulation=4))), StepDone), "what is advised works"
+        assert isinstance(next(train(Trainer(state, few, replace(config, accumulation=4)))), StepDone), "what is advised works"

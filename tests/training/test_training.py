@@ -39,10 +39,11 @@ from faal_lab.runs.events import (
 )
 from faal_lab.runs.progress import shown
 from faal_lab.training.background import LiveRun, RunError
-from faal_lab.training.loop import learning_rate_factor, train
+from faal_lab.training.loop import train
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import prepare, run, turns_of
-from faal_lab.training.update import TrainingDiverged
+from faal_lab.training.step import TrainingDiverged
+from faal_lab.training.trainer import Trainer, learning_rate_factor
 
 FAAL_QUICK = Config(fairness="faal", epochs=2, batch_size=250, attack_steps=2, validation_steps=2)
 
@@ -146,7 +147,7 @@ def test_the_attack_neither_moves_buffers_nor_leaves_gradients() -> None:
     model(torch.zeros(2, 1, 8, 8))
     model[1].reset_running_stats()
     experiment = prepare(FAAL_QUICK, model)
-    for number, _ in zip((1, 2), train(experiment.state, experiment.splits, FAAL_QUICK), strict=False):
+    for number, _ in zip((1, 2), train(experiment), strict=False):
         assert all(p.requires_grad for p in model.parameters())
         assert int(model[1].num_batches_tracked) == number, "one train-mode forward a step: the attack's are in evaluation mode"
 
@@ -178,7 +179,7 @@ def test_trades_computes_the_attacks_clean_logits_once() -> None:
     model = SmallConvNet(10, 1, (8, 8), (0.5,), (0.5,), filters=4)
     experiment, calls = prepare(config, model), []
     model.register_forward_hook(lambda *_: calls.append(model.training))
-    next(iter(train(experiment.state, experiment.splits, config)))
+    next(iter(train(experiment)))
     assert calls == [False] * (1 + 3) + [True] * 2, "clean once, three attack steps; then clean and adversarial in training mode"
 
 
@@ -227,7 +228,7 @@ def steered(commands: dict[int, list[Command]], config: Config = FAAL_QUICK) -> 
     experiment = prepare(config)
     said = Said(commands)
     said.state = experiment.state
-    return list(train(experiment.state, experiment.splits, config, said))
+    return list(train(experiment, said))
 
 
 def test_a_dial_turned_holds_from_the_next_batch_and_is_recorded_first() -> None:
@@ -538,6 +539,6 @@ def test_a_fairness_method_that_is_off_weighs_as_none(few: Splits) -> None:
     config = replace(SHORT, fairness="faal", batch_size=64)
     off, plain = fresh(config), fresh(replace(config, fairness="none"))
     off.dials["fairness_on"] = 0.0
-    found = [[e for e in train(state, few, config) if isinstance(e, StepDone)] for state in (off, plain)]
+    found = [[e for e in train(Trainer(state, few, config)) if isinstance(e, StepDone)] for state in (off, plain)]
     assert [e.loss for e in found[0]] == [e.loss for e in found[1]]
     assert all(e.weights == [0.1] * 10 for e in found[0])

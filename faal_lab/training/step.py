@@ -1,5 +1,6 @@
-"""Phases 2 and 3 of a training step: the worst class distribution, and one descent step against it.
+"""Make one training step: attack the batch, find the worst class distribution, descend the weighted loss.
 
+`step` is FAAL's Algorithm 1, line by line.
 A batch goes through the network whole, or part after part where memory is short. Class weights are those of the whole batch
 either way. Parts cost one forward pass more, since no part's loss is known before all are scored. BatchNorm normalises each part
 by itself, in both passes alike.
@@ -22,10 +23,9 @@ from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.methods.fairness.base import AddsTerms, EndsEpochs, Weighing
 from faal_lab.methods.objectives import Outcome, weighted
 from faal_lab.methods.recipe import Recipe
-from faal_lab.runs.config import Config
 from faal_lab.runs.events import StepDone
-from faal_lab.training.attack import Attacked, climb_along, parts_of
-from faal_lab.training.state import TrainingState
+from faal_lab.training.attack import Attacked, attack, climb_along, parts_of
+from faal_lab.training.trainer import Trainer, TrainingState
 
 
 class Part(NamedTuple):
@@ -133,40 +133,49 @@ def put_back(state: TrainingState, before: Before) -> None:
     state.recipe.fairness.state.update(before.fairness)
 
 
-def descend(
-    state: TrainingState,
-    batch: Batch,
-    attacked: Attacked,
-    num_classes: int,
-    rate: float,
-    config: Config,
-    before: Before,
-) -> StepDone:
-    """One optimiser step (FAAL, Algorithm 1, lines 4 to 8); raises TrainingDiverged with the state as it was before the batch."""
-    model, recipe, labels = state.model, state.acting(), batch.labels
-    model.train()
-    adv = attacked.images.detach().requires_grad_(bool(config.replays))
-    passes = Passes(model, recipe, batch.images, adv, labels, parts_of(len(labels), config.accumulation))
+def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
+    """Make one step of FAAL's Algorithm 1 (Zhang et al., CVPR 2024): max over images, max over classes, min over weights.
+
+    Every other method goes the same way: it puts its own attack plan, class weights or loss terms in the place of FAAL's.
+    `before` is of `before_batch`. Raises TrainingDiverged, with the state as it was before the batch.
+    """
+    state, recipe, labels, rate = trainer.state, trainer.state.acting(), batch.labels, trainer.learning_rate
+    # Lines 2 and 3: for each image x, the worst x' in its ball, max over |x' - x| <= epsilon of the attack loss.
+    attacked = attack(trainer, batch)
+    state.model.train()
+    adv = attacked.images.detach().requires_grad_(bool(trainer.config.replays))
+    parts = parts_of(len(labels), trainer.config.accumulation)
+    passes = Passes(state.model, recipe, batch.images, adv, labels, parts)
     gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
-    with weight_perturbed(model, passes.unweighted, gamma):
+    with weight_perturbed(state.model, passes.unweighted, gamma):  # AWP; at gamma 0 the weights as they are
+        # Line 4: the loss terms of each image, and the logits that classes are scored by.
         outcome = passes.whole()
         logits = scored_logits(outcome)
         if not bool(torch.isfinite(logits).all()):
             raise _diverged(state, before, "Logits are", rate)
-        stats = _statistics(state, outcome, logits, labels, num_classes)
+        # Line 5: a score for each class, the mean margin of its images.
+        stats = _statistics(trainer, outcome, logits, labels)
+        # Line 6: the worst class distribution w, max over KL(U || w) <= tau of sum of w * scores. Multipliers are C * w.
         with torch.no_grad():
             weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
+        # Line 7: the gradient of the weighted loss, mean of multiplier[label] * loss.
         state.optimizer.zero_grad(set_to_none=True)
         loss = passes.backward(outcome, weighing.multipliers)
+        # Line 8: one descent step of the weights, unless a number is not finite.
         seen = _look(state, loss, weighing, _to_report(outcome, attacked, labels, stats))
-        _step(state, seen, before, rate)
-    if config.replays:
+        _descend(state, seen, before, rate)
+    if trainer.config.replays:
         assert adv.grad is not None
-        climb_along(state, batch, attacked, adv.grad, config)
-    state.averaged = recipe.averaging.after_step(state.average, model, state.epoch, state.averaged)
+        climb_along(trainer, batch, attacked, adv.grad)
+    state.averaged = recipe.averaging.after_step(state.average, state.model, state.epoch, state.averaged)
     if isinstance(state.recipe.fairness, EndsEpochs):
         state.tally = stats if state.tally is None else state.tally + stats
     state.step, state.batch = state.step + 1, state.batch + 1
+    return _reported(state, seen, rate)
+
+
+def _reported(state: TrainingState, seen: dict[str, list[float]], rate: float) -> StepDone:
+    """The step that was just made, as an event."""
     count = [int(n) for n in seen["count"]]
 
     def counts(name: str) -> list[int] | None:
@@ -182,17 +191,15 @@ def descend(
     )  # fmt: skip
 
 
-def _statistics(
-    state: TrainingState, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor, num_classes: int
-) -> ClassStats:
+def _statistics(trainer: Trainer, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor) -> ClassStats:
     """What the fairness method needs to know of the batch, and the margin, which is always shown."""
-    needs = {"margin", *state.recipe.fairness.needs}
+    needs = {"margin", *trainer.state.recipe.fairness.needs}
     values = {name: CLASS_SCORES[name](logits, labels) for name in needs - {"loss", "softmax"}}
     if "loss" in needs:
         values["loss"] = torch.stack([term.detach() for term in outcome.terms.values()]).sum(0)
     if "softmax" in needs:
         values["softmax"] = logits.softmax(1)
-    return ClassStats.of(labels, num_classes, values)
+    return ClassStats.of(labels, trainer.num_classes, values)
 
 
 def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> Tensors:
@@ -216,7 +223,7 @@ def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: T
     return seen | {name: tensor.flatten().tolist() for name, tensor in values.items() if name not in there}  # on the host already
 
 
-def _step(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
+def _descend(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
     """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
     loss, size = seen["loss"][0], seen["size"][0]
     if not (math.isfinite(loss) and math.isfinite(size)):
