@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faal_lab import catalogue, dro
-    from faal_lab.api import Comparisons, Run, check, compare, evaluate, open_run, report, solve, steps, table, train
+    from faal_lab.api import Run, check, compare, evaluate, open_run, report, solve, steps, table, train
     from faal_lab.dro import KLBall
     from faal_lab.evaluation.adopt import adopt
     from faal_lab.methods.fairness.faal import FAAL
@@ -25,18 +25,17 @@ if TYPE_CHECKING:
     from faal_lab.runs.config import Config
     from faal_lab.sweeps.demo import demo
     from faal_lab.sweeps.run import sweep
+    from faal_lab.training import parameters
     from faal_lab.widgets import Comparison, Dashboard, Explorer, Workbench
 
 __all__ = [
-    "FAAL", "Comparison", "Comparisons", "Config", "Dashboard", "Explorer", "KLBall", "Recipe", "Run", "Workbench", "adopt",
-    "catalogue", "check", "compare", "demo", "dro", "evaluate", "open_run", "plot", "report", "solve", "steps", "sweep", "table",
+    "FAAL", "Comparison", "Config", "Dashboard", "Explorer", "KLBall", "Recipe", "Run", "Workbench", "adopt", "catalogue",
+    "check", "compare", "demo", "dro", "evaluate", "open_run", "parameters", "plot", "report", "solve", "steps", "sweep", "table",
     "train",
 ]  # fmt: skip
 
 _WHERE = {
-    **dict.fromkeys(
-        ("Comparisons", "Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table"), "api"
-    ),
+    **dict.fromkeys(("Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table"), "api"),
     "train": "api",
     "KLBall": "dro",
     "Config": "runs.config",
@@ -47,7 +46,7 @@ _WHERE = {
     "demo": "sweeps.demo",
     **dict.fromkeys(("Comparison", "Dashboard", "Explorer", "Workbench"), "widgets"),
 }
-_MODULES = {"catalogue": "catalogue", "dro": "dro", "plot": "results.plot"}
+_MODULES = {"catalogue": "catalogue", "dro": "dro", "parameters": "training.parameters", "plot": "results.plot"}
 
 # OpenMP's idle threads shall give their core up soon, in this process and in those it starts: torch, which is loaded later, reads
 # this once. By default they spin for milliseconds. Two cores, digits, FAAL: 55 batches a second alone and 6 to 12 beside two busy

@@ -17,6 +17,7 @@ from faal_lab.errors import ConfigError, check_name
 from faal_lab.evaluation.adopt import run_folders
 from faal_lab.evaluation.comparison import Comparison
 from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
+from faal_lab.evaluation.groups import grouped, read_seeds
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
@@ -24,7 +25,17 @@ from faal_lab.results import check as demands
 from faal_lab.results.plot import Runs, reported, verdicts_of
 from faal_lab.results.published import read_paper
 from faal_lab.results.report import write_report
-from faal_lab.results.tables import comparisons, notes, paired_sentences, result_rows
+from faal_lab.results.tables import (
+    comparisons,
+    marked,
+    minutes_of,
+    notes,
+    paired_sentences,
+    result_rows,
+    seed_sentences,
+    spread_rows,
+    time_rows,
+)
 from faal_lab.runs import RunFolder, by_name, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
@@ -32,16 +43,18 @@ from faal_lab.runs.history import run_files
 from faal_lab.runs.progress import share_bar, shown
 from faal_lab.training.parameters import based_on, check_used, listed
 from faal_lab.training.restore import load_model
+from faal_lab.training.run import load_data
 from faal_lab.training.run import run as steps
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from faal_lab.data.images import Splits
     from faal_lab.dro import WorstCase
 
 __all__ = [
-    "Comparisons", "Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table", "train",
+    "Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table", "train",
 ]  # fmt: skip
 
 
@@ -107,6 +120,10 @@ class Run(os.PathLike[str]):
         """End the run in order: its state is saved, and `train(out=..., resume=True)` continues it."""
         self._folder.send(Command("stop"))
 
+    def data(self) -> Splits:
+        """Load the run's images: .train, .validation, .test. Opening the test images is for `evaluate`."""
+        return load_data(self.config)
+
     def verdicts(self, checkpoint: str = "last") -> Verdicts:
         """Return what each test image was taken for; raises VerdictsError where the run was not evaluated."""
         return read_verdicts(self.path, checkpoint)
@@ -159,8 +176,8 @@ def train(
     """
     own, network = recipe if isinstance(recipe, Recipe) else None, None if isinstance(model, str) else model
     settings |= {"model": model} if isinstance(model, str) and model else {}
-    if resume:
-        if out is None or config is not None or settings or base is not None or protocol or (recipe and own is None):
+    if resume and config is None:
+        if out is None or settings or base is not None or protocol or (recipe and own is None):
             raise ConfigError(
                 "resume=True takes its settings from the run folder: give out, and nothing else but model and recipe."
             )
@@ -244,38 +261,71 @@ class Comparisons(dict[str, Comparison]):
         return "\n\n".join(paired_sentences(self))
 
 
-def compare(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> Comparisons:
+class Sentences(list[str]):
+    """What groups of seeds say together. Shown as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(self)
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(self)
+
+
+def compare(
+    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], attack: str = "", checkpoint: str = "last"
+) -> Comparisons | Sentences:
     """Compare evaluated runs with the first one, paired on the same images.
 
     Args:
-        runs: two or more, or what `evaluate` returned.
+        runs: two or more, or what `evaluate` returned; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name one, or as
+            {name: [verdicts, ...]}.
         attack: default: the last one of the evaluation.
         checkpoint: which checkpoint's verdicts.
 
     Returns:
-        Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences.
+        Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
+        of seeds only the sentences: mean differences over the seeds.
     """
-    found = verdicts_of(runs, checkpoint)
-    if len(found) < 2:
-        raise ConfigError(f"compare needs at least two runs, got {next(iter(found))} alone.")
-    return Comparisons(comparisons(found, attack))
+    groups: dict[str, list[Verdicts]] = {}
+    for run in runs:
+        groups |= {n: [v] if isinstance(v, Verdicts) else v for n, v in run.items()} if isinstance(run, Mapping) else {}
+    groups |= read_seeds([os.fspath(run) for run in runs if not isinstance(run, Mapping)], checkpoint)
+    if len(groups) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {', '.join(groups) or 'none'}{' alone' if groups else ''}.")
+    if any(len(group) > 1 for group in groups.values()):
+        return Sentences(seed_sentences(groups, attack))
+    return Comparisons(comparisons({name: group[0] for name, group in groups.items()}, attack))
 
 
-def table(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> pd.DataFrame:
-    """Return average and worst class of each run and attack, in percent with 95 % intervals.
+def table(
+    *runs: Runs | Mapping[str, Verdicts], kind: str = "results", attack: str = "", checkpoint: str = "last",
+    paper: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """Return numbers of runs as a DataFrame that shows itself with intervals.
 
     Args:
-        runs: evaluated runs, or what `evaluate` returned.
-        attack: only this one (default: all).
+        runs: evaluated runs, or what `evaluate` returned; for "times" finished runs.
+        kind: "results" (average and worst class of each attack, in percent with 95 % intervals), "inequality" (how unequal the
+            classes are under one attack), or "times" (minutes an epoch, and what the method asks for).
+        attack: only this one (default: all; for "inequality" the last one).
         checkpoint: which checkpoint's verdicts.
+        paper: for "times": a paper's minutes, as name=2.63.
     """
-    import pandas as pd
+    from faal_lab.results import formats
 
+    check_name("kind of table", kind, ("results", "inequality", "times"))
+    if kind == "times":
+        folders = {
+            name: paths[0] for name, paths in grouped(os.fspath(run) for run in runs if not isinstance(run, Mapping)).items()
+        }
+        rows = time_rows(folders, minutes_of(paper))
+        return formats.ResultTable.of(rows, formats.times_table(rows), ["run"])
     found = verdicts_of(runs, checkpoint)
-    rows = [row for row in result_rows(found) if attack in ("", row["attack"])]
-    made = pd.DataFrame(rows).set_index(["run", "attack"])
-    made.attrs["notes"] = notes(found)
-    return made
+    if kind == "inequality":
+        rows = spread_rows(marked(found), attack)
+        return formats.ResultTable.of(rows, formats.inequality_table(rows), ["run", "attack"])
+    rows = [{**row, "seeds": 1} for row in result_rows(found) if attack in ("", row["attack"])]
+    return formats.ResultTable.of(rows, formats.result_table(rows, notes(found)), ["run", "attack"])
 
 
 def report(

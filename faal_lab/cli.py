@@ -16,11 +16,11 @@ from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, FAIRNESS, MODES, parts
 from faal_lab.errors import ConfigError, RunFolderError, check_name
 from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.runs import RunFolder, free_name
-from faal_lab.runs.config import ADOPTION_SETTINGS, Config, Setting, check_dial
+from faal_lab.runs.config import Config, Setting, check_dial
 from faal_lab.runs.config import settings as declared
 from faal_lab.runs.events import COMMANDS, Command, Event
 from faal_lab.runs.progress import shown
-from faal_lab.training.parameters import listed, settings_of
+from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, settings_of
 
 EVERYTHING = Group("Commands")
 Which = Literal["last", "best"]
@@ -258,19 +258,20 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
         attack: default: the last one of the evaluation
         checkpoint: which checkpoint's verdicts
     """
-    if len(runs) < 2:
+    if len(runs) < 2:  # before torch is loaded
         raise ConfigError(f"compare needs at least two runs, got {runs[0]} alone.")
-    from faal_lab.evaluation.groups import grouped, read_runs, read_seeds
-    from faal_lab.results.tables import comparisons, notes, paired_sentences, seed_sentences, spread_table
+    from faal_lab import api
+    from faal_lab.evaluation.groups import grouped, read_seeds
+    from faal_lab.results.tables import notes, spread_table
 
+    print(api.compare(*runs, attack=attack, checkpoint=checkpoint))
+    groups = read_seeds(runs, checkpoint)
     if any(len(paths) > 1 for paths in grouped(runs).values()):
-        groups = read_seeds(runs, checkpoint)
         said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
-        print("\n".join([*seed_sentences(groups, attack), *said]))
+        print(*said, sep="\n")
         return
-    verdicts = {run.name: run.verdicts for run in read_runs(runs, checkpoint)}
-    lines = [*paired_sentences(comparisons(verdicts, attack)), "", spread_table(verdicts, attack), ""]
-    print("\n".join([*lines, *notes(verdicts)]))
+    verdicts = {name: group[0] for name, group in groups.items()}
+    print("", spread_table(verdicts, attack), "", *notes(verdicts), sep="\n")
 
 
 def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = None, average_min: float | None = None,
@@ -333,11 +334,9 @@ def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str =
         setting: also draw accuracy over this setting, such as tau
         checkpoint: which checkpoint's verdicts
     """
-    from faal_lab.evaluation.groups import read_runs
-    from faal_lab.results.export import all_pictures, check_formats, export_all
+    from faal_lab.results import plot
 
-    kinds = check_formats(listed(formats))
-    print("\n".join(export_all(all_pictures(read_runs(runs, checkpoint), attack, setting), out, kinds)))
+    print(*plot.save(*runs, out=out, formats=formats, attack=attack, setting=setting, checkpoint=checkpoint), sep="\n")
 
 
 def tell(run: Path, what: str, /) -> None:

@@ -91,7 +91,7 @@ def test_a_run_is_steered_from_anywhere(base: Path, tmp_path: Path) -> None:
         (lambda: fl.train(resume=True), "give out, and nothing else"),
         (lambda: fl.train(tau_changes="0:1"), "acts with fairness=faal only"),
         (lambda: fl.open_run("nowhere"), "nowhere is not a run folder"),
-        (lambda: fl.compare(), "at least one"),
+        (lambda: fl.compare(), "needs at least two runs, got none"),
         (lambda: fl.evaluate("x", "pgd-2O"), "Did you mean 'pgd-20'"),
         (lambda: fl.solve([1, 2], ambiguity="tv"), "Unknown ambiguity set 'tv'"),
     ],
@@ -130,3 +130,25 @@ def test_public_functions_say_what_they_take() -> None:
             taken = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
             missing = [a for a in taken if f"\n    {a}: " not in said and len(taken) > 1]
             assert not missing, f"{name}: {missing}"
+
+
+def test_notebooks_use_the_public_names() -> None:
+    """Beside `import faal_lab as fl`, a lesson may open the room that it explains: its modules and their names."""
+    rooms = {
+        "01_why_classes_differ": {"results", "evaluation"},
+        "02_ambiguity_sets": {"results", "dro"},
+        "03_attack_microscope": {"results", "methods"},
+        "05_compare_methods": {"results"},
+        "06_bring_your_own": {"results", "evaluation", "methods", "dro"},
+    }
+    for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "parameterized").glob("*.ipynb")]:
+        opened = set()
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for node in ast.walk(ast.parse("".join(cell["source"]))) if cell["cell_type"] == "code" else ():
+                if isinstance(node, ast.Import):
+                    assert all(a.name == "faal_lab" and a.asname == "fl" for a in node.names if a.name.startswith("faal_lab")), (
+                        path
+                    )
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("faal_lab"):
+                    opened.add(f"{node.module}.".split(".")[1])
+        assert opened <= rooms.get(path.stem, set()), path

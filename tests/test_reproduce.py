@@ -15,10 +15,10 @@ from faal_lab.catalogue import ATTACKS, FAIRNESS
 from faal_lab.errors import check_name
 from faal_lab.methods.presets import preset_settings
 from faal_lab.results.published import published
-from faal_lab.runs.config import ADOPTION_SETTINGS, Config
+from faal_lab.runs.config import Config
 from faal_lab.sweeps.checks import check_plan
 from faal_lab.sweeps.plan import read_plan
-from faal_lab.training.parameters import FINE_TUNING, listed
+from faal_lab.training.parameters import ADOPTION_SETTINGS, FINE_TUNING, listed
 
 ROOT = Path(__file__).parent.parent
 FILES = {path.stem: path for path in sorted((ROOT / "reproduce").glob("*.yaml"))}

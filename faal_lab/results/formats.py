@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from faal_lab.errors import ConfigError
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.published import NUMBERS
@@ -18,6 +20,32 @@ from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+class ResultTable(pd.DataFrame):
+    """Numbers in columns, shown as people read them: with intervals in words and the notes that belong to them.
+
+    What is selected from it is a plain DataFrame. `shown` is the table as text.
+    """
+
+    _metadata = ["shown"]  # noqa: RUF012 (pandas' own way)
+    shown: Table
+
+    @staticmethod
+    def of(rows: Rows, shown: Table, index: list[str]) -> ResultTable:
+        """Make one of rows and of the table that is shown in their place."""
+        made = ResultTable(list(rows)).set_index(index)
+        made = ResultTable(made)
+        made.shown = shown
+        return made
+
+    def __repr__(self) -> str:
+        text = pd.DataFrame(self.shown.rows, columns=self.shown.head).to_string(index=False)
+        return "\n".join([text, *self.shown.notes])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.shown.notes)
+        return html_table(self.shown.head, self.shown.rows) + notes
 
 
 class Table(NamedTuple):
@@ -73,6 +101,21 @@ def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
     ]  # fmt: skip
     said = [*notes, RESULTS_NOTE, *([_SEEDS_NOTE] if several else [])]
     return Table("Accuracy", head + (["seeds"] if several else []), lines, said)
+
+
+def inequality_table(rows: Rows) -> Table:
+    """How unequal the classes of each run are, from rows of `tables.spread_rows`: one line a measure, one column a run."""
+    cells = [spread_cells(dict(row)) for row in rows]
+    lines = [[title, *(cell[key] for cell in cells)] for key, title in SPREAD_TITLES.items()]
+    return Table("How unequal the classes are", [f"under {rows[0]['attack']}", *(row["run"] for row in rows)], lines, [])
+
+
+def times_table(rows: Rows) -> Table:
+    """Minutes an epoch of each run, from rows of `tables.time_rows`."""
+    lines = [
+        [row["run"], f"{row['minutes']:.3f}", str(row["epochs"]), f"x {row['times']:.3f}", row["properties"]] for row in rows
+    ]
+    return Table("Minutes an epoch", ["run", "minutes", "epochs", "of the first", "method"], lines, [])
 
 
 def paper_table(rows: Rows) -> Table:

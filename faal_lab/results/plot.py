@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faal_lab.errors import ConfigError
 from faal_lab.evaluation.groups import Reported, read_runs
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.confusion import confusion_flow, confusion_heatmap
+from faal_lab.results.export import accuracy_over, all_pictures, check_formats, export_all
 from faal_lab.results.figures import class_bars, styled, validation_curves, weights_over_batches
 from faal_lab.results.robustness import clean_and_robust_bars, image_strip, radius_curves
 from faal_lab.results.tables import last_attack, marked
 from faal_lab.runs.history import load_history
+from faal_lab.training.parameters import listed
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "bars", "clean_and_robust", "confusion", "flow", "images", "radii", "styled", "validation", "weights",
+    "bars", "clean_and_robust", "confusion", "flow", "images", "over", "radii", "save", "styled", "validation", "weights",
 ]  # fmt: skip
 
 Runs = str | os.PathLike[str]
@@ -37,7 +40,9 @@ def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) 
     """Return verdicts by name: of runs, or those that `evaluate` returned."""
     found: dict[str, Verdicts] = {}
     for run in runs:
-        found |= run if isinstance(run, Mapping) else {one.name: one.verdicts for one in reported([run], checkpoint)}
+        found |= run if isinstance(run, Mapping) else {}
+    folders = [run for run in runs if not isinstance(run, Mapping)]
+    found |= {one.name: one.verdicts for one in reported(folders, checkpoint)} if folders else {}
     if not found:
         raise ConfigError("Name at least one evaluated run.")
     return found
@@ -84,6 +89,28 @@ def weights(run: Runs) -> go.Figure:
 def validation(run: Runs) -> go.Figure:
     """Draw average and worst class on validation images after each epoch of a run."""
     return validation_curves(load_history(os.fspath(run))[0])
+
+
+def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") -> go.Figure:
+    """Draw average and worst class over a setting in which the runs differ, such as tau."""
+    return accuracy_over(reported(runs, checkpoint), setting, attack)
+
+
+def save(
+    *runs: Runs, out: Runs, formats: str = "html,csv", attack: str = "", setting: str = "", checkpoint: str = "last"
+) -> list[str]:
+    """Write every picture of some runs as files; returns what was written, and what cannot be drawn with the reason.
+
+    Args:
+        runs: evaluated alike.
+        out: the folder for the files.
+        formats: comma-separated, of html, png, csv; png needs the extra `pictures`.
+        attack: default: the last one of the evaluation.
+        setting: also draw accuracy over this setting, such as tau.
+        checkpoint: which checkpoint's verdicts.
+    """
+    kinds = check_formats(listed(formats))
+    return export_all(all_pictures(reported(runs, checkpoint), attack, setting), Path(out), kinds)
 
 
 def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:

@@ -38,9 +38,8 @@ from faal_lab.results.tables import (
     paired_sentences,
     seed_sentences,
 )
-from faal_lab.runs.config import ADOPTION_SETTINGS
 from faal_lab.runs.files import replace_file
-from faal_lab.training.parameters import run_command, stated_settings
+from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

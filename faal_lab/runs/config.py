@@ -344,12 +344,6 @@ class Config:
 
 DIALS = ("tau", "epsilon", "learning_rate", "fairness_on")  # what may be turned while a run goes on
 
-# What an adopted folder goes by beside epsilon, and what stands for "not given" in a notebook.
-ADOPTION_SETTINGS: dict[str, Any] = {
-    "data": "", "data_dir": "", "image_size": 0, "download": False, "split_seed": -1, "model": "", "filters": 0,
-    "normalization": "", "norm": "", "seed": -1,
-}  # fmt: skip
-
 
 def check_dial(name: str, value: object, config: Config) -> float:
     """The value of a dial as a float in the range it has in a run with `config`; raises UnknownName or ConfigError."""

@@ -45,6 +45,13 @@ FINE_TUNING: dict[str, Any] = {
 }  # fmt: skip
 
 
+# What an adopted folder goes by beside epsilon, and what stands for "not given" in a notebook.
+ADOPTION_SETTINGS: dict[str, Any] = {
+    "data": "", "data_dir": "", "image_size": 0, "download": False, "split_seed": -1, "model": "", "filters": 0,
+    "normalization": "", "norm": "", "seed": -1,
+}  # fmt: skip
+
+
 def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook that knows just `defaults`, each of its default's type.
 
