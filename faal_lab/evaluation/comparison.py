@@ -148,6 +148,9 @@ class Comparison:
         return f"{worst}; {average}."
 
 
+WIDE = 0.1  # an interval of more than ten points says little: it must not read as if the models were alike
+
+
 def _points(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:.1f}"  # + 0.0: never "-0.0"
 
@@ -156,7 +159,8 @@ def _clause(name: str, one: str, both: str, found: Difference, *, first: bool) -
     if not found.clear:
         level = "95 % interval " if first else ""
         ends = f"{level}{_points(found.low)} to {_points(found.high)}"
-        return f"{'The' if first else 'the'} {both} are not shown to differ ({_points(found.value)} points, {ends})"
+        said = "cannot be told apart with so few images" if found.high - found.low > WIDE else "are not shown to differ"
+        return f"{'The' if first else 'the'} {both} {said} ({_points(found.value)} points, {ends})"
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     word = "higher" if found.value > 0 else "lower"
     least, most = sorted((abs(found.low), abs(found.high)))

@@ -134,8 +134,8 @@ def test_sentences() -> None:
     assert worse.sentence().startswith("new's worst class is 8.1 points lower (95 % interval 5.")
     assert "new's average is 4.2 points lower (95 % interval 3." in worse.sentence()
     alike = example([20, 3, 4, 30], [30, 2, 2, 30])
-    assert alike.sentence().startswith("The worst classes are not shown to differ (1.8 points, 95 % interval -")
-    assert "; the averages are not shown to differ (0.9 points, -" in alike.sentence()
+    assert alike.sentence().startswith("The worst classes cannot be told apart with so few images (1.8 points, 95 % interval -")
+    assert "; the averages cannot be told apart with so few images (0.9 points, -" in alike.sentence()
     assert "-0.0" not in alike.sentence()
 
 
