@@ -13,20 +13,46 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # what drives a browser there
 
+import numpy as np
+import plotly.graph_objects as go
 from desk import LAST
 from in_browser import chromium, jupyter, open_and_run
 
-from faal_lab.sweeps.demo import RUNS, seed_bars
+from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results.figures import INK, RUN_COLOURS, styled
+from faal_lab.runs import RunFolder
 
 SEEDS = ROOT / "runs" / "demo-seeds"
 
 
+def seed_bars(folders: dict[str, list[Path]]) -> go.Figure:
+    """Accuracy of each class under AutoAttack: the mean over seeds, whiskers from the lowest to the highest seed."""
+    figure, names = go.Figure(), ()
+    for number, (run, paths) in enumerate(folders.items()):
+        verdicts = [Verdicts.read(RunFolder(path).verdicts_file()) for path in paths]
+        names = verdicts[0].class_names
+        rates = np.array([100 * np.divide(*v.counts("autoattack")) for v in verdicts])  # [seeds, C]
+        mean = rates.mean(0)
+        figure.add_bar(
+            name=run, x=list(names), y=mean, marker_color=RUN_COLOURS[number],
+            error_y={
+                "symmetric": False, "array": rates.max(0) - mean, "arrayminus": mean - rates.min(0),
+                "thickness": 1, "width": 2, "color": INK,
+            },
+        )  # fmt: skip
+    figure.update_yaxes(title="accuracy, %", range=[0, 100])
+    figure.update_xaxes(title="class", type="category")
+    count = len(next(iter(folders.values())))
+    title = f"AutoAttack accuracy by class: mean of {count} seeds, whiskers from lowest to highest"
+    return styled(figure, title=title, barmode="group")
+
+
 def result(file: Path) -> None:
     """The bars of the seeds."""
-    folders = {run: [path / run for path in sorted(SEEDS.glob("seed-?"))] for run in RUNS}
+    folders = {run: sorted((SEEDS / run).glob("[0-9]*")) for run in ("base", "control", "faal")}
     if not all(folders.values()):
         raise SystemExit(f"No seeds in {SEEDS}. Make them first, about 20 minutes: make seeds")
-    figure = seed_bars(folders, "autoattack").update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
+    figure = seed_bars(folders).update_layout(width=920, height=400, paper_bgcolor="white", plot_bgcolor="white")
     with tempfile.TemporaryDirectory() as folder, chromium() as page:
         page_file = Path(folder) / "page.html"
         figure.write_html(page_file, include_plotlyjs=True, config={"displayModeBar": False})

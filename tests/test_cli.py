@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from faal_lab.__main__ import main
 from faal_lab.catalogue import AVERAGING, FAIRNESS
@@ -18,7 +19,9 @@ from faal_lab.methods.presets import PRESETS, PROTOCOLS
 from faal_lab.models.doctor import examine
 from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.sweeps.demo import differences, jobs, mean_rows
+from faal_lab.sweeps.checks import check_plan
+from faal_lab.sweeps.demo import stated
+from faal_lab.sweeps.plan import Job, read_plan
 from faal_lab.widgets.server import free_port, lab_command, page_settings
 
 QUICK = ["--epochs", "1", "--batch-size", "250", "--attack-steps", "1", "--validation-steps", "1"]
@@ -145,30 +148,31 @@ def test_python_dash_m(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout.strip()) == (0, "0.1.0")
 
 
+def demo_plan(tmp_path: Path, seeds: list[int], quick: bool = False) -> dict[str, Job]:
+    file = tmp_path / "demo.yaml"
+    file.write_text(yaml.safe_dump(stated(seeds, quick)))
+    plan = read_plan(file, tmp_path / "demo")
+    check_plan(plan)
+    return plan.jobs
+
+
 def test_both_arms_of_the_demo_differ_in_fairness_alone(tmp_path: Path) -> None:
-    plan = {job.title: job.parameters for job in jobs(tmp_path, 3, quick=False)}
-    control, faal = plan["fine-tune by plain AT (control)"], plan["fine-tune by FAAL"]
-    assert {k for k in control if control[k] != faal[k]} == {"out", "fairness"}
-    assert plan["train base by PGD-AT"]["seed"] == plan["train base by PGD-AT"]["split_seed"] == 3
-    assert plan["evaluate all three"]["attacks"].endswith("autoattack")
+    jobs = demo_plan(tmp_path, [3])
+    control, faal = jobs["control"].parameters, jobs["faal"].parameters
+    assert {k for k in control if control[k] != faal[k]} == {"fairness"}
+    assert control["base"] == str(tmp_path / "demo" / "base")
+    assert jobs["base"].parameters.items() >= {("seed", 3), ("split_seed", 3)}
+    assert {j.parameters["attacks"] for j in jobs.values() if j.stage == "verdicts"} == {"clean,pgd-20,cw-20,autoattack"}
+    assert jobs["report"].parameters["out"] == str(tmp_path / "demo" / "report.html")
 
 
-def test_means_over_seeds() -> None:
-    rows = [[{"run": "a", "attack": "clean", "average": x, "worst": x / 2}] for x in (10.0, 20.0)]
-    assert mean_rows(rows) == [{"run": "a", "attack": "clean", "average": 15.0, "worst": 7.5}]
-
-
-def test_differences_are_paired_by_seed() -> None:
-    tables = [
-        [{"run": run, "attack": "clean", "average": a, "worst": w} for run, a, w in (("base", b, 10.0), ("faal", b + g, 20.0))]
-        for b, g in ((50.0, 1.0), (80.0, 3.0))
-    ]
-    (found,) = differences(tables, "base")
-    mean, low, high = found["average"]
-    assert mean == pytest.approx(2.0)
-    assert high - mean == pytest.approx(12.706, abs=0.001), "t with one degree of freedom times a standard error of 1"
-    assert low == pytest.approx(2 * mean - high)
-    assert found["worst"] == pytest.approx([10.0, 10.0, 10.0])
+def test_the_demo_over_seeds_reports_groups(tmp_path: Path) -> None:
+    jobs = demo_plan(tmp_path, [0, 4], quick=True)
+    assert {"base/0", "base/4", "control/4", "faal/0", "verdicts/base-0", "report"} <= set(jobs)
+    home = tmp_path / "demo"
+    assert jobs["report"].parameters["runs"].split(",")[2:4] == [f"control={home / 'control/0'}", f"control={home / 'control/4'}"]
+    assert {jobs[f"base/{n}"].parameters["split_seed"] for n in (0, 4)} == {0, 4}
+    assert "autoattack" not in jobs["verdicts/faal-4"].parameters["attacks"]
 
 
 def test_methods_lists_everything_with_its_source(capsys) -> None:

@@ -221,6 +221,8 @@ def _labels(source: Job | None, entry: dict[str, Any], point: dict[str, Any], se
     found = []
     for seedless in (False, True):
         values = point if "label" in entry else {**entry, **point}
+        if values.get("split_seed") == values.get("seed"):
+            values = {name: value for name, value in values.items() if name != "split_seed"}  # one seed for both
         parts = [str(entry["label"])] if "label" in entry else []
         parts += [str(value) for name, value in values.items() if not (seedless and name == "seed")]
         if source is not None:

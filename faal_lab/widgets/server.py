@@ -21,7 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from faal_lab.sweeps.demo import ROOT
+from faal_lab.sweeps.plan import NOTEBOOKS
+
+ROOT = NOTEBOOKS.parent  # the checkout
 
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
