@@ -47,7 +47,7 @@ class Bar:
         self._done, self._total = done, self._total if total is None else total
         if self._tqdm is not None:
             self._tqdm.total = self._total
-            self._tqdm.update(max(0, (round(done) if self._unit else round(done, 1)) - self._tqdm.n))
+            self._tqdm.update(max(0, (int(done) if self._unit else round(done, 1)) - self._tqdm.n))
         if doing is not None:
             self._set(doing, refresh=False)
 
@@ -103,7 +103,7 @@ class Bar:
         if not self._total:
             return ""  # nobody knows yet
         share = f"{100 * self._done / self._total:.0f} %"
-        return f"{self._unit} {self._done:.0f} of {self._total:.0f}, {share}" if self._unit else share
+        return f"{self._unit} {int(self._done)} of {self._total:.0f}, {share}" if self._unit else share
 
     def _clocks(self) -> str:
         gone = time.monotonic() - self._began

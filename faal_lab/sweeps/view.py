@@ -69,20 +69,21 @@ class Terminal:
 
     def told(self, state: Mapping[str, Status | str]) -> None:
         """Say what changed."""
-        running = []
+        running, shares = [], 0.0
         for key, status in state.items():
             name = status if isinstance(status, str) else status.state
             if name == "running":
                 self._began.setdefault(key, time.monotonic())
-                text, _ = running_text(
+                text, share = running_text(
                     self._plan.jobs[key], time.monotonic() - self._began[key],
                     self._durations.of(self._plan.jobs[key], self._hashes[key]),
                 )  # fmt: skip
                 running.append(f"{key} ({text})")
+                shares += share
             if self._known.get(key) != name:
                 self._known[key] = name
                 self._line(key, name, status)
-        self._bar.at(self._ended, doing="; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""))
+        self._bar.at(self._ended + shares, doing="; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""))
 
     def _line(self, key: str, name: str, status: Status | str) -> None:
         if name == "running":
