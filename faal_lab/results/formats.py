@@ -228,7 +228,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
     for row in rows:
         cells.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
-    return "<div class='wide'><table>" + "\n".join(cells) + "</table></div>"
+    return "<div class='wide' style='overflow-x:auto'><table>" + "\n".join(cells) + "</table></div>"
 
 
 def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:

@@ -121,7 +121,7 @@ class Panel {
     pen.textAlign = "center";
     pen.textBaseline = "top";
     if (spec.kind === "bars") {
-      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(Math.min(34, view.named + 6) / wide);
+      const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(Math.min(96, view.named + 6) / wide);
       for (let i = 0; i < data.x.length; i += skip) pen.fillText(fitted(pen, this.view.spec.classes[i], wide * skip - 4), this.px(i), frame.bottom + 5);
     } else {
       const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
