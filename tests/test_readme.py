@@ -82,3 +82,14 @@ def test_the_tree_is_the_tree() -> None:
         name = f"{path.name}/" if path.is_dir() else path.name
         if not path.name.startswith("__"):
             assert name in block, f"{name} is not in the tree"
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    block = re.sub(r"\bfl\.train\(", "fl.train(epochs=1, batch_size=250, attack_steps=1, ", block).replace(
+        "epochs=1)", "epochs=1, batch_size=250)"
+    )
+    network = "from torch import nn; network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    found = subprocess.run([sys.executable, "-c", network + block], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "fair against base" in found.stdout
