@@ -1,6 +1,6 @@
 """Read a folder of images with one sub-folder per class, below `train/` and `test/` or split by seed.
 
-Each image is decoded once and stays in memory as uint8, because reading is the cost.
+Reading is the cost: each image is decoded once and stays in memory as uint8.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from faal_lab.data.split import split_indices
 from faal_lab.runs.progress import bar
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_TEST, _VALIDATION = 0.2, 0.1  # fractions, where the folder does not say
+_TEST, _VALIDATION = 0.2, 0.1  # fractions, if the folder has no parts of its own
 
 
 def _classes(root: Path) -> list[str]:
@@ -23,7 +23,7 @@ def _classes(root: Path) -> list[str]:
 
 
 def _read(root: Path, classes: list[str], image_size: int) -> tuple[torch.Tensor, np.ndarray]:
-    """All images under `root/<class>/` as uint8 [N, 3, H, W], and their labels [N]."""
+    """Read all images under `root/<class>/`: uint8 [N, 3, H, W], and their labels [N]."""
     from PIL import Image, UnidentifiedImageError
 
     files = [(f, c) for c, name in enumerate(classes) for f in sorted((root / name).rglob("*")) if f.suffix.lower() in _SUFFIXES]
@@ -67,7 +67,11 @@ def _cut(labels: np.ndarray, sizes: tuple[float, ...], seed: int, root: Path) ->
 
 
 def load_folder(seed: int, data_dir: str, image_size: int, download: bool = False) -> Splits:
-    """Read `data_dir` (see the module); validation is 10 % of the training images, test 20 % where there is no `test/`."""
+    """Read the folder `data_dir`, in one of the two forms that the module docstring gives.
+
+    With `train/` and `test/`, validation is 10 % of the training images. Otherwise validation is 10 % and test 20 % of all.
+    Raises DataProblem.
+    """
     root = Path(data_dir)
     if not root.is_dir():
         raise DataProblem(f"data_dir {root} is not a folder.")

@@ -18,11 +18,11 @@ from faal_lab.data.split import long_tailed, split_indices
 from faal_lab.data.torchvision import SOURCES, load_torchvision
 from faal_lab.errors import check_name
 
-_DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 are the test split
+_DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 images are the test split
 
 
 def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> Splits:
-    """scikit-learn's bundled handwritten digits: 8x8 pixels in 0..16, ten classes; no download."""
+    """Load scikit-learn's bundled handwritten digits: 8x8 pixels in 0..16, ten classes; no download."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -35,7 +35,7 @@ def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> S
     return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none", own_test=False)
 
 
-# Seed of the split, data_dir, image_size, download; a loader leaves alone what it has no use for.
+# The arguments are the seed of the split, data_dir, image_size, download; a loader ignores those that it does not need.
 LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
     "digits": _load_digits,
     "folder": load_folder,
@@ -44,7 +44,7 @@ LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
 
 
 def _without_validation(splits: Splits) -> Splits:
-    """The validation images given back to training, as published protocols do that train on all."""
+    """Return the validation images to training, as in published protocols that train on all images."""
     train, validation = splits.train, splits.validation
     pixels, labels = torch.cat([train.pixels, validation.pixels]), torch.cat([train.labels, validation.labels])
     nothing = validation.part(torch.empty(0, dtype=torch.int64))
@@ -61,14 +61,21 @@ def load(
     imbalance: float = 1.0,
     validation: str = "split",
 ) -> Splits:
-    """Load the data set `name` split by `seed`.
+    """Load a data set, split by `seed`.
 
-    `data_dir` is the folder of the images, or where torchvision's files lie (empty: `data` in the working directory), and
-    `image_size` the side to resize those to (0 keeps their size); the digits have no use for them. What is not there is
-    fetched only with `download`. An `imbalance` above 1 thins out the training images by class (see `long_tailed`);
-    `validation="none"` trains on the validation images too, and leaves that part empty; `"test"` puts the test images there, as
-    released codes do that select on them.
-    Raises UnknownName, or DataProblem where the images cannot be learned from.
+    Args:
+        name: a key of `LOADERS`.
+        seed: the seed of the split.
+        data_dir: the folder of the images, or of torchvision's files (empty: `data` in the working directory); unused for digits.
+        image_size: resize images to this side in pixels (0 keeps their size); unused for digits.
+        download: fetch missing files. Nothing is fetched otherwise.
+        imbalance: above 1, thin out the training images by class (see `long_tailed`).
+        validation: "split"; "none" trains on the validation images too and leaves that part empty; "test" also puts the test
+            images there, as released codes do that select on them.
+
+    Raises:
+        UnknownName: there is no such data set or validation.
+        DataProblem: the images cannot be learned from.
     """
     check_name("data set", name, LOADERS)
     check_name("validation", validation, VALIDATIONS)

@@ -10,9 +10,9 @@ from faal_lab.data.images import DataProblem
 
 
 def split_indices(labels: np.ndarray, sizes: tuple[int | float, ...], seed: int) -> list[torch.Tensor]:
-    """Cut the images in disjoint parts of `sizes` (counts or fractions of all), and the rest as the last part.
+    """Cut the images into disjoint parts of `sizes` (counts, or fractions of all), and the rest.
 
-    Each part holds the classes in the proportions of the whole. Raises ValueError where a class is too rare for that.
+    Each part has the class proportions of the whole. Raises ValueError if a class is too rare for that.
     """
     from sklearn.model_selection import train_test_split
 
@@ -25,10 +25,10 @@ def split_indices(labels: np.ndarray, sizes: tuple[int | float, ...], seed: int)
 
 
 def long_tailed(labels: np.ndarray, classes: int, imbalance: float, seed: int) -> torch.Tensor:
-    """Which images [K] to keep so that class c of C holds its number times `imbalance ** (-c / (C - 1))`, at least one.
+    """Choose images [K] so that class c of C keeps its number times `imbalance ** (-c / (C - 1))`.
 
-    Class 0 keeps all and the last class 1 / `imbalance` of its images, drawn by `seed`; a larger imbalance keeps a part
-    of what a smaller one keeps. The profile is that of Cui et al.'s long-tailed CIFAR (CVPR 2019).
+    Class 0 keeps all images, the last class 1 / `imbalance` of its own, drawn by `seed`; every class keeps at least one. A larger
+    imbalance keeps a part of what a smaller one keeps. The profile is that of Cui et al.'s long-tailed CIFAR (CVPR 2019).
     """
     order, kept = np.random.default_rng(seed).permutation(len(labels)), []
     for c in range(classes):
@@ -38,17 +38,17 @@ def long_tailed(labels: np.ndarray, classes: int, imbalance: float, seed: int) -
 
 
 def stratified(labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
-    """Which `count` of the images [N] to take so that the `classes` have as many each as can be: int64 [count], rising.
+    """Choose `count` of the images [N] so that the `classes` have numbers as equal as possible.
 
-    They are the first ones of a shuffle that never changes, class by class in turn: a larger count has all of a smaller one.
-    Raises DataProblem where that is less than one a class, or more than there are.
+    Returns int64 [count], ascending: the first images of a fixed shuffle, class by class in turn. A larger count includes every
+    smaller one. Raises DataProblem for a count of less than one per class, or of more than N.
     """
     totals = torch.bincount(labels, minlength=classes)
     least = int((totals > 0).sum())
     if not least <= count <= len(labels):
         raise DataProblem(f"images must be between {least} (one a class) and {len(labels)} (all there are), got {count}.")
     order = keyed_random.permutation(0, 0, len(labels), labels.device)
-    by_class = torch.argsort(labels[order], stable=True)  # places in the shuffle, class after class
+    by_class = torch.argsort(labels[order], stable=True)  # positions in the shuffle, class after class
     turn = torch.empty_like(order)
     turn[by_class] = torch.cat([torch.arange(n, device=labels.device) for n in totals.tolist()])
     return order[torch.argsort(turn, stable=True)[:count]].sort().values

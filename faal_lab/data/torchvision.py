@@ -1,7 +1,7 @@
 """Load CIFAR-10, CIFAR-100, SVHN, STL-10, MNIST and Fashion-MNIST by torchvision.
 
-torchvision compares hashes before it reads: of CIFAR's pickles, SVHN and STL-10 each time; of MNIST's and Fashion-MNIST's
-archives when they are fetched. What was unpacked from those is plain numbers without a hash.
+torchvision compares hashes before it reads. It checks CIFAR's pickles, SVHN and STL-10 each time, but the archives of MNIST and
+Fashion-MNIST only after a download. The files unpacked from those archives are plain numbers without a hash.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.nn import functional as F
 from faal_lab.data.images import DataProblem, Images, Splits
 from faal_lab.data.split import split_indices
 
-_VALIDATION, _VALIDATION_MOST = 0.1, 3000  # of the training images; in all
+_VALIDATION, _VALIDATION_MOST = 0.1, 3000  # a fraction of the training images; the most images
 _CHUNK = 500  # images resized at once
-_FOLDER = "data"  # in the working directory, where no data_dir is given
+_FOLDER = "data"  # in the working directory, if there is no data_dir
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One of torchvision's sets: what it is called there, and its files under the data folder."""
+    """One of torchvision's sets: its name there, and its files under the data folder."""
 
     kind: str  # the class in torchvision.datasets
-    archives: tuple[str, ...]  # what is fetched, or copied by hand
-    unpacked: tuple[str, ...]  # what comes out of it
+    archives: tuple[str, ...]  # the files to fetch, or to copy by hand
+    unpacked: tuple[str, ...]  # the files in them
     augmentation: str  # digits must not be mirrored
-    option: str = "train"  # how the class is told which part to read
+    option: str = "train"  # the argument that selects the part to read
     parts: tuple[Any, Any] = (True, False)
     labels: str = "targets"
     channels: int = 1  # the axis of [N, ...] that the channels are on
@@ -60,7 +60,7 @@ SOURCES = {
     "fashion-mnist": _mnist("FashionMNIST"),
 }
 
-# What torchvision raises for files that are absent, damaged or not what it expects; and where it cannot fetch them.
+# torchvision raises these for files that are absent, damaged or unexpected; and if it cannot fetch them.
 _UNREADABLE = (RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError, EOFError, pickle.UnpicklingError)
 _UNFETCHED = (*_UNREADABLE, HTTPException)
 
@@ -68,8 +68,8 @@ _UNFETCHED = (*_UNREADABLE, HTTPException)
 def load_torchvision(name: str, seed: int, data_dir: str, image_size: int, download: bool) -> Splits:
     """Read the set `name` of SOURCES from `data_dir` (empty: the folder `data` in the working directory).
 
-    Its own test images are the test split; validation is 10 % of its training images but at most 3,000, by class and
-    seed. Files that are not there are fetched only with `download`. `image_size` resizes (0 keeps the images' size).
+    Its own test images are the test split. Validation is 10 % of its training images but at most 3,000, by class and seed.
+    Missing files are fetched only with `download`. `image_size` resizes images (pixels; 0 keeps their size). Raises DataProblem.
     """
     source, root = SOURCES[name], Path(data_dir or _FOLDER)
     (pixels, labels, classes), (test_pixels, test_labels, _) = _obtained(name, source, root, download)
@@ -84,7 +84,10 @@ def load_torchvision(name: str, seed: int, data_dir: str, image_size: int, downl
 
 
 def resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
-    """uint8 images [N, C, H, W] at `side` x `side` (bilinear, antialiased); as they are where `side` is 0 or their own."""
+    """Resize uint8 images [N, C, H, W] to `side` x `side` (bilinear, antialiased).
+
+    A `side` of 0 or of their own size returns them unchanged.
+    """
     if not side or tuple(pixels.shape[2:]) == (side, side):
         return pixels
     chunks = []
@@ -98,9 +101,9 @@ _Part = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]  # pixels uint8 [N, C
 
 
 def _obtained(name: str, source: _Source, root: Path, download: bool) -> list[_Part]:
-    """Training and test images, fetched first where they cannot be read and `download` is given; raises DataProblem."""
+    """Read both parts; if that fails and `download` is set, fetch them first. Raises DataProblem."""
     old = root / source.kind / "processed" / "training.pt"
-    if old.exists():  # torchvision would read it before all else, and by its existence alone
+    if old.exists():  # torchvision would read it first, without a check
         raise DataProblem(f"{old.resolve()} was made by an old torchvision and has no hash to check. Delete its folder.")
     try:
         return _read(source, root)
@@ -109,21 +112,21 @@ def _obtained(name: str, source: _Source, root: Path, download: bool) -> list[_P
             raise (_damaged if _any_there(source, root) else _missing)(name, source, root, error) from error
     try:
         _opened(source, root, download=True)
-        return _read(source, root)  # once more without: only then STL-10's files are checked after they were unpacked
+        return _read(source, root)  # STL-10's files are checked only if they are read again after the download
     except _UNFETCHED as error:
         local = _any_there(source, root) and not isinstance(error, (OSError, HTTPException))
         raise (_damaged if local else _unfetched)(name, source, root, error) from error
 
 
 def _opened(source: _Source, root: Path, *, download: bool) -> list[Any]:
-    """Both parts as torchvision's objects. Nothing is printed but, on a download, its bar (to stderr)."""
+    """Open both parts as torchvision's objects. Print nothing but a download's bar (to stderr)."""
     try:
         from torchvision import datasets
     except ImportError as error:
         raise ImportError(f"{source.kind} is read by torchvision: pip install torchvision") from error
     kind = getattr(datasets, source.kind)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy 2.4 at CIFAR's pickles, written by an old one
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")  # numpy 2.4 warns about CIFAR's old pickles
         return [kind(root, **{source.option: part}, download=download) for part in source.parts]
 
 
@@ -132,7 +135,7 @@ def _read(source: _Source, root: Path) -> list[_Part]:
 
 
 def _tensors(source: _Source, part: Any) -> _Part:
-    """torchvision's arrays in our layout; raises ValueError where they do not belong together."""
+    """Convert torchvision's arrays to our layout. Raises ValueError if they do not belong together."""
     pixels, labels = torch.as_tensor(part.data), torch.as_tensor(getattr(part, source.labels)).to(torch.int64)
     pixels = (pixels[:, None] if pixels.ndim == 3 else pixels).movedim(source.channels, 1).contiguous()
     names = tuple(map(str, range(10))) if source.kind == "SVHN" else tuple(getattr(part, "classes", ()))

@@ -1,7 +1,7 @@
 """Solve for the worst class distribution in a set around a reference: FAAL's middle maximisation.
 
-This room needs no other room of ours. To add a set, write its class, add a row to `AMBIGUITY_SETS` in `catalogue.py`, and state
-it for CVXPY in `conic.py`, which is its oracle.
+This package imports only the catalogue. To add a set, write its class, add a row to `AMBIGUITY_SETS` in `catalogue.py`, and
+state it for CVXPY in `conic.py`, which is its oracle.
 """
 
 from typing import Any

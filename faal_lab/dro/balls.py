@@ -1,4 +1,7 @@
-"""Sets with a closed form: chi-square, Hellinger, total variation, CVaR, the simplex, one point, and a floor under any set."""
+"""Define the simpler sets: chi-square, Hellinger, total variation, CVaR, simplex, point and floor.
+
+All have a closed form but the Hellinger ball, which needs one scalar root. A floor goes under any set.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,20 @@ from faal_lab.dro.base import AmbiguitySet, WorstCase, check_radius, falling_roo
 class ChiSquareBall:
     """All w with sum((w - u)^2 / u) <= radius (without the factor 1/2; about 2 tau of a small KL ball).
 
-    The worst case is `w = u * (score - theta)+`, normalised: a class far below the others is switched off. While none is,
-    its value is mean + sqrt(radius) * standard deviation. Solved by sorting, without iteration.
+    The worst case is `w = u * (score - theta)+`, normalised: a class far below the others gets no weight. While every
+    class has weight, the value is mean + sqrt(radius) * standard deviation of the scores. Solved by sorting, without iteration.
+
+    Args:
+        radius: rho, at least 0 (default 1).
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is negative or NaN.
+
+    >>> import torch
+    >>> from faal_lab.dro import ChiSquareBall
+    >>> ChiSquareBall(1.0).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0291, 0.1094, 0.1898, 0.6717], dtype=torch.float64)
     """
 
     radius: float = 1.0
@@ -33,13 +48,13 @@ class ChiSquareBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check))
         u, rho = posed.reference, posed.radius[..., None]
         d, order = torch.sort(posed.gaps, dim=-1)
         p = u.gather(-1, order)
         mass, first, second = p.cumsum(-1), (p * d).cumsum(-1), (p * d * d).cumsum(-1)
-        # a class keeps weight if a threshold at its own score would overspend; at the hardest it always would
+        # a class keeps weight if a threshold at its own score exceeds the radius; the hardest class always does
         reach = d * mass - first
         spend = (d * d * mass - 2 * d * first + second) / reach.clamp(min=1e-300) ** 2 - 1
         active = posed.present & torch.zeros_like(posed.present).scatter(-1, order, (spend > rho) | (d == 0))
@@ -66,8 +81,20 @@ class ChiSquareBall:
 class HellingerBall:
     """All w with sum((sqrt(w) - sqrt(u))^2) / 2 <= radius, in [0, 1].
 
-    Weights stay positive until, at the radius 1 - sqrt(m) with m the reference's mass on the hardest classes, all of it is there.
-    The reference must be positive: a class it does not hold could be bought, and is refused instead.
+    Every weight stays positive up to the radius 1 - sqrt(m), with m the reference's mass on the hardest classes. From there on,
+    all weight is on these. A reference must be positive: a class without reference mass could gain weight, and is refused.
+
+    Args:
+        radius: rho, in [0, 1] (default 0.1).
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is outside [0, 1].
+
+    >>> import torch
+    >>> from faal_lab.dro import HellingerBall
+    >>> HellingerBall(0.1).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0883, 0.1044, 0.1252, 0.6821], dtype=torch.float64)
     """
 
     radius: float = 0.1
@@ -84,13 +111,13 @@ class HellingerBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits, positive=True)
         u, rho = posed.reference, posed.radius.clamp(min=1e-300, max=1 - 1e-16)
         target = torch.log(torch.expm1(-2 * torch.log1p(-rho)))
 
         def variation(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            """E[q]; v, the squared coefficient of variation of q = eps / (eps + d); and dv / ds."""
+            """Return E[q]; v, the squared coefficient of variation of q = eps / (eps + d); and dv / ds."""
             eps = torch.exp(s)[..., None]
             q = eps / (eps + posed.gaps)
             near = (u * q).sum(-1)
@@ -124,8 +151,20 @@ class HellingerBall:
 class TotalVariationBall:
     """All w with sum(|w - u|) / 2 <= radius, in [0, 1]: the mass that may move.
 
-    It leaves the easiest classes first, a class loses no more than it has, and all of it goes to the hardest; classes
-    in between keep exactly their reference. Ties share in proportion to the reference.
+    Mass leaves the easiest classes first, and a class loses no more than it has. All of it goes to the hardest class; classes in
+    between keep exactly their reference. Ties share in proportion to the reference.
+
+    Args:
+        radius: delta, in [0, 1] (default 0.2).
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is outside [0, 1].
+
+    >>> import torch
+    >>> from faal_lab.dro import TotalVariationBall
+    >>> TotalVariationBall(0.2).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0500, 0.2500, 0.2500, 0.4500], dtype=torch.float64)
     """
 
     radius: float = 0.2
@@ -142,7 +181,7 @@ class TotalVariationBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits)
         u, top = posed.reference, posed.top
         spare = torch.where(top, 0.0, u)
@@ -150,7 +189,7 @@ class TotalVariationBall:
         gaps = torch.where(posed.present, posed.gaps, -1.0)
         d, order = torch.sort(gaps, dim=-1, descending=True)
         filled = spare.gather(-1, order).cumsum(-1) >= moved
-        level = torch.where(filled, d, 0.0).amax(-1, keepdim=True)  # the easiest class that is not emptied altogether
+        level = torch.where(filled, d, 0.0).amax(-1, keepdim=True)  # the easiest class that keeps some mass
         emptied, partly = gaps > level, gaps == level
         taken = torch.where(emptied, spare, 0.0)
         remainder = moved - taken.sum(-1, keepdim=True)
@@ -161,9 +200,22 @@ class TotalVariationBall:
 
 @dataclass(frozen=True)
 class CVaR:
-    """All w <= reference / alpha. Alpha, the radius, runs the other way than everywhere else: 1 is the reference, small is far.
+    """All w <= reference / alpha. The radius is alpha.
+    It runs the other way than in all other sets: 1 is the reference, and a small alpha reaches far.
 
-    `divergence` is the alpha that was needed, 1 / max(w / u); `dual` is the derivative of the value by 1 / alpha.
+    `divergence` is the alpha that was needed, 1 / max(w / u). `dual` is the derivative of the value by 1 / alpha.
+
+    Args:
+        radius: alpha, in [1e-12, 1] (default 0.5).
+
+    Raises:
+        TypeError: alpha is no number.
+        ValueError: alpha is outside [1e-12, 1].
+
+    >>> import torch
+    >>> from faal_lab.dro import CVaR
+    >>> CVaR(0.5).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0000, 0.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
 
     radius: float = 0.5
@@ -180,7 +232,10 @@ class CVaR:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; ties at the edge share what is left in proportion to the reference."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`.
+
+        Ties at the edge share the mass that is left in proportion to the reference.
+        """
         posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits))
         u = posed.reference
         cap = u / posed.radius[..., None]
@@ -195,12 +250,21 @@ class CVaR:
         excess = (u * (level - posed.gaps).clamp(min=0)).sum(-1)
         answer = settle(posed, weights, 1 / largest, excess, nominal=posed.radius >= 1)
         needed = torch.where(answer.divergence == 0, 1.0, answer.divergence)
-        return WorstCase(answer.weights, answer.value, needed, answer.dual)  # torch 2.11 does not compile _replace
+        return WorstCase(answer.weights, answer.value, needed, answer.dual)  # not _replace: torch 2.11 does not compile it
 
 
 @dataclass(frozen=True)
 class Simplex:
-    """Every distribution over the classes present: all weight on the hardest, ties in proportion to the reference."""
+    """Every distribution over the classes present. The hardest class gets all weight.
+    Ties share in proportion to the reference.
+
+    A radius has no effect.
+
+    >>> import torch
+    >>> from faal_lab.dro import Simplex
+    >>> Simplex().worst_case(torch.tensor([0.1, 0.2, 0.9, 0.9])).weights
+    tensor([0.0000, 0.0000, 0.5000, 0.5000], dtype=torch.float64)
+    """
 
     radius: float = float("inf")
     limits: ClassVar[tuple[float, float]] = ANY_RADIUS
@@ -213,7 +277,7 @@ class Simplex:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; `divergence` is the mass that moved."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`. `divergence` is the mass that moved."""
         posed = pose(scores, float("inf"), reference, present, check)
         moved = torch.where(posed.top, 0.0, posed.reference).sum(-1)
         return settle(posed, proportional(posed.top, posed.reference), moved, torch.zeros_like(moved))
@@ -221,7 +285,15 @@ class Simplex:
 
 @dataclass(frozen=True)
 class Point:
-    """The reference and nothing else: plain averaging over classes."""
+    """The reference and nothing else: plain averaging over classes.
+
+    A radius has no effect.
+
+    >>> import torch
+    >>> from faal_lab.dro import Point
+    >>> Point().worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
+    """
 
     radius: float = 0.0
     limits: ClassVar[tuple[float, float]] = ANY_RADIUS
@@ -234,7 +306,7 @@ class Point:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         posed = pose(scores, 0.0, reference, present, check)
         nothing = torch.zeros_like(posed.spread)
         return settle(posed, posed.reference, nothing, nothing)
@@ -242,9 +314,22 @@ class Point:
 
 @dataclass(frozen=True)
 class Floored:
-    """All (1 - share) * w + share * reference with w in `inner`: no class counts less than `share` times its reference.
+    """All (1 - share) * w + share * reference with w in `inner`.
+    No class counts less than `share` times its reference. CFOL (Pethick et al. 2023) mixes in one half. The radius, `divergence`
+    and the unit of `dual` are those of the inner set.
 
-    CFOL (Pethick et al. 2023) mixes in one half. The radius, `divergence` and the unit of `dual` are the inner set's own.
+    Args:
+        inner: any ambiguity set.
+        share: the floor, in [0, 1] (default 0.1).
+
+    Raises:
+        TypeError: the share is no number.
+        ValueError: the share is outside [0, 1].
+
+    >>> import torch
+    >>> from faal_lab.dro import Floored, Simplex
+    >>> Floored(Simplex(), share=0.5).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.1250, 0.1250, 0.1250, 0.6250], dtype=torch.float64)
     """
 
     inner: AmbiguitySet
@@ -255,12 +340,12 @@ class Floored:
 
     @property
     def limits(self) -> tuple[float, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The inner set's limits."""
+        """The limits of the inner set."""
         return self.inner.limits
 
     @property
     def radius(self) -> float:
-        """The inner set's radius."""
+        """The radius of the inner set."""
         return self.inner.radius
 
     def worst_case(
@@ -271,7 +356,7 @@ class Floored:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         found = self.inner.worst_case(scores, radius, reference, present, check)
         posed = pose(scores, 0.0, reference, present, False)
         weights = torch.lerp(found.weights, posed.reference, self.share)

@@ -1,4 +1,7 @@
-"""Define what every ambiguity set promises, and what their solvers share: the problem's pose and a root finder."""
+"""Define the interface of ambiguity sets and the steps that all solvers share.
+
+`pose` checks and normalises a problem, `falling_root` finds a root, and `settle` returns the answer in the units of the scores.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,22 @@ from faal_lab.catalogue import ANY_RADIUS
 
 
 class WorstCase(NamedTuple):
-    """The answer of a set: float64 tensors on the device of the scores, detached."""
+    """The worst case of a set: float64 tensors on the device of the scores, detached."""
 
     weights: torch.Tensor  # [..., C] on the simplex, 0 for absent classes
     value: torch.Tensor  # [...] the maximum: sum of weights * scores, less the price paid in a penalised form
-    divergence: torch.Tensor  # [...] how far from the reference the weights are, in the set's own measure
-    dual: torch.Tensor  # [...] d value / d radius (what a little more radius is worth)
+    divergence: torch.Tensor  # [...] distance of the weights from the reference, in the measure of the set
+    dual: torch.Tensor  # [...] d value / d radius: the worth of a little more radius
 
 
 class AmbiguitySet(Protocol):
-    """A set of class distributions around a reference; see `KLBall` for the one FAAL uses."""
+    """A set of class distributions around a reference. FAAL uses `KLBall`."""
 
     limits: ClassVar[tuple[float, float]]  # smallest and largest radius that has a meaning
 
     @property
     def radius(self) -> float:
-        """How far from the reference the set reaches, in its own measure."""
+        """The largest distance from the reference, in the measure of the set."""
         ...
 
     def worst_case(
@@ -37,18 +40,31 @@ class AmbiguitySet(Protocol):
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """Maximise sum(w * scores) over the set, for each row of `scores` [..., C].
+        """Maximise sum(w * scores) over the set, for each row of `scores`.
 
-        `radius` overrides the set's own: a number, a 0-dim tensor (so that turning it recompiles nothing) or [...].
-        `reference` [..., C] lies on the simplex and is uniform by default. `present` [..., C] takes classes out of the
-        problem. `check` validates values, which waits for the device: by default done on a CPU only; elsewhere NaN
-        propagates. Float64 inside whatever comes in; nothing is differentiated.
+        All arithmetic is in float64. Nothing is differentiated.
+
+        Args:
+            scores: [..., C], one problem per row, of any number type; the highest score is the hardest class.
+            radius: a number, a 0-dim tensor or [...]; None is the set's own. New values in a tensor recompile nothing.
+            reference: [..., C] on the simplex; None is uniform. It is normalised again over the classes present.
+            present: bool [..., C], the classes in the problem; None is all. A row without any is solved as if all were present.
+            check: True checks values, and waits for a GPU to do so; False lets NaN propagate. None checks on a CPU only.
+
+        Returns:
+            The weights [..., C], and their value, divergence and dual [...]; see `WorstCase`.
+
+        Raises:
+            ValueError: a shape does not fit, or a checked value is invalid; the message names the argument.
         """
         ...
 
 
 def check_radius(radius: float, name: str, limits: tuple[float, float] = ANY_RADIUS) -> None:
-    """Refuse a radius that is not a number inside `limits` (infinity is allowed: all that the set can reach)."""
+    """Raise TypeError for a radius that is no number, and ValueError for one outside `limits`.
+
+    Infinity is valid where the upper limit is infinite; for a ball it means all that the set can reach.
+    """
     if isinstance(radius, bool) or not isinstance(radius, (int, float)):
         raise TypeError(f"{name} must be a number, got {radius!r} ({type(radius).__name__}).")
     if not limits[0] <= radius <= limits[1]:  # also catches NaN
@@ -57,16 +73,16 @@ def check_radius(radius: float, name: str, limits: tuple[float, float] = ANY_RAD
 
 
 def said(limits: tuple[float, float]) -> str:
-    """Limits in words."""
+    """Return limits in words."""
     low, high = limits
     return f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
 
 
-_FLAT = 1e-12  # a range of scores below this, relative to their size, is rounding noise: all equal
+_FLAT = 1e-12  # a range of scores below this, relative to their size, is rounding noise: the scores count as equal
 
 
 class Posed(NamedTuple):
-    """One checked problem a row, all float64: the reference is 0 on absent classes and sums to 1."""
+    """Checked problems, one per row, in float64. The reference is 0 on absent classes and sums to 1."""
 
     scores: torch.Tensor  # [..., C], 0 on absent classes
     reference: torch.Tensor  # [..., C]
@@ -78,7 +94,7 @@ class Posed(NamedTuple):
 
     @property
     def top(self) -> torch.Tensor:
-        """The hardest classes: bool [..., C]."""
+        """The hardest classes, bool [..., C]."""
         return self.present & (self.gaps == 0)
 
 
@@ -92,9 +108,9 @@ def pose(
     *,
     positive: bool = False,
 ) -> Posed:
-    """Check (see `AmbiguitySet.worst_case`) and normalise. Raises ValueError that names the argument.
+    """Check and normalise a problem, given by the arguments of `AmbiguitySet.worst_case`.
 
-    `positive` refuses a reference that holds nothing of a class present.
+    `positive` refuses a reference without mass on a class that is present. Raises ValueError, which names the argument.
     """
     scores = scores.detach().to(torch.float64)
     if scores.ndim == 0 or scores.shape[-1] == 0:
@@ -109,7 +125,7 @@ def pose(
         _check_values(scores, given, bound, mask, limits, positive)
     given, mask = given.expand(scores.shape), mask.expand(scores.shape)
     if present is not None:
-        mask = mask | ~mask.any(dim=-1, keepdim=True)  # nobody present: answer as if all were
+        mask = mask | ~mask.any(dim=-1, keepdim=True)  # no class present: solve as if all were
         given = torch.where(mask, given, 0.0)
         given = given / given.sum(dim=-1, keepdim=True)
     top = torch.where(mask, scores, -torch.inf).amax(-1, keepdim=True)
@@ -126,9 +142,9 @@ def pose(
 def settle(
     posed: Posed, weights: torch.Tensor, divergence: torch.Tensor, dual: torch.Tensor, *, nominal: torch.Tensor | None = None
 ) -> WorstCase:
-    """The answer in the units of the scores; the reference itself where scores are equal or `nominal` says so.
+    """Return the answer in the units of the scores.
 
-    `dual` [...] is in units of the spread.
+    It is the reference where all scores are equal or `nominal` is True. `dual` [...] comes in units of the spread.
     """
     still = posed.flat if nominal is None else posed.flat | nominal
     weights = torch.where(still[..., None], posed.reference, weights)
@@ -137,14 +153,20 @@ def settle(
 
 
 def settle_priced(posed: Posed, weights: torch.Tensor, divergence: torch.Tensor) -> WorstCase:
-    """The answer of a penalised form: the radius is a price, paid for the divergence; at an infinite price, the reference."""
+    """Return the answer of a penalised form, where the radius is the price of a unit of divergence.
+
+    An infinite price gives the reference.
+    """
     found = settle(posed, weights, divergence, -divergence, nominal=torch.isinf(posed.radius))
     paid = torch.where(found.divergence > 0, posed.radius * found.divergence, 0.0)
     return WorstCase(found.weights, found.value - paid, found.divergence, -found.divergence)
 
 
 def within_reference(posed: Posed) -> Posed:
-    """The problem over the classes that the reference holds, for measures that make all others infinitely dear."""
+    """Restrict the problem to classes with reference mass.
+
+    For the measures by which every other class is infinitely far.
+    """
     held = posed.present & (posed.reference > 0)
     top = torch.where(held, posed.gaps, torch.inf).amin(-1, keepdim=True)
     length = torch.where(held, posed.gaps, 0.0).amax(-1, keepdim=True) - top
@@ -155,12 +177,15 @@ def within_reference(posed: Posed) -> Posed:
 
 
 def eager_on_cpu(values: torch.Tensor) -> bool:
-    """Whether looking at a value costs nothing here: not on a GPU, which would have to be waited for, and not while compiling."""
+    """Return whether reading a value costs nothing: on a CPU, outside torch.compile.
+
+    On a GPU the read would wait for the device.
+    """
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def proportional(mask: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """The reference restricted to `mask` [..., C] and normalised; equal shares where it has no mass there."""
+    """Restrict the reference to `mask` [..., C] and normalise it; equal shares if it has no mass there."""
     inside = torch.where(mask, reference, 0.0)
     inside = torch.where(inside.sum(-1, keepdim=True) > 0, inside, mask.to(reference.dtype))
     return inside / inside.sum(-1, keepdim=True)
@@ -199,10 +224,10 @@ def _few(values: torch.Tensor) -> str:
     return f"[{shown}{', ...' if values.numel() > 12 else ''}]" if values.ndim else shown
 
 
-# At most so many looks at the curve. On a CPU the loop ends when every row has settled, after 3 to 9 as a rule. Where nobody may
-# wait for the device a fixed number is made; a test holds that it is enough for hard problems.
+# The most evaluations of the curve. On a CPU the loop ends when every row has settled, usually after 3 to 9. To ask a GPU would
+# mean to wait for it, so a fixed number runs there; a test checks that it is enough for hard problems.
 _ROUNDS, _ROUNDS_BLIND = 64, 24
-_CLOSE = 1e-9  # Newton doubles the digits: a step of this size lands on the last one
+_CLOSE = 1e-9  # Newton doubles the digits: a step of this size reaches the last one
 
 
 def falling_root(
@@ -211,9 +236,9 @@ def falling_root(
     high: torch.Tensor,
     start: torch.Tensor,
 ) -> torch.Tensor:
-    """The s in [low, high] where `curve` (value and slope at s, all [...]) falls through 0.
+    """Find the s in [low, high] where f falls through 0; `curve` returns f(s) and its slope, all [...].
 
-    Newton's step where it stays inside the bracket, which every look narrows; the middle of the bracket where it does not.
+    Take Newton's step if it stays inside the bracket, else the middle of the bracket. Every evaluation narrows the bracket.
     """
     s, eager = torch.clamp(start, low, high), eager_on_cpu(start)
     for _ in range(_ROUNDS if eager else _ROUNDS_BLIND):

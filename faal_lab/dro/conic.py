@@ -1,8 +1,8 @@
-"""State the same sets for a general conic solver (CVXPY): independent, slow, and selectable.
+"""Solve every ambiguity set by a general conic solver (CVXPY): independent, slow, and selectable.
 
 Each row of `STATEMENTS` gives the convex expression that must stay below the radius. A statement is compiled once per set and
-number of classes; scores, reference, radius and costs are its parameters (DPP). A solver that fails raises and names itself; no
-other one is tried.
+number of classes; scores, reference, radius and costs are its parameters (DPP). If a solver fails, the error names it; no other
+one is tried.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from faal_lab.dro.kl import KLBall, KLPenalty
 from faal_lab.dro.reverse_kl import ReverseKLBall, ReverseKLPenalty
 from faal_lab.dro.wasserstein import WassersteinBall
 
-# A statement: (cvxpy, weights w, parameters by name) -> (what is measured, further constraints).
+# A statement: (cvxpy, weights w, parameters by name) -> (the measure, further constraints).
 Statement = Callable[[Any, Any, "Parameters"], tuple[Any, list[Any]]]
 
 
@@ -77,7 +77,7 @@ STATEMENTS: dict[type, Statement] = {
 }
 _PENALISED = (KLPenalty, ReverseKLPenalty)
 _ABSOLUTE = (ReverseKLBall, ChiSquareBall, CVaR, ReverseKLPenalty, KLPenalty)  # no weight where the reference has none
-# An oracle should be wrong by less than what it checks: Clarabel stops at 1e-8 by default.
+# Clarabel stops at 1e-8 by default; an oracle must be more accurate than the solver that it checks
 _OPTIONS: dict[str, dict[str, float]] = {"CLARABEL": {"tol_gap_abs": 1e-9, "tol_gap_rel": 1e-9, "tol_feas": 1e-9}}
 
 _VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -91,7 +91,7 @@ _VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Parameters(dict[str, Any]):
-    """CVXPY parameters, made when a statement first asks for one."""
+    """CVXPY parameters, created when a statement first asks for one."""
 
     def __init__(self, cp: Any, classes: int) -> None:
         super().__init__(scores=cp.Parameter(classes), radius=cp.Parameter(nonneg=True))
@@ -103,7 +103,7 @@ class Parameters(dict[str, Any]):
         return self[name]
 
     def fill(self, u: np.ndarray, scores: np.ndarray, radius: float, cost: np.ndarray | None) -> None:
-        """Give every parameter its value."""
+        """Set the value of every parameter."""
         given = {"scores": scores, "radius": radius, "cost": cost}
         for name, parameter in self.items():
             parameter.value = given[name] if name in given else _VALUES[name](u)
@@ -111,7 +111,10 @@ class Parameters(dict[str, Any]):
 
 @cache
 def compiled(kind: type, classes: int) -> tuple[Any, Any, Parameters, Any, Any]:
-    """Problem, weights, parameters, measure and (for a ball) its constraint, once per set and number of classes."""
+    """Compile a statement, once per set and number of classes.
+
+    Return problem, weights, parameters, measure and, for a ball, its constraint.
+    """
     import cvxpy as cp
 
     w, parameters = cp.Variable(classes, nonneg=True), Parameters(cp, classes)
@@ -134,17 +137,15 @@ def solve(
     radius: torch.Tensor | float | None = None,
     solver: str = "CLARABEL",
 ) -> WorstCase:
-    """Solve one problem (`scores` [C]) by CVXPY with the named solver; the gaps are handed over, not the scores.
+    """Solve one problem (`scores` [C]) by CVXPY with the named solver.
 
-    Raises RuntimeError when the solver does not reach an optimum, ImportError when cvxpy is missing, TypeError for a set
-    without a statement here.
+    CVXPY gets the gaps, not the scores. Raises RuntimeError if the solver reaches no optimum, ImportError without cvxpy, and
+    TypeError for a set without a statement.
     """
     if isinstance(ambiguity, Floored):
         raise TypeError("A floor is a mixture with the reference: solve its inner set.")
     if type(ambiguity) not in STATEMENTS:
-        raise TypeError(
-            f"{type(ambiguity).__name__} has no statement for CVXPY; add a row to faal_lab.ambiguity.conic.STATEMENTS."
-        )
+        raise TypeError(f"{type(ambiguity).__name__} has no statement for CVXPY; add a row to faal_lab.dro.conic.STATEMENTS.")
     posed = pose(scores, ambiguity.radius if radius is None else radius, reference, present, check=True)
     keep = posed.present & ((posed.reference > 0) if isinstance(ambiguity, _ABSOLUTE) else True)
     return _solved(ambiguity, posed, keep, solver)
@@ -157,14 +158,13 @@ def _solved(ambiguity: AmbiguitySet, posed: Posed, keep: torch.Tensor, solver: s
     name = f"CVXPY's solver {solver}"
     problem, w, parameters, measure, ball = compiled(kind, int(keep.sum()))
     cost = ambiguity.costs(len(keep))[keep][:, keep].numpy() if isinstance(ambiguity, WassersteinBall) else None
-    unit = (
-        float(posed.spread) / radius if kind in _PENALISED else 1.0
-    )  # the price is divided out: a product of parameters is not DPP
+    # price times measure would be a product of parameters, which is not DPP: divide the scores by the price instead
+    unit = float(posed.spread) / radius if kind in _PENALISED else 1.0
     bound = 1 / radius if kind is CVaR else min(radius, 1e6)
     parameters.fill(posed.reference[keep].numpy(), unit * (1 - posed.gaps[keep]).numpy(), bound, cost)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Solution may be inaccurate")  # then its status is no optimum: refused below
+            warnings.filterwarnings("ignore", "Solution may be inaccurate")  # its status is then no optimum, and is refused below
             problem.solve(solver=solver, **_OPTIONS.get(solver, {}))
     except cp.SolverError as error:
         raise RuntimeError(f"{name} failed on {kind.__name__}: {error}") from error

@@ -1,7 +1,10 @@
 """Solve KL(reference || w) <= tau, the set of the FAAL paper, exactly by one scalar root.
 
-Of all w in the ball the worst is `w_c = u_c * lam / (nu - s_c)` with nu above the largest score. `_solve_floats` finds the same
-root in plain floats for one small problem on a CPU, where a hundred torch operations cost ten times the arithmetic.
+    w_c = u_c * lam / (nu - score_c),   u the reference, nu above the largest score
+
+Let d be the gaps to the largest score, divided by the spread, s = log eps and q = eps / (eps + d). The root is g(s) = tau for
+g(s) = KL(u || w) = log E_u[q] - s + E_u[log(eps + d)]. For one small problem on a CPU, a hundred torch operations cost ten times
+the arithmetic: `_solve_floats` finds the same root in plain floats.
 """
 
 from __future__ import annotations
@@ -15,15 +18,15 @@ import torch
 from faal_lab.catalogue import ANY_RADIUS, PRICES
 from faal_lab.dro.base import Posed, WorstCase, check_radius, eager_on_cpu, falling_root, pose, settle, settle_priced
 
-_CLASSES = 64  # beyond, tensors are as quick
+_CLASSES = 64  # with more classes, tensors are as fast
 _SMALL = 1e-3  # for a smaller tau the plain sum of logarithms loses digits to cancellation
 
 
 def _solve_floats(scores: torch.Tensor, tau: float, present: torch.Tensor | None) -> WorstCase | None:
-    """The worst case for `scores` [C] around uniform over the present classes; None where the general path must answer.
+    """Solve one problem in plain floats: `scores` [C], uniform reference over the present classes.
 
-    That is: many classes, all absent, equal scores, tau 0, tau so large that a weight underflows, and bad input (which it
-    refuses by name).
+    Return None where only the general path can answer: many classes, all absent, equal scores, tau 0, tau so large that a weight
+    underflows, and bad input (which the general path refuses by name).
     """
     if len(scores) > _CLASSES or not 0 < tau < 100:
         return None
@@ -62,7 +65,7 @@ def _solve_floats(scores: torch.Tensor, tau: float, present: torch.Tensor | None
 
 
 def _gap(s: float, gaps: list[float]) -> tuple[float, float, float]:
-    """g, its slope in s, and E[q] (see `kl`)."""
+    """Return g, its slope in s, and E[q]; the module docstring defines them."""
     eps, count = math.exp(s), len(gaps)
     first = second = logs = 0.0
     for d in gaps:
@@ -76,7 +79,7 @@ def _gap(s: float, gaps: list[float]) -> tuple[float, float, float]:
 
 
 def _gap_small(s: float, gaps: list[float]) -> tuple[float, float, float]:
-    """The same for a small tau, around the mean gap, where the first order cancels before it is rounded."""
+    """Return the same for a small tau, around the mean gap: the first order cancels before rounding."""
     eps, count = math.exp(s), len(gaps)
     mean = eps + sum(gaps) / count
     first = second = inverse = logs = 0.0
@@ -95,7 +98,7 @@ def _gap_small(s: float, gaps: list[float]) -> tuple[float, float, float]:
 
 
 def _root(gaps: list[float], tau: float) -> float | None:
-    """s = log eps by Newton on log(exp(g) - 1), inside a bracket that every look narrows."""
+    """Find s = log eps by Newton's method on log(exp(g) - 1), in a bracket that every evaluation narrows."""
     count, tops = len(gaps), gaps.count(0.0)
     look = _gap_small if tau < _SMALL else _gap
     logs = sum([math.log(d) for d in gaps if d])
@@ -123,16 +126,27 @@ def _root(gaps: list[float], tau: float) -> float | None:
     return s
 
 
-_LOG_TINY = -700.0  # below this eps leaves the range of float64, and so do all weights but the hardest classes'
+_LOG_TINY = -700.0  # below it, eps leaves the range of float64, and so do all weights but those of the hardest classes
 
 
 @dataclass(frozen=True)
 class KLBall:
-    """All w with KL(reference || w) <= radius; the paper's tau (FAAL, eq. 8, uniform reference first).
+    """All w with KL(reference || w) <= radius, the paper's tau (FAAL, eq. 8, uniform distribution first).
 
-    Every class keeps a positive weight whatever the radius: this divergence never switches a class off. A class of which the
-    reference holds nothing costs nothing: it takes all it can get if it is the hardest.
-    Radius 0 returns the reference exactly. Raises ValueError on a negative or NaN radius.
+    Every class keeps a positive weight at any radius. A class without reference mass costs nothing: it takes all that it can get
+    if it is the hardest. Radius 0 returns the reference exactly.
+
+    Args:
+        radius: tau, at least 0 (default 0.5).
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is negative or NaN.
+
+    >>> import torch
+    >>> from faal_lab.dro import KLBall
+    >>> KLBall(0.5).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0794, 0.0894, 0.1022, 0.7290], dtype=torch.float64)
     """
 
     radius: float = 0.5
@@ -149,7 +163,10 @@ class KLBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`. One small problem on a CPU is solved in plain floats, to the same digits."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`.
+
+        One small problem on a CPU is solved in plain floats, to the same digits.
+        """
         bound = self.radius if radius is None else radius
         if scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
             found = _solve_floats(scores, float(bound), present)
@@ -160,10 +177,23 @@ class KLBall:
 
 @dataclass(frozen=True)
 class KLPenalty:
-    """Maximise sum(w * scores) - price * KL(reference || w) over the simplex; the price plays the part of the radius.
+    """Maximise sum(w * scores) - price * KL(reference || w) over the simplex.
+    The price takes the place of the radius.
 
-    A high price keeps close to the reference (infinity is the reference). `value` is that maximum, `dual` its derivative by the
-    price, minus the divergence. The reference must be positive.
+    A high price keeps w close to the reference; an infinite one returns the reference. `value` is the maximum, and `dual` is its
+    derivative by the price, -divergence. The reference must be positive on every class present.
+
+    Args:
+        radius: the price, above 0 (default 1), in the units of the scores.
+
+    Raises:
+        TypeError: the price is no number.
+        ValueError: the price is 0, negative or NaN.
+
+    >>> import torch
+    >>> from faal_lab.dro import KLPenalty
+    >>> KLPenalty(1.0).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.1790, 0.1928, 0.2090, 0.4192], dtype=torch.float64)
     """
 
     radius: float = 1.0
@@ -180,10 +210,13 @@ class KLPenalty:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; `w = price * u / (eta - scores)` with E_u[1 / (eta - scores)] = 1 / price."""
+        """Solve for `w = price * u / (eta - scores)` with E_u[1 / (eta - scores)] = 1 / price.
+
+        The arguments are those of `AmbiguitySet.worst_case`, with the price as `radius`.
+        """
         price = self.radius if radius is None else radius
         posed = pose(scores, price, reference, present, check, self.limits, positive=True)
-        unit = (posed.radius / posed.spread).clamp(max=1e300)  # the price in units of the range
+        unit = (posed.radius / posed.spread).clamp(max=1e300)  # the price in units of the spread
         mass = torch.where(posed.top, posed.reference, 0.0).sum(-1)
 
         def curve(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,14 +230,14 @@ class KLPenalty:
 
 
 def _nearness(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
-    """E[q] and E[q (1 - q)] with q = eps / (eps + d) in (0, 1], which unlike 1 / (eps + d) cannot overflow."""
+    """Return E[q] and E[q (1 - q)]. q = eps / (eps + d) is in (0, 1]; 1 / (eps + d) could overflow."""
     eps = torch.exp(s)[..., None]
     q = eps / (eps + posed.gaps)
     return (posed.reference * q).sum(-1), (posed.reference * q * (1 - q)).sum(-1)
 
 
 def _log_mean_gap(s: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
-    """g(eps), in the form that keeps its relative precision at both ends, and its slope in s."""
+    """Return g and its slope in s, in the form that keeps its relative precision at both ends."""
     u, eps = posed.reference, torch.exp(s)[..., None]
     a = eps + posed.gaps
     q = eps / a
@@ -238,7 +271,7 @@ def _solve(posed: Posed) -> WorstCase:
     s = falling_root(curve, low, torch.maximum(low, high), torch.maximum(low, high))
     weights, spent = _weights(s, inner), _log_mean_gap(s, inner)[0]
     dual = torch.exp(s) / _nearness(s, inner)[0]
-    # the dual variable may not sink below a score that costs nothing: what is left over goes there
+    # a score that costs nothing bounds the dual variable from below: the mass that is left over goes to that class
     free = torch.exp(s) < offset
     away = torch.where(held, posed.gaps, 1.0)
     price = torch.exp((u * torch.log(torch.where(away > 0, away, 1.0))).sum(-1) - tau)

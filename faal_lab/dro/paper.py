@@ -1,6 +1,6 @@
-"""Reproduce two things of the FAAL paper for study: its released solver, and Theorem 1's promise by simulation.
+"""Reproduce two parts of the FAAL paper for study: its released solver, and Theorem 1 by simulation.
 
-Nothing here is used in training.
+Training uses neither.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from faal_lab.dro.kl import KLBall
 def release_weights(
     margins: torch.Tensor, labels: torch.Tensor, num_classes: int, tau: float, solver: str = "CLARABEL"
 ) -> torch.Tensor:
-    """Weights [C] from per-sample softmax margins [B]: maximise the sum over samples of `w[label] * margin`.
+    """Compute the weights [C] of the FAAL release from per-sample softmax margins [B].
 
-    Three things differ from the paper. Scores are class sums, so a frequent class is pushed further from 0. An absent class has
-    score 0, harder than every class with a negative margin. The problem is built anew for each batch, which costs
-    milliseconds. The release also tries other solvers when one fails; here it is the named one or RuntimeError.
+    They maximise the sum over samples of `w[label] * margin` in the KL ball. Three things differ from the paper:
+
+    - Scores are class sums, so a frequent class is pushed further from 0.
+    - An absent class has score 0, harder than every class with a negative margin.
+    - The problem is built anew for each batch, which costs milliseconds.
+
+    If a solver fails, the release tries others; this function raises RuntimeError.
     """
     import cvxpy as cp
 
@@ -46,11 +50,14 @@ class Coverage(NamedTuple):
 
     trials: int
     covered: int  # the robust objective was at least the true expected loss
-    worst_covered: int  # it was even at least the loss of the worst class, which nobody promised
+    worst_covered: int  # it was at least the loss of the worst class, which the theorem does not promise
 
 
 def simulate(losses: list[float], truth: list[float], n: int, tau: float, trials: int = 20_000, seed: int = 0) -> Coverage:
-    """Draw `n` labels from `truth` [C] `trials` times and ask the KL ball of radius `tau` around what was drawn."""
+    """Count how often the robust objective covers the true expected loss, as in Theorem 1.
+
+    Draw `n` labels from `truth` [C], `trials` times. The KL ball of radius `tau` is around the drawn frequencies.
+    """
     counts = np.random.default_rng(seed).multinomial(n, truth, size=trials)  # [trials, C]
     rows, times = np.unique(counts, axis=0, return_counts=True)
     known = torch.tensor(losses, dtype=torch.float64)

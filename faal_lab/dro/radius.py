@@ -1,7 +1,9 @@
-"""State a radius as c*: the most that any class can count, in multiples of its share.
+"""Convert between a radius and c*, the largest multiplier of any class.
 
-A radius does not mean the same for 10 classes and for 100, nor in two sets. c* does: at 3, no class counts more than three times.
-It is reached where one class stands out and all others are equal.
+    c* = max over scores and classes of w_c / u_c,   u uniform
+
+A radius means different things for 10 and for 100 classes, and in two sets. c* does not: at 3, no class counts more than three
+times its share. The maximum is reached if one class stands out and all others are equal.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ _HALVINGS = 200
 
 
 def largest_multiplier(ambiguity: AmbiguitySet, classes: int, radius: float | None = None) -> float:
-    """c* = max of weight / reference over all scores, for so many classes and a uniform reference; between 1 and `classes`."""
+    """Return c* for a number of classes and a uniform reference; it is between 1 and `classes`.
+
+    Raises ValueError for a set with a price instead of a radius.
+    """
     if ambiguity.limits == PRICES:
         raise ValueError(
             f"{type(ambiguity).__name__} has a price instead of a radius: what it gives depends on the scores' range."
@@ -31,16 +36,16 @@ def largest_multiplier(ambiguity: AmbiguitySet, classes: int, radius: float | No
 
 
 def stated(ambiguity: AmbiguitySet, radius: float, classes: int) -> str:
-    """The radius both ways, for people: itself, and c* where it has one."""
+    """Return the radius as text, with c* if the set has one."""
     if ambiguity.limits == PRICES:
         return f"price {radius:.3g}"
     return f"tau {radius:.3g} (c* {largest_multiplier(ambiguity, classes, radius):.2f})"
 
 
 def radius_for_multiplier(ambiguity: AmbiguitySet, multiplier: float, classes: int) -> float:
-    """The radius at which `largest_multiplier` is `multiplier`, which must lie above 1 and below `classes`; by bisection.
+    """Find, by bisection, the radius with c* = `multiplier`, above 1 and below `classes`.
 
-    The set's own radius is not read. Raises ValueError for a multiplier that no radius gives.
+    The radius of the set itself has no effect. Raises ValueError for a multiplier that no radius gives.
     """
     if not 1 < multiplier < classes:
         raise ValueError(f"The largest multiplier must lie between 1 and the {classes} classes, both excluded, got {multiplier}.")
@@ -61,9 +66,9 @@ def radius_for_multiplier(ambiguity: AmbiguitySet, multiplier: float, classes: i
 
 
 def _reach(ambiguity: WassersteinBall, classes: int, radius: float) -> float:
-    """The cheapest class to load: its own share, and others' shares from the nearest one on until the radius is spent."""
-    bill = ambiguity.costs(classes).sort(dim=0).values.cumsum(0) / classes  # [k, j] cost of bringing k shares to class j
-    full = (bill <= radius).sum(0)  # the first, at no cost, is class j's own
+    """Return c* of the cheapest class to load: its share, and the nearest ones until the radius is spent."""
+    bill = ambiguity.costs(classes).sort(dim=0).values.cumsum(0) / classes  # [k, j] cost of moving k shares to class j
+    full = (bill <= radius).sum(0)  # the first share is class j's own and costs nothing
     edge = full.clamp(max=classes - 1)
     paid = bill.gather(0, (full - 1)[None])[0]
     step = bill.gather(0, edge[None])[0] - paid

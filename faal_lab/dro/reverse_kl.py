@@ -1,7 +1,9 @@
-"""Solve KL(w || reference) <= tau, the classical entropic ball: FAAL's the other way round.
+"""Solve KL(w || reference) <= tau, the classical entropic ball: FAAL's with the arguments swapped.
 
-The worst case is a softmax, `w = u exp(score / T)`, normalised. Its divergence rises with 1 / T up to log(1 / m), m the
-reference's mass on the hardest classes. Beyond that radius all weight is there and easy classes are switched off.
+    w_c = u_c * exp(score_c / T), normalised: a softmax
+
+The divergence of w rises with 1 / T up to log(1 / m), with m the reference's mass on the hardest classes. Beyond that radius
+all weight is on these, and easy classes get none.
 """
 
 from __future__ import annotations
@@ -27,7 +29,20 @@ from faal_lab.dro.base import (
 
 @dataclass(frozen=True)
 class ReverseKLBall:
-    """All w with KL(w || reference) <= radius. A class that the reference does not hold stays without weight."""
+    """All w with KL(w || reference) <= radius. A class without reference mass gets no weight.
+
+    Args:
+        radius: tau, at least 0 (default 0.5).
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is negative or NaN.
+
+    >>> import torch
+    >>> from faal_lab.dro import ReverseKLBall
+    >>> ReverseKLBall(0.5).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.0665, 0.0896, 0.1208, 0.7230], dtype=torch.float64)
+    """
 
     radius: float = 0.5
     limits: ClassVar[tuple[float, float]] = ANY_RADIUS
@@ -43,7 +58,7 @@ class ReverseKLBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; `dual` is the temperature."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`. `dual` is the temperature."""
         posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check))
         tau = posed.radius.clamp(min=1e-300)
         corner = proportional(posed.top, posed.reference)
@@ -55,7 +70,7 @@ class ReverseKLBall:
             slope = torch.exp(2 * s) * (weights * (posed.gaps - mean) ** 2).sum(-1)
             return torch.log(tau) - torch.log(spent.clamp(min=1e-300)), -slope / spent
 
-        smallest = torch.where(posed.top, 1.0, posed.gaps).amin(-1)  # the bracket ends where the second class is at exp(-700)
+        smallest = torch.where(posed.top, 1.0, posed.gaps).amin(-1)  # at the end of the bracket, the second class is at exp(-700)
         low = 0.5 * torch.log(8 * tau).clamp(max=700)  # Hoeffding: the temperature is at most range / sqrt(8 tau)
         high = torch.maximum(low, torch.log(700 / smallest.clamp(min=1e-300)))
         s = falling_root(curve, low, high, low)
@@ -69,9 +84,22 @@ class ReverseKLBall:
 
 @dataclass(frozen=True)
 class ReverseKLPenalty:
-    """Maximise sum(w * scores) - price * KL(w || reference): a softmax of temperature `price`, Hedge's one-shot form.
+    """Maximise sum(w * scores) - price * KL(w || reference) over the simplex.
+    The answer is a softmax of temperature `price`, Hedge's one-shot form.
 
-    `value` is that maximum, `dual` its derivative by the price, minus the divergence. An infinite price is the reference.
+    An infinite price returns the reference. `value` is the maximum, and `dual` is its derivative by the price, -divergence.
+
+    Args:
+        radius: the price, above 0 (default 1), in the units of the scores.
+
+    Raises:
+        TypeError: the price is no number.
+        ValueError: the price is 0, negative or NaN.
+
+    >>> import torch
+    >>> from faal_lab.dro import ReverseKLPenalty
+    >>> ReverseKLPenalty(1.0).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.1801, 0.1991, 0.2200, 0.4008], dtype=torch.float64)
     """
 
     radius: float = 1.0
@@ -88,7 +116,7 @@ class ReverseKLPenalty:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; the price plays the part of the radius."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`. `radius` is the price."""
         price = self.radius if radius is None else radius
         posed = within_reference(pose(scores, price, reference, present, check, self.limits))
         weights, spent = tilted(posed.spread / posed.radius, posed)
@@ -96,7 +124,10 @@ class ReverseKLPenalty:
 
 
 def tilted(sharpness: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
-    """u exp(-sharpness * gap), normalised, and its KL from u in the form that keeps its digits for both small and large ones."""
+    """Return u exp(-sharpness * gap), normalised, and its KL divergence from u.
+
+    The form of the divergence keeps its digits for small and for large values.
+    """
     u = posed.reference
     x = -sharpness.clamp(max=1e300)[..., None] * posed.gaps
     raw = u * torch.exp(x)

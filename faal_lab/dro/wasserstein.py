@@ -1,7 +1,7 @@
 """Move mass between classes, each pair at its own cost, for at most r in all.
 
-At a price gamma per unit of cost, class c sends its mass where `score_j - gamma * cost_cj` is largest. What that spends falls
-as the price rises, in jumps. The worst case mixes the two plans on either side of the jump at r.
+At a price gamma per unit of cost, class c sends its mass to the class with the largest `score_j - gamma * cost_cj`. The cost of
+these journeys falls as the price rises, in jumps. The worst case mixes the two plans on either side of the jump at r.
 """
 
 from __future__ import annotations
@@ -19,11 +19,24 @@ _HALVINGS = 64
 
 @dataclass(frozen=True)
 class WassersteinBall:
-    """All w that the reference can be carried to at a cost of at most `radius`.
+    """All w to which the reference can be moved at a cost of at most `radius`.
 
-    `cost` [C, C], zero on the diagonal and nowhere negative, says what a unit of mass pays from row to column: for example
-    one minus how often two classes are confused, or the angle between their classifier weights. None is 1 for every pair,
-    which is total variation. Quadratic in C: meant for up to 1,000 classes.
+    Time and memory are quadratic in C: use it for up to 1,000 classes.
+
+    Args:
+        radius: r, at least 0 (default 0.2), in the units of `cost` times mass.
+        cost: [C, C], paid per unit of mass from row to column; for example one minus how often two classes are confused, or the
+            angle between their classifier weights. None is 1 for every pair: total variation.
+
+    Raises:
+        TypeError: the radius is no number.
+        ValueError: the radius is negative or NaN; or `cost` is not square, finite, nonnegative, and 0 on the diagonal.
+
+    >>> import torch
+    >>> from faal_lab.dro import WassersteinBall
+    >>> line = (torch.arange(4)[:, None] - torch.arange(4)).abs()  # classes in a row: neighbours cost 1
+    >>> WassersteinBall(0.25, cost=line).worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights
+    tensor([0.2500, 0.2500, 0.0000, 0.5000], dtype=torch.float64)
     """
 
     radius: float = 0.2
@@ -36,7 +49,17 @@ class WassersteinBall:
             _check_cost(self.cost)
 
     def costs(self, classes: int) -> torch.Tensor:
-        """The cost matrix for so many classes, float64 [C, C]; raises ValueError where it is of another size."""
+        """Return the cost matrix for a number of classes.
+
+        Args:
+            classes: C.
+
+        Returns:
+            The costs, float64 [C, C].
+
+        Raises:
+            ValueError: the matrix has another size.
+        """
         if self.cost is None:
             return 1 - torch.eye(classes, dtype=torch.float64)
         if len(self.cost) != classes:
@@ -51,14 +74,14 @@ class WassersteinBall:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """See `AmbiguitySet.worst_case`; `dual` is the price gamma."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`. `dual` is the price gamma."""
         posed = pose(scores, self.radius if radius is None else radius, reference, present, check)
         cost = self.costs(scores.shape[-1]).to(scores.device)
         scale = cost.amax().clamp(min=1e-300)
         cost, budget = cost / scale, posed.radius / scale
         gain = (posed.gaps[..., :, None] - posed.gaps[..., None, :]) / torch.where(cost > 0, cost, torch.inf)
         low = torch.zeros_like(posed.spread)
-        high = gain.flatten(-2).amax(-1).clamp(min=0) * 2 + 1  # dearer than any journey is worth: all stay
+        high = gain.flatten(-2).amax(-1).clamp(min=0) * 2 + 1  # no journey is worth this price: all mass stays
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             dear = _plan(middle, cost, posed)[1] > budget
@@ -77,7 +100,10 @@ class WassersteinBall:
 
 
 def _plan(price: torch.Tensor, cost: torch.Tensor, posed: Posed) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the mass ends [..., C] at a price [...], and what the journeys cost [...]; of equally good ends the nearest."""
+    """Return where the mass ends [..., C] at a price [...], and the cost of its journeys [...].
+
+    Of equally good destinations, take the nearest.
+    """
     worth = -posed.gaps[..., None, :] - price[..., None, None] * cost
     worth = torch.where(posed.present[..., None, :], worth, -torch.inf)
     best = worth == worth.amax(-1, keepdim=True)

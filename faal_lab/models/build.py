@@ -1,4 +1,4 @@
-"""Build a network by name from the few numbers that make it again, and freeze one for an attack."""
+"""Build a network by name from the few numbers that define it, and freeze one for an attack."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network's shape depends on; kept in every checkpoint. `mean` and `std` are per channel, in [0, 1] units.
+    """The numbers that define a network's shape, kept in every checkpoint.
 
-    `filters` of 0 are the network's own; older checkpoints do not have it.
+    `mean` and `std` are per channel, in [0, 1] units. `filters` of 0 means the network's default; older checkpoints lack it.
     """
 
     name: str
@@ -41,15 +41,19 @@ class ModelSpec:
     filters: int = 0
 
     def differences(self, other: ModelSpec) -> list[str]:
-        """Sentences on what keeps weights of `self` out of `other`, empty where they fit (normalisation may differ)."""
+        """List the reasons why weights of `self` do not fit `other`, empty if they do.
+
+        The normalisation may differ.
+        """
         mine, theirs = (asdict(replace(s, filters=s.filters or FILTERS.get(s.name, 0))) for s in (self, other))
         return [f"{k} is {mine[k]}, expected {theirs[k]}" for k in mine if k not in ("mean", "std") and mine[k] != theirs[k]]
 
 
 def build(spec: ModelSpec, seed: int) -> nn.Module:
-    """A freshly initialised network; the same seed gives the same weights and the global random state is left alone.
+    """Build a freshly initialised network. The same seed gives the same weights.
 
-    A name with ":" is a network from elsewhere (see `factory`); raises ModelProblem or ImportError where it cannot be had.
+    The global random state does not change. A name with ":" is a network from elsewhere (see `from_path`); raises ModelProblem or
+    ImportError if it cannot be loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,9 +65,9 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
 
 @contextmanager
 def frozen(model: nn.Module, batch_norm: str = "eval") -> Iterator[nn.Module]:
-    """The model without parameter gradients, in evaluation mode; mode and flags are restored on the way out.
+    """Freeze the model: no parameter gradients, evaluation mode. Both are restored on exit.
 
-    `batch_norm="train"` leaves it in training mode, as the code of Rice et al. (ICML 2020) and CFA attack: predictions then
+    `batch_norm="train"` leaves it in training mode, as the code of Rice et al. (ICML 2020) and CFA attack. Predictions then
     depend on the whole batch, and every step of the attack moves the running statistics.
     """
     modes = [(module, module.training) for module in model.modules()]

@@ -1,4 +1,4 @@
-"""Show what this machine offers, what is missing, and what the missing part is for."""
+"""Report what this machine offers, which packages are missing, and what they are for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _NEEDED_FOR = {
 
 
 def examine() -> tuple[str, list[str]]:
-    """Return a text for a person, and what is wrong: missing packages, or numbers that this machine gets wrong."""
+    """Return a report as text, and a list of faults, empty if there are none.
+
+    A fault is a missing package, or convolutions that return wrong numbers on this machine.
+    """
     lines = [
         f"Python     {platform.python_version()} on {platform.platform()}",
         f"cores      {_cores()}",
@@ -54,7 +57,7 @@ def examine() -> tuple[str, list[str]]:
 
 
 def _convolutions() -> tuple[str, bool]:
-    """What a try of convolutions on this machine says, and whether its numbers can be trusted."""
+    """Try convolutions: return a line for the report, and whether their numbers can be trusted."""
     try:
         from faal_lab.models import layout
     except ImportError as error:

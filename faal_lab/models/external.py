@@ -1,4 +1,4 @@
-"""Call a network from elsewhere: any importable `module:callable`, or RobustBench's zoo with its weights."""
+"""Load a network from elsewhere: an importable `module:callable`, or RobustBench's zoo with weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from faal_lab.models.normalize import Normalize, Normalized
 
 
 class ModelProblem(FaalLabError, ValueError):
-    """A network that cannot be had, or does not fit the images; the message says what was asked of it and the cure."""
+    """A network that cannot be loaded, or does not fit the images. The message names the cure."""
 
 
 def from_path(
     path: str, num_classes: int, channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
-    """The network that `path` stands for, tried on two black images.
+    """Build the network named by `path`, and try it on two black images.
 
-    "module:callable" is called with num_classes=C and put behind our normalisation; "robustbench:NAME" is taken with its
-    weights and as it is, since RobustBench's networks take pixels in [0, 1]. Raises ModelProblem, or ImportError where
-    robustbench is missing.
+    "module:callable" is called with num_classes=C and put behind our normalisation. "robustbench:NAME" comes with its weights and
+    stays as it is: RobustBench's networks take pixels in [0, 1]. Raises ModelProblem, or ImportError without robustbench.
     """
     if path.startswith(ZOO):
         if (channels, *size) != (3, 32, 32):
@@ -49,14 +48,14 @@ def _called(path: str, num_classes: int) -> nn.Module:
     alone = f"{path} must be callable with num_classes={num_classes} alone"
     cure = "Write a function that takes num_classes and returns the network, and name that one."
     try:
-        with suppress(ValueError):  # a builtin that shows no signature: the call will tell
+        with suppress(ValueError):  # a builtin may show no signature: then only the call can fail
             inspect.signature(factory).bind(num_classes=num_classes)
     except TypeError as error:
         raise ModelProblem(f"{alone}: {error}. {cure}") from error
     try:
         network = factory(num_classes=num_classes)
     except TypeError as error:
-        if "num_classes" not in str(error):  # a defect of the factory's own keeps its traceback
+        if "num_classes" not in str(error):  # an error inside the factory keeps its traceback
             raise
         raise ModelProblem(f"{alone}: {error}. {cure}") from error
     if not isinstance(network, nn.Module):
@@ -65,7 +64,7 @@ def _called(path: str, num_classes: int) -> nn.Module:
 
 
 def _found(path: str) -> Callable[..., Any]:
-    """What `path` names, imported."""
+    """Import the callable that `path` names."""
     module_name, _, attribute = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -76,7 +75,7 @@ def _found(path: str) -> Callable[..., Any]:
                 "for the one you are in)."
             ) from error
         raise ModelProblem(f"model={path}: {module_name} needs a module that is missing: {error}. Install it.") from error
-    except Exception as error:  # any line of a module of the user's own may fail
+    except Exception as error:  # any line of the user's module may fail
         reason = " ".join(str(error).split())
         raise ModelProblem(
             f"model={path}: importing {module_name} fails with {type(error).__name__}: {reason}. To see where: "
@@ -94,7 +93,10 @@ def _found(path: str) -> Callable[..., Any]:
 
 
 def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
-    """Raise ModelProblem unless the model has parameters and gives logits [2, num_classes] for two images, in evaluation mode."""
+    """Try the model on two images [channels, H, W], in evaluation mode.
+
+    Raises ModelProblem unless it has parameters and returns logits [2, num_classes].
+    """
     shown = "x".join(map(str, image))
     training = model.training
     try:
@@ -116,10 +118,10 @@ def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, i
 
 
 def _from_zoo(name: str, num_classes: int) -> nn.Module:
-    """RobustBench's L-infinity network `name` with its weights (Croce et al., NeurIPS Datasets 2021).
+    """Load RobustBench's L-infinity network `name` with its weights (Croce et al., NeurIPS Datasets 2021).
 
-    The file is kept in torch's hub folder and downloaded once; a run that is opened again needs it too. Run with 1.1.1, on
-    files put there by hand: what is downloaded has not been tried.
+    The file is downloaded once to torch's hub folder; a run needs it whenever it is opened. Tested with robustbench 1.1.1 on
+    files put there by hand; the download itself is untested.
     """
     dataset = {10: "cifar10", 100: "cifar100"}.get(num_classes)
     if dataset is None:
@@ -133,7 +135,7 @@ def _from_zoo(name: str, num_classes: int) -> nn.Module:
         return load_model(model_name=name, model_dir=str(folder), dataset=dataset, threat_model="Linf")
     except KeyError as error:
         raise ModelProblem(f"RobustBench has no network {name!r} for {dataset} under Linf; its page lists them.") from error
-    except Exception as error:  # requests, gdown, huggingface_hub and pickle each raise kinds of their own
+    except Exception as error:  # requests, gdown, huggingface_hub and pickle raise their own kinds of error
         reason = (str(error).splitlines() or [""])[0]
         raise ModelProblem(
             f"{ZOO}{name} could not be had: {type(error).__name__}: {reason} Without a network, download {name}.pt elsewhere "
@@ -142,13 +144,13 @@ def _from_zoo(name: str, num_classes: int) -> nn.Module:
 
 
 def _zoo_loader() -> Callable[..., nn.Module]:
-    """`load_model` of RobustBench."""
+    """Return `load_model` of RobustBench."""
     try:
         return importlib.import_module("robustbench.utils").load_model
     except ModuleNotFoundError as error:
         if error.name != "autoattack":
             raise
-    # robustbench 1.1.1 depends on pyautoattack, and imports it by the name that it has in git alone
+    # robustbench 1.1.1 depends on pyautoattack but imports it as `autoattack`, its name in git: add that name
     for name in ("", ".state"):
         sys.modules["autoattack" + name] = importlib.import_module("pyautoattack" + name)
     return importlib.import_module("robustbench.utils").load_model

@@ -1,8 +1,8 @@
 """Run forward passes in bfloat16, or compiled by torch.compile.
 
-A pixel near 1 has steps of 1/256 in bfloat16: a PGD step of 2/255 would be rounded away. So pixels, normalisation and the first
-convolution stay float32. From that convolution's output on, rounding is noise like any other. Logits come back as float32, so
-that every loss is float32. Compiled passes are for batches of one size in training, and of any size in an evaluation.
+A pixel near 1 has steps of 1/256 in bfloat16, so a PGD step of 2/255 would be rounded away. Pixels, normalisation and the first
+convolution therefore stay float32. From that convolution's output on, rounding is noise like any other. Logits are float32
+again, and so is every loss. Compiled passes are for batches of one size in training, and of any size in an evaluation.
 """
 
 from __future__ import annotations
@@ -23,30 +23,33 @@ from faal_lab.runs.progress import doing
 
 
 class Float32Conv2d(nn.Conv2d):
-    """A convolution in float32 whose result is handed on in bfloat16: left as it was, it would carry a whole residual stream."""
+    """A convolution in float32 with a bfloat16 result.
+
+    A float32 result would keep a whole residual stream in float32.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """As nn.Conv2d, rounded at the end."""
+        """Convolve as nn.Conv2d does, and round the result."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input).bfloat16()
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 by itself; where it does not, bfloat16 is slower than float32."""
+    """Return whether a device multiplies bfloat16 natively. On others, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # private names of torch; where one is gone, nothing is known and float32 is taken
+    # private names of torch: if one is gone, support is unknown, and float32 is used
     asked = [getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return device.type == "cpu" and any(ask() for ask in asked)
 
 
 def takes_bfloat16(model: nn.Module) -> bool:
-    """Whether a network can be run so: it stands behind our normalisation and begins with a convolution."""
+    """Return whether a network can run in bfloat16: behind our normalisation, with a convolution."""
     return isinstance(model, Normalized) and _first_convolution(model) is not None
 
 
 def wants_bfloat16(precision: str, model: nn.Module, device: torch.device) -> bool:
-    """What a setting of `precision` comes to for a network on a device."""
+    """Return whether the setting `precision` means bfloat16 for a network on a device."""
     return precision == "bfloat16" or (precision == "auto" and takes_bfloat16(model) and has_bfloat16(device))
 
 
@@ -56,14 +59,14 @@ def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
 
 @contextmanager
 def in_bfloat16(model: nn.Module, on: bool) -> Iterator[None]:
-    """The model's forward passes in bfloat16 while it lasts; nothing where `on` is False."""
+    """Run the forward passes of the model in bfloat16; do nothing if `on` is False."""
     first = _first_convolution(model)
     if not on or not isinstance(model, Normalized) or first is None:
         yield
         return
     kind = type(first)
     if kind is nn.Conv2d:
-        first.__class__ = Float32Conv2d  # in place: names, weights and optimiser stay what they are
+        first.__class__ = Float32Conv2d  # in place, so that names, weights and optimiser stay valid
     model.reduced = True
     try:
         yield
@@ -76,12 +79,12 @@ BACKEND = "inductor"
 
 
 class CompileWarning(UserWarning):
-    """The compiler failed; the message says why, and that all runs without it."""
+    """The compiler failed. The message gives the reason; all passes run uncompiled."""
 
 
 @contextmanager
 def compiled(model: nn.Module, quick: QuickPasses | None) -> Iterator[None]:
-    """Passes of batches of the right size run compiled while it lasts; none does without `quick`."""
+    """Run passes of batches of the right size compiled; do nothing without `quick`."""
     if quick is None or not isinstance(model, Normalized):
         yield
         return
@@ -95,21 +98,21 @@ def compiled(model: nn.Module, quick: QuickPasses | None) -> Iterator[None]:
 def try_to_compile(
     model: nn.Module, name: str, shape: Sequence[int], *, images: int = 0, low: bool = False, training: bool = False
 ) -> tuple[QuickPasses | None, str]:
-    """The network's pass of `images` [C, H, W] at once (0: of 16 or more), or None and why the compiler failed.
+    """Compile the pass of a network for `images` [C, H, W] at once (0: any number from 16 on).
 
-    That is also said in a CompileWarning. `low`: in bfloat16; `training`: what a weight update needs is compiled, too. Raises
-    ModelProblem for a network that gains nothing by it.
+    Returns None and the reason if the compiler failed, which a CompileWarning also reports. `low` compiles for bfloat16,
+    `training` also what a weight update needs. Raises ModelProblem for a network that gains nothing.
     """
     if not takes_bfloat16(model) or not isinstance(model, Normalized):
         raise ModelProblem(f"compile is for ResNets; {name} is as quick without. Leave it out.")
     doing(f"compiling {name}, half a minute to a minute")
-    torch.compiler.reset()  # a process that sees many networks would reach the compiler's limit, and go on without it
+    torch.compiler.reset()  # with many networks a process would reach the compiler's limit, and continue uncompiled
     layout = memory_format(model)
-    # inductor puts convolutions on a CPU into channels_last by itself, also those that must not be
+    # on a CPU, inductor moves convolutions to channels_last by itself, also those for which it is unsafe
     own: Any = {"layout_optimization": False} if layout == torch.contiguous_format and BACKEND == "inductor" else None
     call = torch.compile(model.plain, dynamic=not images, backend=BACKEND, options=own)
 
-    def any_size(some: torch.Tensor) -> torch.Tensor:  # attacks differ in layout and flags, and would have each compiled for
+    def any_size(some: torch.Tensor) -> torch.Tensor:  # attacks differ in layout and flags: each would be compiled
         return call((some if torch.is_grad_enabled() else some.detach()).contiguous(memory_format=layout))
 
     quick = QuickPasses(call if images else any_size, images)
@@ -121,19 +124,19 @@ def try_to_compile(
 
 
 def _why_not(model: nn.Module, quick: QuickPasses, shape: Sequence[int], low: bool, training: bool) -> str:
-    """Compile what an attack needs, and what training needs: why that failed, or nothing where it did not."""
+    """Compile for an attack, and for training; return the reason of a failure, or nothing."""
     parameter = next(model.parameters())
     images = torch.zeros((quick.images or 16, *shape), device=parameter.device)
     before, mode = [b.detach().clone() for b in model.buffers()], model.training
     try:
         with compiled(model, quick), in_bfloat16(model, low), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The .grad attribute", UserWarning)  # the compiler looks at pixels laid out anew
+            warnings.filterwarnings("ignore", "The .grad attribute", UserWarning)  # the compiler reads that of re-laid pixels
             with frozen(model):
                 point = images.clone().requires_grad_()
                 torch.autograd.grad(model(point).sum(), point)
             if training:
                 torch.autograd.grad(model.train()(images).sum(), list(model.parameters()), allow_unused=True)
-    except Exception as error:  # whatever a compiler can end with
+    except Exception as error:  # a compiler can raise anything
         return f"{type(error).__name__}: {' '.join(str(error).split()[:40])}"
     finally:
         model.train(mode)

@@ -1,7 +1,7 @@
-"""Choose the memory layout of a network. One rule, for our networks and everybody's.
+"""Choose the memory layout of a network, by one rule for our networks and for all others.
 
-channels_last makes small convolutions on a CPU up to twice as fast, and one kind of them wrong: see `corrupts`. The rule rests on
-`benchmarks/convolutions.json`, a table of every shape under every instruction set. A test holds the rule against it.
+channels_last makes small convolutions on a CPU up to twice as fast, and one kind of them wrong: see `corrupts`. The rule follows
+`benchmarks/convolutions.json`, a table of every shape under every instruction set. A test compares the rule with it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import sys
 import torch
 from torch import nn
 
-_LIMIT = 60.0  # seconds for a look at this machine, most of them for loading torch
+_LIMIT = 60.0  # seconds for a try on this machine, most of them to load torch
 _LATE = "no answer in time"
-_FEWEST = 8  # input channels from which on a strided 1x1 convolution is sound
+_FEWEST = 8  # the fewest input channels with which a strided 1x1 convolution is sound
 
 
 def corrupts(layer: nn.Module) -> bool:
-    """Whether a layer may damage memory in channels_last.
+    """Return whether a layer may damage memory in channels_last.
 
-    oneDNN 3.13.3 (torch 2.15), where AVX2 is the best instruction set: the backward pass of a 1x1 convolution with a stride and
+    oneDNN 3.13.3 (torch 2.15), with AVX2 as the best instruction set: the backward pass of a 1x1 convolution with a stride and
     fewer than 8 input channels writes beyond its buffer. The process aborts ("free(): invalid size") or hangs, at once or later.
-    The layer is refused on every processor: a run shall not depend on who made it.
+    Such a layer is refused on every processor, so that a run does not depend on the machine.
     """
     if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
         return False
@@ -34,7 +34,7 @@ def corrupts(layer: nn.Module) -> bool:
 def memory_format(model: nn.Module) -> torch.memory_format:
     """Return channels_last, or the default layout for a network with a layer that `corrupts`.
 
-    Also for one that holds what could be such a layer's kernel outside torch's own convolutions: its use cannot be seen.
+    A tensor outside torch's own convolutions that could be the kernel of such a layer counts as one: its use is unknown.
     """
     for layer in model.modules():
         own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
@@ -45,17 +45,18 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 
 
 def _small_kernel(tensor: torch.Tensor) -> bool:
-    """Whether a tensor could be the kernel [outputs, inputs, 1, 1] of a layer that `corrupts`; a scale [1, C, 1, 1] is none."""
+    """Return whether a tensor could be the kernel [outputs, inputs, 1, 1] of a layer that `corrupts`."""
+    # a scale [1, C, 1, 1] is none
     return tensor.ndim == 4 and tensor.shape[2:] == (1, 1) and tensor.shape[0] > 1 and tensor.shape[1] < _FEWEST
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a model to its device, in its memory layout."""
+    """Move a model to a device, in its memory layout."""
     return model.to(device, memory_format=memory_format(model))  # pyright: ignore[reportCallIssue] (not in torch's stubs)
 
 
 def examine() -> tuple[str, bool]:
-    """Try convolutions on this machine in processes of their own; returns a line for a person, and whether all is sound."""
+    """Try convolutions here, in separate processes; return a line of text, and whether all is sound."""
     known, ours = (_tried(word) for word in ("known", "ours"))
     if ours == _LATE:
         return f"not tried: no answer in {_LIMIT:.0f} s", True
@@ -71,7 +72,7 @@ def examine() -> tuple[str, bool]:
 
 
 def _tried(what: str) -> str:
-    """How a look at this machine failed, or nothing."""
+    """Return how a try on this machine failed, or nothing."""
     words = [sys.executable, "-c", f"from faal_lab.models.layout import _look; _look({what!r})"]
     try:
         found = subprocess.run(words, capture_output=True, text=True, timeout=_LIMIT, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -83,7 +84,7 @@ def _tried(what: str) -> str:
 
 
 def _look(what: str) -> None:
-    """Run the layer that is known to fail, or networks of ours against float64; raises AssertionError."""
+    """Run the layer known to fail, or compare our networks with float64. Raises AssertionError."""
     from faal_lab.models.networks import preact_resnet_18, resnet_18
 
     torch.manual_seed(0)
@@ -101,10 +102,10 @@ def _look(what: str) -> None:
 
 
 def gradient_error(model: nn.Module, images: torch.Tensor) -> float:
-    """Compare a network's gradients with those in float64 and the default layout: the distance of both, relative to their length.
+    """Compare a network's gradients with those in float64 and the default layout.
 
-    Rounding makes it 1e-5. A ReLU whose input is 1e-7 from zero may take the other side and make it 1e-2; a wrong convolution
-    makes it 1.
+    Returns |difference| / |float64 gradient|. Rounding makes it 1e-5. A ReLU whose input is 1e-7 from zero may take the other
+    side and make it 1e-2; a wrong convolution makes it 1.
     """
     exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     found, wanted = _gradients(model, images), _gradients(exact, images.double())
@@ -112,7 +113,7 @@ def gradient_error(model: nn.Module, images: torch.Tensor) -> float:
 
 
 def _gradients(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Those of the images and of all weights, one after the other, in float64."""
+    """Return the gradients of the images and of all weights, concatenated, in float64."""
     point = images.clone().requires_grad_()
     found = torch.autograd.grad(model(point).square().mean(), [point, *model.parameters()])
     return torch.cat([gradient.double().flatten() for gradient in found])

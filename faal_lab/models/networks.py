@@ -1,4 +1,4 @@
-"""The networks: a small convolutional one, PreActResNet-18, ResNet-18 and Wide ResNets, all for small images."""
+"""Define the networks for small images: a small CNN, PreActResNet-18, ResNet-18 and Wide ResNets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from faal_lab.models.normalize import Normalize, Normalized
 
 
 class SmallConvNet(nn.Module):
-    """Two 3x3 convolutions, a map of at most 4x4, and one linear layer: quick enough for AutoAttack on a laptop.
+    """Two 3x3 convolutions, a map of at most 4x4, and one linear layer.
 
-    Images of 24 pixels and more are halved once more in the first convolution.
+    It is fast enough for AutoAttack on a laptop. For images of 24 pixels and more, the first convolution has stride 2.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class SmallConvNet(nn.Module):
         self.classifier = nn.Linear(2 * filters * pooled[0] * pooled[1], num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
+        """Map images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
         return self.classifier(self.pool(self.features(self.normalize(images))).flatten(1))
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions, each behind batch norm and ReLU.
+    """Two 3x3 convolutions, each after batch norm and ReLU.
 
-    A shortcut that changes the shape is taken behind the first ReLU, any other before the batch norm.
+    A shortcut that changes the shape starts after the first ReLU; any other starts before the batch norm.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -63,14 +63,17 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         active = F.relu(self.bn1(x))
         kept = x if self.shortcut is None else self.shortcut(active)
         return self.conv2(F.relu(self.bn2(self.conv1(active)))) + kept
 
 
 class PreActResNet18(nn.Module):
-    """Four stages of two blocks, `filters` wide and twice as wide in each next one; 11.2 million weights at 64."""
+    """Four stages of two blocks; 11.2 million weights at 64 filters.
+
+    The first stage is `filters` wide, and each next one is twice as wide.
+    """
 
     def __init__(self, num_classes: int, channels: int, filters: int) -> None:
         super().__init__()
@@ -83,7 +86,7 @@ class PreActResNet18(nn.Module):
         self.linear = nn.Linear(8 * filters, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images [B, channels, H, W] to logits [B, num_classes]."""
+        """Map normalised images [B, channels, H, W] to logits [B, num_classes]."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         return self.linear(F.relu(self.bn(x)).mean((2, 3)))  # the 4x4 average pool of 32x32 images, at any size
 
@@ -91,12 +94,12 @@ class PreActResNet18(nn.Module):
 def preact_resnet_18(
     num_classes: int, channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], filters: int = 64
 ) -> Normalized:
-    """PreActResNet-18 behind its normalisation; images of 8x8 (`size`) and more."""
+    """Build PreActResNet-18 behind its normalisation, for images of 8x8 (`size`) and more."""
     return Normalized(Normalize(mean, std), PreActResNet18(num_classes, channels, filters))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch norm behind it, and a shortcut that is added before the last ReLU."""
+    """Two 3x3 convolutions, each before a batch norm, and a shortcut added before the last ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -109,13 +112,16 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         inner = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks, `filters` wide and twice as wide in each next one; 11.2 million weights at 64."""
+    """Four stages of two blocks; 11.2 million weights at 64 filters.
+
+    The first stage is `filters` wide, and each next one is twice as wide.
+    """
 
     def __init__(self, num_classes: int, channels: int, filters: int) -> None:
         super().__init__()
@@ -128,7 +134,7 @@ class ResNet18(nn.Module):
         self.linear = nn.Linear(8 * filters, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images [B, channels, H, W] to logits [B, num_classes]."""
+        """Map normalised images [B, channels, H, W] to logits [B, num_classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(x.mean((2, 3)))  # the 4x4 average pool of 32x32 images, at any size
@@ -137,12 +143,15 @@ class ResNet18(nn.Module):
 def resnet_18(
     num_classes: int, channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], filters: int = 64
 ) -> Normalized:
-    """ResNet-18 behind its normalisation; images of 8x8 (`size`) and more."""
+    """Build ResNet-18 behind its normalisation, for images of 8x8 (`size`) and more."""
     return Normalized(Normalize(mean, std), ResNet18(num_classes, channels, filters))
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each behind batch norm and ReLU; where the width changes, so does the shortcut, by 1x1."""
+    """Two 3x3 convolutions, each after batch norm and ReLU.
+
+    If the width changes, a 1x1 convolution is the shortcut.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -153,14 +162,14 @@ class WideBlock(nn.Module):
         self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if inputs != outputs else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         active = F.relu(self.bn1(x))
         kept = x if self.convShortcut is None else self.convShortcut(active)
         return kept + self.conv2(F.relu(self.bn2(self.conv1(active))))
 
 
 class WideStage(nn.Module):
-    """`depth` blocks of one width, in a `layer` of their own for the names' sake."""
+    """`depth` blocks of one width. The attribute `layer` keeps the names of published weights."""
 
     def __init__(self, depth: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -168,14 +177,14 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(WideBlock(inputs, outputs, stride), *rest)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         return self.layer(x)
 
 
 class WideResNet(nn.Module):
     """Three stages of (depth - 4) / 6 blocks, 16, 32 and 64 filters wide, times `widen`; no dropout.
 
-    Convolutions start from He's normal of the fan out, the linear layer's bias at zero.
+    Convolutions start from He's normal distribution of the fan out, the bias of the linear layer from zero.
     """
 
     def __init__(self, depth: int, widen: int, num_classes: int, channels: int) -> None:
@@ -193,7 +202,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images [B, channels, H, W] to logits [B, num_classes]."""
+        """Map normalised images [B, channels, H, W] to logits [B, num_classes]."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))  # the 8x8 average pool of 32x32 images, at any size
 
@@ -207,5 +216,5 @@ def wide_resnet(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Normalized:
-    """WRN-`depth`-`widen` behind its normalisation; images of 8x8 (`size`) and more."""
+    """Build WRN-`depth`-`widen` behind its normalisation, for images of 8x8 (`size`) and more."""
     return Normalized(Normalize(mean, std), WideResNet(depth, widen, num_classes, channels))

@@ -1,4 +1,4 @@
-"""Normalise as a layer: the known channel statistics, and the frame that puts them before a network."""
+"""Normalise in a layer: known channel statistics, and the frame that puts them before a network."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry a channel
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry per channel
 
-_CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # Rice et al.'s, of CIFAR-10's training images
+_CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # CIFAR-10's training images, as in Rice et al.
 
 
 class QuickPasses(NamedTuple):
-    """A network's forward pass, compiled for batches of so many images, or (0) of any number worth it."""
+    """A network's forward pass, compiled for one batch size, `images`.
+
+    0 means any size of 16 or more.
+    """
 
     call: Callable[[torch.Tensor], torch.Tensor]
     images: int
 
     def take(self, images: torch.Tensor) -> bool:
-        """Whether it was compiled for batches like this one; ones under 16 images are convolved otherwise, and would be anew."""
+        """Return whether the pass was compiled for batches like this one.
+
+        Batches under 16 images use other convolutions, and would be compiled again.
+        """
         return len(images) == self.images if self.images else len(images) >= 16
 
 
 class Normalize(nn.Module):
-    """(images - mean) / std per channel; the two are buffers, so they travel with the weights."""
+    """(images - mean) / std per channel. Both are buffers, so they travel with the weights."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -36,15 +42,18 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, C, H, W] in [0, 1] to normalised images."""
+        """Normalise images [B, C, H, W] in [0, 1]."""
         return (images - self.mean) / self.std
 
 
 class Normalized(nn.Module):
-    """A network behind its normalisation. The two lie side by side, so that foreign weights go into `network` as they are."""
+    """A network behind its normalisation.
 
-    reduced = False  # set by `in_bfloat16` alone
-    quick: QuickPasses | None = None  # set by `compiled` alone
+    The two are separate attributes, so foreign weights load into `network` unchanged.
+    """
+
+    reduced = False  # set only by `in_bfloat16`
+    quick: QuickPasses | None = None  # set only by `compiled`
 
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         super().__init__()
@@ -52,7 +61,7 @@ class Normalized(nn.Module):
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
+        """Map images [B, channels, H, W] in [0, 1] to logits [B, num_classes]."""
         call = self.quick.call if self.quick is not None and self.quick.take(images) else self.plain
         if not self.reduced:
             return call(images)
@@ -60,14 +69,14 @@ class Normalized(nn.Module):
             return call(images).float()
 
     def plain(self, images: torch.Tensor) -> torch.Tensor:
-        """The same, as it is."""
+        """Do the same uncompiled, in the current precision."""
         return self.network(self.normalize(images))
 
 
 def statistics(name: str, channels: int, of_data: Statistics) -> Statistics:
-    """Mean and standard deviation per channel of the normalisation `name`: `of_data`, none at all, or CIFAR-10's.
+    """Return mean and standard deviation per channel of the normalisation `name`.
 
-    Raises ValueError where it is made for another number of channels.
+    They are `of_data`, those of no normalisation, or CIFAR-10's. Raises ValueError for the wrong number of channels.
     """
     if name == "data":
         return of_data

@@ -1,7 +1,8 @@
-"""Read other people's checkpoints, fit them to one of our networks, and check that the pixels suit them.
+"""Read foreign checkpoints, fit them to one of our networks, and check that the pixels suit them.
 
-A file's normalisation is its trap: FAAL's release feeds some bases CIFAR statistics and others none, and the wrong choice
-loads without an error. So what the file states is used, and what it does not state is tried on images, never on test images.
+The normalisation of a file is a trap. FAAL's release feeds some bases CIFAR statistics and others none, and the wrong choice
+loads without an error. So use the normalisation that the file states. If it states none, try candidates on images, but never
+on test images.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from faal_lab.models.normalize import Normalize, Normalized, statistics
 from faal_lab.runs import CheckpointError
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
-_FRAMES = {"module", "_orig_mod"}  # what DataParallel and torch.compile put in every name
+_FRAMES = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile add to every name
 _SPREAD = {"mean": "std", "mu": "sigma"}
 _PROBED = 512
 
 
 class NormalizationWarning(UserWarning):
-    """A foreign network sees validation images badly; the message has the numbers, and the normalisation that would help."""
+    """A foreign network classifies validation images badly.
+
+    The message has the numbers, and the normalisation that would help.
+    """
 
 
 def read_foreign(file: Path) -> dict[str, torch.Tensor]:
-    """The weights in a .safetensors, .pth or .pt file, by the names that they have there, on the CPU.
+    """Read the weights in a .safetensors, .pth or .pt file, by their names in the file, to the CPU.
 
-    No code in the file is run. One level of state_dict, model_state_dict, model or net is opened. Raises CheckpointError.
+    No code in the file runs. One level of state_dict, model_state_dict, model or net is opened. Raises CheckpointError.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -60,7 +64,7 @@ def read_foreign(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _unpickled(file: Path) -> Any:
-    """The content of a file of torch.save, by torch's reader that knows tensors and plain values only."""
+    """Read a file of torch.save by torch's reader, which accepts only tensors and plain values."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -74,16 +78,16 @@ def _unpickled(file: Path) -> Any:
         ) from error
     except OSError:
         raise
-    except Exception as error:  # a file that is cut short makes the reader fail in any way
+    except Exception as error:  # a truncated file can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise CheckpointError(f"{file} is damaged: {reason}. Fetch it again.") from error
 
 
 def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path) -> bool:
-    """Put a foreign file's weights in `model`; returns whether the file brought a normalisation, which then replaced ours.
+    """Load a foreign file's weights into `model`; return whether its normalisation replaced ours.
 
-    Frames of DataParallel and of an outer normalisation are taken off the names, TRADES' unused `sub_block1` is left out.
-    Raises CheckpointError where names, shapes or the number of classes differ.
+    Prefixes of DataParallel and of an outer normalisation are removed from the names. TRADES' unused `sub_block1` is left out.
+    Raises CheckpointError if names, shapes or the number of classes differ.
     """
     target = model.network if isinstance(model, Normalized) else model
     normalize = getattr(model, "normalize", None)
@@ -103,12 +107,12 @@ def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path) 
         )
     if mean is not None and std is not None:
         _set_normalization(normalize, mean, std, channels, file)
-    target.load_state_dict(tensors, strict=False)  # a batch norm's counter may be missing, as in files of old
+    target.load_state_dict(tensors, strict=False)  # the counter of a batch norm may be missing, as in old files
     return mean is not None
 
 
 def _set_normalization(normalize: Normalize | None, mean: torch.Tensor, std: torch.Tensor, channels: int, file: Path) -> None:
-    """Take over a file's normalisation; raises CheckpointError where it is not one for these images."""
+    """Adopt a file's normalisation. Raises CheckpointError if it does not fit these images."""
     if normalize is None:
         raise CheckpointError(f"{file} has a normalisation of its own, and the network no place for it.")
     if not {mean.numel(), std.numel()} <= {1, channels} or not bool((std > 0).all()):
@@ -123,7 +127,7 @@ def _set_normalization(normalize: Normalize | None, mean: torch.Tensor, std: tor
 def _unwrapped(
     tensors: dict[str, torch.Tensor], expected: set[str]
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, torch.Tensor | None]:
-    """The tensors by the names that the network itself gives them, and mean and std of a normalisation around it."""
+    """Return the tensors by the network's own names, and mean and std of a normalisation around it."""
     if not tensors.keys() <= expected:
         tensors = {".".join(part for part in n.split(".") if part not in _FRAMES): t for n, t in tensors.items()}
     tensors = {n: t for n, t in tensors.items() if "sub_block1" not in n.split(".") or n in expected}
@@ -138,12 +142,12 @@ def _unwrapped(
         first = {n.partition(".")[0] for n in tensors}
         if len(first) != 1 or not all("." in n for n in tensors):
             break
-        tensors = {n.partition(".")[2]: t for n, t in tensors.items()}  # "1." of a Sequential, "model." of a wrapper
+        tensors = {n.partition(".")[2]: t for n, t in tensors.items()}  # "1." comes from a Sequential, "model." from a wrapper
     return tensors, mean, std
 
 
 def _differences(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
-    """What keeps tensors out of a network, empty where they fit."""
+    """List the reasons why tensors do not fit a network, empty if they do."""
     missing = [n for n in expected if n not in tensors and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in tensors if n not in expected]
     shapes = [
@@ -156,17 +160,17 @@ def _differences(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 
 
 def _few(names: Any) -> str:
-    """The first three of `names`."""
+    """Return the first three of `names` as text."""
     names = list(names)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -> None:
-    """Warn where a network from elsewhere sees up to 512 validation images badly, or better by another normalisation.
+    """Warn if a foreign network sees images badly, or better with another normalisation.
 
-    `used` is the name of the normalisation that it has, "" for its own, to which there is no alternative; `who` stands for
-    the network in the warning, which comes at 5 points of accuracy more, or below 1.5 times chance. Training images are looked
-    at where none are kept for validation. Costs up to three passes over those images.
+    The images are up to 512 of validation, or of training if there are none. Badly is below 1.5 times chance; better is 5 points
+    of accuracy more. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
+    warning. Costs up to three passes over those images.
     """
     normalize = getattr(model, "normalize", None)
     images, kind = (splits.validation, "validation") if len(splits.validation) else (splits.train, "training")
@@ -180,7 +184,7 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
     if best and others[best] > right + 0.05 * total:
         near = [name for name in others if others[name] >= others[best] - 0.05 * total]
         seen = " and ".join(f"on {shown[name]} with {name}" for name in near)
-        so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images do not tell them apart
+        so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images cannot tell them apart
         cure = f"{seen}. It was most likely trained {so}: --normalization {' or '.join(near)}"
     elif right < 1.5 * total / splits.num_classes:
         tried = f", no better with {' or '.join(shown)}" if shown else ""
@@ -191,7 +195,7 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
 
 
 def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, images: Images, used: str) -> dict[str, int]:
-    """Right answers by each normalisation that is another one than the network's; it keeps its own."""
+    """Count right answers with each other normalisation, and restore the network's own."""
     mean, std, channels = normalize.mean.clone(), normalize.std.clone(), len(normalize.mean)
     counts = {}
     try:
@@ -209,7 +213,7 @@ def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, i
 
 
 def _right(model: nn.Module, images: Images) -> tuple[int, int]:
-    """Right answers on up to 512 images, spread over all since those of a folder lie in the order of their classes."""
+    """Count right answers on up to 512 images, spread over all: folders are sorted by class."""
     chosen = torch.linspace(0, len(images) - 1, min(len(images), _PROBED)).long()
     device, training = next(model.parameters()).device, model.training
     model.eval()

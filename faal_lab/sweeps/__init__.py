@@ -1,6 +1,6 @@
-"""Batches of papermill runs: a YAML file becomes jobs, which are made, resumed and reported.
+"""Turn a sweep file (YAML) into papermill jobs; make, resume and report them.
 
-plan (what is to be made) -> checks (what can be known to be wrong) -> status (what need not be made again) -> engine and
-cluster (who makes it) -> job (one papermill run in its own process) -> view (what is printed). A job is a notebook and its
-parameters.
+A job is a notebook and its parameters. The modules, in the order of their work: plan (jobs to make) -> checks (mistakes
+found beforehand) -> status (results to keep) -> engine and cluster (this machine or others) -> job (one papermill run in its
+own process) -> view (text for terminal and table).
 """

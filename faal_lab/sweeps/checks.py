@@ -1,6 +1,6 @@
 """Check a plan before its first job. Papermill itself checks nothing, and fails hours later.
 
-papermill writes names unescaped into code: a name that is not known here never gets that far.
+Papermill writes names unescaped into code. An unknown name is refused here and never reaches papermill.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from faal_lab.runs.config import Config
 from faal_lab.sweeps.plan import Job, Plan, SweepError
 from faal_lab.training.parameters import FINE_TUNING, listed
 
-_SWEEPS_OWN = ("out", "resume")  # of a training: the sweep sets them
+_SWEEPS_OWN = ("out", "resume")  # the sweep sets these for notebooks that train
 
 
 @cache
 def parameters_cell(notebook: Path) -> dict[str, Any]:
-    """Names and defaults in the cell of a notebook that is tagged `parameters`; raises SweepError where there is none."""
+    """Return names and defaults in the cell tagged `parameters`. Raises SweepError without one."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -51,17 +51,17 @@ def _assigned(source: str, notebook: Path) -> dict[str, Any]:
 
 
 def trains(notebook: Path) -> bool:
-    """Whether a notebook makes a run folder that can be gone on with: it has the parameters `out` and `resume`."""
+    """Return whether a notebook makes a run that can be resumed: it has parameters `out` and `resume`."""
     return set(_SWEEPS_OWN) <= set(parameters_cell(notebook))
 
 
 def completed(job: Job) -> dict[str, Any]:
-    """A job's parameters with those that the sweep itself sets."""
+    """Return a job's parameters, with those that the sweep sets."""
     return {**job.parameters, "out": str(job.folder), "resume": True} if trains(job.notebook) else job.parameters
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise SweepError, with every mistake that can be known now."""
+    """Raise SweepError with all mistakes found before a job runs (the first 12, then a count)."""
     mistakes = [f"{job.key}: {error}" for job in plan.jobs.values() for error in _mistakes(job, plan)]
     written: dict[Path, str] = {}
     for job in plan.jobs.values():
@@ -95,7 +95,7 @@ def _mistakes(job: Job, plan: Plan) -> list[str]:
 
 
 def _check_training(job: Job, shown: Mapping[str, Any]) -> None:
-    """As the notebook itself will, but for what the base says, which may not be there yet."""
+    """Check settings as the notebook will, except against those of the base, which may not exist yet."""
     for name in _SWEEPS_OWN:
         if name in job.parameters:
             raise SweepError(f"{name}: the sweep sets it; leave it out.")
@@ -120,7 +120,7 @@ def _check_training(job: Job, shown: Mapping[str, Any]) -> None:
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
-    """Raise SweepError where a value is of another type than its default; a whole number may stand for a fraction."""
+    """Raise SweepError if a value has another type than its default. An int is allowed for a float."""
     expected = type(default)
     if type(value) is expected or (expected is float and type(value) is int) or default is None:
         return

@@ -1,7 +1,7 @@
 """Run jobs on other machines that see the same files, by Dask distributed (the extra `cluster`).
 
-A worker that dies takes its job's process with it, because the job watches whoever started it. The scheduler gives the job to
-another worker, where a training resumes from its last checkpoint.
+A job watches its parent process, so it ends when its worker dies. The scheduler gives the job to another worker, where a run
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from faal_lab.sweeps.plan import Plan, SweepError
 from faal_lab.sweeps.status import Status
 
 _QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar", "moab")
-_TRIES = 3  # workers that may die under a job before it counts as failed
+_TRIES = 3  # workers that may die during a job before the job counts as failed
 
 
 class Cluster:
-    """A Dask scheduler; each of its threads makes one job at a time."""
+    """A Dask scheduler. Each thread of its workers makes one job at a time."""
 
     def __init__(self, client: Any, plan: Plan, owned: Any = None) -> None:
         self._client, self._owned, self._more = client, owned, plan.environment
@@ -30,7 +30,7 @@ class Cluster:
         self._running: dict[str, tuple[Order, Any]] = {}
 
     def free(self) -> bool:
-        """Whether a thread of its workers is free; one job waits at the scheduler where it has no worker yet."""
+        """Return whether a worker thread is free. Without workers, one job waits at the scheduler."""
         return len(self._running) < max(1, sum(self._client.nthreads().values()))
 
     def start(self, order: Order) -> None:
@@ -39,7 +39,7 @@ class Cluster:
         self._running[order.key] = order, future
 
     def ended(self) -> list[tuple[str, Status]]:
-        """Jobs that ended since the last call, and what became of them."""
+        """Return the jobs that ended since the last call, with their outcomes."""
         found = []
         for key, (order, future) in list(self._running.items()):
             if future.done():
@@ -55,7 +55,7 @@ class Cluster:
         return Status(**{**status.__dict__, "state": "failed", "error": error})
 
     def close(self) -> None:
-        """Take back what still runs, and end the workers that were started for this sweep."""
+        """Cancel running jobs, and end the workers that were started for this sweep."""
         for order, future in self._running.values():
             with suppress(OSError):
                 (Path(order.home) / jobs.END).touch()
@@ -66,7 +66,7 @@ class Cluster:
 
 
 def _make(order: Mapping[str, Any], more: tuple[str, ...], own: Mapping[str, str]) -> dict[str, Any]:
-    """On a worker: make the job. A worker's own GPU is in its environment already."""
+    """Make the job on a worker. The worker's own GPU is in its environment already."""
     import os
 
     device = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
@@ -75,7 +75,7 @@ def _make(order: Mapping[str, Any], more: tuple[str, ...], own: Mapping[str, str
 
 
 def _threads() -> int:
-    """Cores of a worker's machine for each of its threads."""
+    """Return the cores of the worker's machine for each of the worker's threads."""
     from distributed import get_worker
 
     from faal_lab.sweeps.engine import cores
@@ -84,9 +84,10 @@ def _threads() -> int:
 
 
 def connect(where: str, plan: Plan, workers: int) -> Cluster:
-    """The scheduler at `dask://HOST:PORT`, or one for this sweep as the file's `cluster` states it (`where` = "cluster").
+    """Connect to a scheduler ("dask://HOST:PORT"), or start one for this sweep ("cluster").
 
-    `cluster` is {queue: slurm, workers: 4, ...}, all else handed to dask-jobqueue. Raises SweepError.
+    The second needs `cluster: {queue: slurm, workers: 4, ...}` in the sweep file; dask-jobqueue gets all other entries. Raises
+    SweepError.
     """
     try:
         from distributed import Client
@@ -125,5 +126,5 @@ def _configured(client: Any, plan: Plan, owned: Any = None) -> Cluster:
 
 
 def _allow(dask_scheduler: Any = None) -> None:
-    """How often a job may lose its worker; the scheduler's own default, but it may have been set to 0."""
+    """Let a job lose its worker several times: the scheduler's default, but a site may have set 0."""
     dask_scheduler.allowed_failures = max(_TRIES, dask_scheduler.allowed_failures)

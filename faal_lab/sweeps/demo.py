@@ -1,4 +1,4 @@
-"""Run the demo: `parameterized/demo.yaml`, a sweep like any other, for one seed or several."""
+"""Run the demo for one seed or several: the sweep `parameterized/demo.yaml`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 2}
 
 
 def stated(seeds: Sequence[int], quick: bool = False) -> dict[str, Any]:
-    """Return the demo's sweep for these seeds; `quick` is a few batches and no AutoAttack: it shows that all works."""
+    """Return the demo's sweep, `quick` without AutoAttack. Raises SweepError outside a checkout."""
     if not FILE.is_file():
         raise SweepError(f"{FILE} is missing: the demo runs from a checkout (pip install -e .), where the notebooks are.")
     plan = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -29,7 +29,7 @@ def stated(seeds: Sequence[int], quick: bool = False) -> dict[str, Any]:
     else:
         base |= {"parameters": {}, "list": [{"seed": seed, "split_seed": seed} for seed in seeds]}
     if quick:
-        plan["name"] = "demo-quick"  # it must never pass for the real thing
+        plan["name"] = "demo-quick"  # nobody shall take it for a result
         for stage in ("base", "control", "faal"):
             plan["stages"][stage]["parameters"] |= _QUICK
         plan["stages"]["verdicts"]["parameters"]["attacks"] = "clean,pgd-20,cw-20"
@@ -37,15 +37,23 @@ def stated(seeds: Sequence[int], quick: bool = False) -> dict[str, Any]:
 
 
 def demo(out: str | Path | None = None, seeds: Sequence[int] = (0,), quick: bool = False) -> Path | None:
-    """Train a robust model, make it fair, attack everything, write the report. Started again, it makes only what is missing.
+    """Train a robust model, make it fair, attack all models, write the report.
+
+    Run it again with the same `out` to make only missing results.
 
     Args:
-        out: folder for everything the demo makes (default: a free name in runs/, runs/demo-seeds for several seeds).
-        seeds: of training and split; of several the report has means.
-        quick: a few batches, no AutoAttack: only shows that all works.
+        out: folder for all results (default: a free name in runs/; runs/demo-seeds for several seeds).
+        seeds: seeds of training and split, (0,) by default; for several, the report has means.
+        quick: a few batches and no AutoAttack, to show that everything works; False by default.
 
     Returns:
-        The report's path; None where a job failed.
+        The path of the report; None if a job failed.
+
+    Raises:
+        SweepError: outside a checkout, without a Jupyter kernel, or while another sweep is at work in `out`.
+
+    >>> from faal_lab.sweeps.demo import demo
+    >>> demo(quick=True)  # doctest: +SKIP
     """
     folder = Path(out) if out else free_name("runs", "demo") if len(seeds) == 1 else Path("runs/demo-seeds")
     folder.mkdir(parents=True, exist_ok=True)

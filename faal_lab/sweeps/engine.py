@@ -1,4 +1,4 @@
-"""Make the jobs of a plan, each after those that it needs, and report what happens."""
+"""Make the jobs of a plan, each after the jobs it needs, and report their states."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from faal_lab.sweeps.job import Order
 from faal_lab.sweeps.plan import Job, Plan, SweepError
 from faal_lab.sweeps.status import Status, code_version, fingerprints, read_status
 
-_LOOK = 0.2  # seconds between looks
-KEPT, BLOCKED = "kept", "blocked"  # done earlier; not begun because one that it needs failed
+_LOOK = 0.2  # seconds between two polls
+KEPT, BLOCKED = "kept", "blocked"  # done earlier; not started, because a job that it needs failed
 
 
 class Engine(Protocol):
-    """Where jobs are made: on this machine or on others."""
+    """A place that makes jobs: this machine or others."""
 
     def free(self) -> bool:
-        """Whether a job can be given to it now."""
+        """Return whether it can take a job now."""
         ...
 
     def start(self, order: Order) -> None:
-        """Begin a job; raises OSError where its folder cannot be written to."""
+        """Start a job. Raises OSError if its folder is not writable."""
         ...
 
     def ended(self) -> list[tuple[str, Status]]:
-        """Jobs that ended since the last call, and what became of them."""
+        """Return the jobs that ended since the last call, with their outcomes."""
         ...
 
     def close(self) -> None:
-        """End what still runs, in order."""
+        """End the running jobs in order."""
         ...
 
 
 class Local:
-    """Processes of this machine: one job a GPU, or the processor's threads dealt out evenly."""
+    """Processes of this machine: one job per GPU, or CPU threads shared evenly between jobs."""
 
     def __init__(self, workers: int, gpus: Sequence[int], threads: int, more: tuple[str, ...]) -> None:
         own = {"OMP_NUM_THREADS": str(threads or max(1, cores() // workers)), "CUDA_VISIBLE_DEVICES": ""}
@@ -53,11 +53,11 @@ class Local:
         self._running: dict[str, tuple[Order, dict[str, str], subprocess.Popen[bytes]]] = {}
 
     def free(self) -> bool:
-        """Whether a job can be given to it now."""
+        """Return whether it can take a job now."""
         return bool(self._free)
 
     def start(self, order: Order) -> None:
-        """Begin a job; raises OSError."""
+        """Start a job. Raises OSError if its folder is not writable."""
         own = self._free.pop()
         try:
             self._running[order.key] = order, own, jobs.start(order, jobs.environment(self._more, own))
@@ -66,7 +66,7 @@ class Local:
             raise
 
     def ended(self) -> list[tuple[str, Status]]:
-        """Jobs that ended since the last call, and what became of them."""
+        """Return the jobs that ended since the last call, with their outcomes."""
         found = []
         for key, (order, own, process) in list(self._running.items()):
             if process.poll() is not None:
@@ -76,7 +76,7 @@ class Local:
         return found
 
     def close(self) -> None:
-        """End what still runs; all are told first, so that none waits for the other."""
+        """End the running jobs. All get SIGTERM first, so that none waits for another."""
         for _, _, process in self._running.values():
             with suppress(OSError):
                 process.terminate()
@@ -85,14 +85,15 @@ class Local:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_engine(plan: Plan, workers: int = 0, gpus: Sequence[int] | None = None) -> Local:
-    """This machine: its GPUs (or those that are named), else `workers` processes (default: one a core, at most four).
+    """Return an engine for this machine: all its GPUs or the given `gpus`, else `workers` processes.
 
-    Raises SweepError for a GPU that is not there.
+    `workers` also limits the number of GPUs. 0: all GPUs, or one process per core, at most four. Raises SweepError for a GPU
+    that does not exist.
     """
     import torch
 
@@ -107,9 +108,9 @@ def local_engine(plan: Plan, workers: int = 0, gpus: Sequence[int] | None = None
 
 
 def wanted(plan: Plan, *, force: bool = False, any_code: bool = False) -> dict[str, Order | None]:
-    """The order for each job of the plan; None where it is done with the same parameters, inputs and code already.
+    """Return the order for each job; None if it is done with the same parameters, inputs and code.
 
-    With `any_code` results of another version of the package are taken as they are; with `force` nothing is.
+    any_code: keep results of another version of the package. force: keep no result.
     """
     hashes, found = fingerprints(plan), dict[str, Order | None]()
     for key, job in plan.jobs.items():
@@ -125,16 +126,17 @@ def wanted(plan: Plan, *, force: bool = False, any_code: bool = False) -> dict[s
 
 
 def _is_there(job: Job) -> bool:
-    """Whether what a job made was not deleted since."""
+    """Return whether a job's result still exists."""
     return RunFolder(job.folder).checkpoint().is_file() if trains(job.notebook) else job.folder.is_dir()
 
 
 def make_all(
     plan: Plan, engine: Engine, orders: dict[str, Order | None], told: Callable[[dict[str, Status | str]], None] = lambda _: None
 ) -> dict[str, Status | str]:
-    """Make every job of `orders` (see `wanted`); `told` hears of the state of all a few times a second.
+    """Make every job of `orders` (see `wanted`).
 
-    What became of each: a Status (done, failed), KEPT or BLOCKED. A failure stops only what depends on it.
+    Calls `told` with the state of all jobs a few times a second. Returns the outcome of each: a Status (done or
+    failed), KEPT or BLOCKED. A failure stops only the jobs that depend on it.
     """
     sorter = TopologicalSorter({key: set(job.needs) & set(plan.jobs) for key, job in plan.jobs.items()})
     sorter.prepare()
@@ -180,5 +182,5 @@ def _stands_in_the_way(status: Status | str | None) -> bool:
 
 
 def succeeded(state: dict[str, Status | str]) -> bool:
-    """Whether every job is done."""
+    """Return whether every job is done."""
     return all(status == KEPT or (isinstance(status, Status) and status.state == "done") for status in state.values())

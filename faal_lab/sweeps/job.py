@@ -2,8 +2,8 @@
 
     python -m faal_lab.sweeps.job ORDER.json
 
-The process ends, and its kernel with it, when whoever ordered it is gone: a sweep that was killed leaves nobody who still
-writes to a run folder. On SIGTERM the kernel is told first, and a training saves its state.
+The process and its kernel end when the parent process is gone. So a killed sweep leaves no process that still writes to a run
+folder. SIGTERM goes to the kernel first, and a run saves its state.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 
 from faal_lab.sweeps.status import LOCK, Status, read_status
 
-_PATIENCE = 60.0  # seconds that an orphan of an earlier sweep has to end
-_GRACE = 15.0  # seconds that a kernel has to save its state
+_PATIENCE = 60.0  # seconds for a process of an earlier sweep to end
+_GRACE = 15.0  # seconds for a kernel to save its state
 _LOG, _EXECUTED, _ORDER, END = "log.txt", "executed.ipynb", "order.json", "end"
 
-# What a job inherits of the environment; a sweep file's `environment` names more.
+# A job inherits these environment variables, and those in `environment` of the sweep file.
 INHERITED = (
     "PATH", "HOME", "USER", "USERPROFILE", "SYSTEMROOT", "APPDATA", "LOCALAPPDATA", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR",
     "TEMP", "TMP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "PYTHONPATH", "JUPYTER_PATH", "JUPYTER_DATA_DIR",
@@ -38,7 +38,7 @@ INHERITED = (
 
 @dataclass(frozen=True)
 class Order:
-    """All that another process, perhaps on another machine with the same files, needs to carry out a job."""
+    """A job for another process, perhaps on another machine that sees the same files."""
 
     key: str
     stage: str
@@ -48,16 +48,16 @@ class Order:
     home: str
     fingerprint: str
     code: str
-    anew: bool = False  # whatever is there already
+    anew: bool = False  # make it anew, even if a result exists
 
 
 def environment(more: tuple[str, ...], own: dict[str, str]) -> dict[str, str]:
-    """What a job's process gets to see: INHERITED, those that a file names too, and what is its own (its device, its threads)."""
+    """Return a job's environment: INHERITED, `more` names, and its `own` values (device, threads)."""
     return {name: os.environ[name] for name in (*INHERITED, *more) if name in os.environ} | own
 
 
 def start(order: Order, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Begin a job in a child process; raises OSError where its folder cannot be written to."""
+    """Start a job in a child process. Raises OSError if its folder is not writable."""
     home = Path(order.home)
     home.mkdir(parents=True, exist_ok=True)
     (home / _ORDER).write_text(json.dumps(asdict(order), indent=1), encoding="utf-8")
@@ -69,22 +69,22 @@ def start(order: Order, variables: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def outcome(order: Order, code: int) -> Status:
-    """What became of a job whose process ended with an exit code; a process that could not say is said to have failed."""
+    """Return the status after a process ended with `code`: failed if it left no final one."""
     found = read_status(Path(order.home))
     if found is None or found.fingerprint != order.fingerprint:
         found = Status("running", order.fingerprint, order.code, order.stage, Path(order.notebook).stem)
     if found.state == "running" or (found.state == "done" and code):
         by = f"signal {-code}" + (" (no memory left?)" if code == -9 else "") if code < 0 else f"exit code {code}"
         found = replace(found, state="failed", error=f"The process ended by {by}: {_last_line(Path(order.home) / _LOG)}")
-        with contextlib.suppress(OSError):  # a full disk: it is told all the same, and the next sweep finds no "done"
+        with contextlib.suppress(OSError):  # full disk: still report it; the next sweep finds no "done"
             found.write(Path(order.home))
     return found
 
 
 def execute(order: Order, variables: dict[str, str]) -> dict[str, Any]:
-    """Carry out a job and wait for it, for workers elsewhere; what became of it, as plain values.
+    """Run a job on a worker, wait for it, and return its status as plain values.
 
-    A worker's thread cannot be interrupted: a file `end` in the job's home ends it.
+    A worker's thread cannot be interrupted. To end the job, create the file `end` in its home.
     """
     process, end = start(order, variables), Path(order.home) / END
     end.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def execute(order: Order, variables: dict[str, str]) -> dict[str, Any]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a job's process in order; it has its kernel's time of grace, and a little more."""
+    """End a job's process in order; kill it 5 s after its kernel's time to save is over."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -118,7 +118,7 @@ def _last_line(log: Path) -> str:
 
 
 def main(file: Path) -> int:
-    """Carry out the order in a file; returns the exit code."""
+    """Run the order in a file, and return the exit code."""
     from filelock import FileLock, Timeout
 
     order = Order(**json.loads(file.read_text(encoding="utf-8")))
@@ -136,11 +136,11 @@ def main(file: Path) -> int:
 def _carry_out(order: Order, home: Path) -> int:
     before = read_status(home)
     same = before is not None and (before.fingerprint, before.code) == (order.fingerprint, order.code) and not order.anew
-    if same and before is not None and before.state == "done":  # an orphan finished it while we waited for the lock
+    if same and before is not None and before.state == "done":  # an earlier sweep's process finished it during our wait
         return 0
     spent, attempts = (before.seconds, before.attempts) if same and before is not None else (0.0, 0)
     status = Status("running", order.fingerprint, order.code, order.stage, Path(order.notebook).stem, spent, attempts + 1)
-    if not same and Path(order.folder).exists():  # made from something else: nothing of it may be gone on with
+    if not same and Path(order.folder).exists():  # made from other inputs: never resume from it
         if before is None:
             print(f"{order.folder} is there already, and no sweep made it. Choose another --out, or move it away.")
             return 1
@@ -151,7 +151,7 @@ def _carry_out(order: Order, home: Path) -> int:
     try:
         _run_notebook(order, home)
         ended = replace(status, state="done")
-    except Exception as error:  # whatever it was: this job failed, with these words
+    except Exception as error:  # any error fails this job alone, and is recorded
         print(f"{type(error).__name__}: {error}", flush=True)
         ended = replace(status, state="failed", error=_words(error))
     replace(ended, seconds=round(spent + time.monotonic() - began, 2)).write(home)
@@ -169,7 +169,7 @@ def _run_notebook(order: Order, home: Path) -> None:
 
 
 def _words(error: Exception) -> str:
-    """The error that a user needs: the failed cell's, without papermill's frame around it."""
+    """Return the error of the failed cell, without papermill's frame around it."""
     name, value = getattr(error, "ename", None), getattr(error, "evalue", None)
     return f"{name}: {value}" if name else f"{type(error).__name__}: {error}"
 
@@ -181,13 +181,13 @@ def _watch_parent(parent: int) -> None:
 
 
 def _end(code: int) -> None:
-    """End the kernel, in order first, and this process with it."""
-    import psutil  # ipykernel needs it, too
+    """End the kernel (in order first, then by force) and this process."""
+    import psutil  # installed with ipykernel
 
     children = psutil.Process().children(recursive=True)
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.terminate()  # a training saves its state on SIGTERM
+            child.terminate()  # a run saves its state on SIGTERM
     for child in psutil.wait_procs(children, timeout=_GRACE)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

@@ -1,4 +1,4 @@
-"""Turn a sweep file into jobs: which notebook, with which parameters, into which folder, after which others."""
+"""Turn a sweep file into jobs: notebook, parameters, folder, and the jobs each one needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from faal_lab.errors import FaalLabError, check_name
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "parameterized"  # they lie beside the package, in the checkout
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "parameterized"  # beside the package, in a checkout
 _TOP = ("name", "about", "hours", "threads", "environment", "cluster", "stages", "paper")
 _STAGE = ("notebook", "each", "after", "parameters", "grid", "list")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -22,12 +22,12 @@ _REFERENCE = re.compile(r"\{([^{}]*)\}")
 
 
 class SweepError(FaalLabError, ValueError):
-    """A sweep file that cannot be carried out; the message says where and what would be right."""
+    """A mistake in a sweep. The message states its place and the cure."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One papermill run. `stated` are the parameters as the file has them, `parameters` with every reference resolved."""
+    """One papermill run, with parameters as in the file (`stated`) and with references resolved."""
 
     stage: str
     label: str
@@ -35,25 +35,25 @@ class Job:
     stated: dict[str, Any]
     parameters: dict[str, Any]
     needs: tuple[str, ...]
-    title: str  # its name in a report: that of its other seeds, too
-    folder: Path  # what it makes; a training's run folder
+    title: str  # its name in a report, shared by its other seeds
+    folder: Path  # of its result: the run folder if it trains
     home: Path  # executed notebook, log, status
 
     @property
     def key(self) -> str:
-        """Its name in the sweep."""
+        """The job's name in the sweep."""
         return f"{self.stage}/{self.label}" if self.label else self.stage
 
     @property
     def product(self) -> Path:
-        """The run folder that `{each}` means: where its notebook was told to make one, else its folder."""
+        """The run folder that `{each}` stands for: `out` unless that is a file, else the folder."""
         out = Path(str(self.parameters.get("out") or self.folder))
-        return self.folder if out.suffix else out
+        return self.folder if out.suffix[1:].isalpha() else out  # runs/tau-0.5 is a folder
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a sweep, each after those that it needs."""
+    """All jobs of a sweep, each after the jobs it needs."""
 
     name: str
     about: str
@@ -66,11 +66,11 @@ class Plan:
     paper: dict[str, Any] = field(default_factory=dict)
 
     def only(self, keys: set[str]) -> Plan:
-        """The same with these jobs alone."""
+        """Return the same plan with these jobs alone."""
         return Plan(**{**self.__dict__, "jobs": {key: job for key, job in self.jobs.items() if key in keys}})
 
     def needed_by(self, key: str) -> set[str]:
-        """That job and all it needs, however far back."""
+        """Return a job's key and those of all jobs it needs, directly or not."""
         found = {key}
         for need in self.jobs[key].needs:
             found |= self.needed_by(need)
@@ -78,7 +78,7 @@ class Plan:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader (no tag makes an object), and a name that stands twice in a mapping is an error instead of the last one."""
+    """SafeLoader (no tag makes an object) that refuses a repeated name; PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
-    """Read a sweep file; its jobs go to `out` (default: `runs/<name>`). Raises SweepError or UnknownName."""
+    """Read a sweep file; `out` defaults to `runs/<name>`. Raises SweepError or UnknownName."""
     file = Path(file)
     try:
         found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
@@ -141,7 +141,7 @@ def _whole(found: Mapping[str, Any], name: str) -> int:
 
 
 def _stage(name: str, settings: object, stages: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's entries, checked, with those that are absent as empty ones."""
+    """Check the entries of a stage, and return them with absent ones as empty."""
     if not isinstance(settings, dict):
         raise SweepError(f"stage {name}: expected {{notebook: ..., parameters: ...}}, got {settings!r}.")
     for key in settings:
@@ -192,7 +192,7 @@ def _in_order(stages: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Path, beside: Path) -> Iterator[Job]:
-    """The jobs of one stage: each upstream job x each entry of the list x the grid."""
+    """Return the jobs of one stage: upstream jobs x entries of the list x the grid."""
     notebook = _notebook(settings["notebook"], beside)
     of_stage = {s: [j for j in made.values() if j.stage == s] for s in {j.stage for j in made.values()}}
     upstream: list[Job | None] = [j for s in settings["each"] for j in of_stage[s]] or [None]
@@ -217,7 +217,7 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
 
 
 def _labels(source: Job | None, entry: dict[str, Any], point: dict[str, Any], several: bool) -> tuple[str, str]:
-    """What tells a job from the others of its stage, in its folder's name and, without the seed, in a report."""
+    """Name a job within its stage: for its folder and, without the seed, for a report."""
     found = []
     for seedless in (False, True):
         values = point if "label" in entry else {**entry, **point}
@@ -241,7 +241,7 @@ def _resolved(value: Any, known: Mapping[str, str]) -> Any:
 
 
 def _notebook(name: str, beside: Path) -> Path:
-    """A name means a notebook of parameterized/, anything with an ending a path beside the sweep file."""
+    """Find a notebook by name in parameterized/, or by a path relative to the sweep file."""
     path = beside / name if name.endswith(".ipynb") else NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))) or f"none: {NOTEBOOKS} is missing"
@@ -250,10 +250,11 @@ def _notebook(name: str, beside: Path) -> Path:
 
 
 def shard(plan: Plan, text: str) -> Plan:
-    """The i-th of n parts (`i/n`) of a plan: a share of what no other job needs, with all that it needs itself.
+    """Return part i of n of a plan (`text` is "i/n").
 
-    Jobs that gather a whole stage, such as a report, are in no part; they are made without a shard, once the folders of all parts
-    lie together. Raises SweepError for nonsense.
+    A part has a share of the jobs that no other job needs, and all jobs that these need. Jobs that gather a stage, such as a
+    report, are in no part. Make them without a shard, once the folders of all parts are together. Raises SweepError if `text`
+    is not such a fraction.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):

@@ -1,4 +1,4 @@
-"""Carry out `faal-lab sweep`: read, check, make, report."""
+"""Run a sweep file: read it, check it, make its jobs, report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,41 @@ def sweep(
     file: Path, out: Path | None = None, *, workers: int = 0, gpus: str | None = None, where: str = "local", part: str = "",
     dry_run: bool = False, force: bool = False, any_code: bool = False,
 ) -> int:  # fmt: skip
-    """Make a sweep, or say what it would make; 0 where every job is done. Raises SweepError before anything starts."""
+    """Make the jobs of a sweep file, or print the plan.
+
+    Run it again to make only missing results: jobs that are done are kept, and interrupted runs are resumed.
+
+    Args:
+        file: a sweep file in YAML, such as reproduce/digits.yaml.
+        out: folder of the sweep (default: runs/NAME).
+        workers: jobs at once; 0, the default, is one per GPU or core, at most four without GPUs.
+        gpus: GPUs to use, such as "0,1"; "none" for the CPU; None, the default, for all.
+        where: "local" (default), "dask://HOST:PORT", or "cluster" for the queue that the file states.
+        part: make one share of the jobs, such as "2/3"; "" (default) makes all.
+        dry_run: print jobs, order and expected time; make nothing.
+        force: make every job anew.
+        any_code: keep results of another version of faal_lab.
+
+    Returns:
+        0 if every job is done (or `dry_run`), else 1.
+
+    Raises:
+        SweepError, UnknownName: for a mistake in file or arguments, before any job starts.
+
+    >>> from pathlib import Path
+    >>> from faal_lab.sweeps.run import sweep
+    >>> file = Path("seeds.yaml")
+    >>> _ = file.write_text("{name: seeds, stages: {base: {notebook: train, grid: {seed: [0, 1]}}}}")
+    >>> sweep(file, workers=1, dry_run=True)
+    seeds
+    2 jobs into runs/seeds
+    <BLANKLINE>
+      base/0  train     time unknown
+      base/1  train     time unknown
+    <BLANKLINE>
+    No earlier run tells how long that takes.
+    0
+    """
     if workers < 0:
         raise SweepError(f"--workers must be 0 or more, got {workers}.")
     plan = read_plan(file, out)
@@ -74,7 +108,7 @@ def _check_kernel() -> None:
 
 @contextmanager
 def _alone(plan: Plan, part: str) -> Iterator[None]:
-    """Hold the sweep's folder; raises SweepError where another sweep is at work on it."""
+    """Lock the sweep's folder. Raises SweepError if another sweep is at work in it."""
     from filelock import FileLock, Timeout
 
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -87,6 +121,6 @@ def _alone(plan: Plan, part: str) -> Iterator[None]:
 
 
 def _write_paper(plan: Plan) -> None:
-    """The paper's numbers, by the names that a report gives to the runs, where its notebook can find them."""
+    """Write the paper's numbers for the report notebook, by the names of runs in the report."""
     if plan.paper:
         (plan.out / "paper.json").write_text(json.dumps(plan.paper, indent=1), encoding="utf-8")

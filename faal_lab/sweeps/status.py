@@ -1,6 +1,6 @@
-"""Record the state of a job beside its executed notebook, guess how long jobs take, and hash what a result depends on.
+"""Record the state of a job beside its notebook, estimate durations, hash the inputs of a result.
 
-A result depends on parameters, notebook, files it reads, the jobs before it, and the package.
+A result depends on parameters, notebook, files it reads, the jobs it needs, and the package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATUS, LOCK = "status.json", "lock"
 
 @dataclass(frozen=True)
 class Status:
-    """`state` is running, done or failed; `seconds` is the work of all attempts that were not killed."""
+    """A job's state (running, done, failed, clearing) and the `seconds` of attempts not killed."""
 
     state: str
     fingerprint: str
@@ -36,13 +36,13 @@ class Status:
     error: str = ""
 
     def write(self, home: Path) -> None:
-        """Write it into a job's home; raises OSError."""
+        """Write the status to a job's home. Raises OSError."""
         home.mkdir(parents=True, exist_ok=True)
         replace_file(home / STATUS, json.dumps(asdict(self), indent=1).encode())
 
 
 def read_status(home: Path) -> Status | None:
-    """A job's last status; None where there is none that can be read."""
+    """Return a job's last status; None if there is none, or it cannot be read."""
     try:
         return Status(**json.loads(patiently(lambda: (home / STATUS).read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError):
@@ -50,7 +50,7 @@ def read_status(home: Path) -> Status | None:
 
 
 def at_work(home: Path) -> bool:
-    """Whether a process holds a job's lock."""
+    """Return whether a process holds a job's lock."""
     from filelock import FileLock, Timeout
 
     try:
@@ -61,7 +61,7 @@ def at_work(home: Path) -> bool:
 
 
 def progress_of(job: Job) -> tuple[str, float] | None:
-    """What a running job does and which share is done, where it trains or evaluates: from the run folder's sign of life."""
+    """Return activity and finished share (0 to 1) from a run's heartbeat; None without one."""
     for folder in (job.folder, *map(Path, str(job.parameters.get("runs", "")).split(","))):
         beat = read_heartbeat(folder / "heartbeat.json")
         if is_alive(beat) and beat is not None and beat["activity"] != "ended":
@@ -70,7 +70,7 @@ def progress_of(job: Job) -> tuple[str, float] | None:
 
 
 class Durations:
-    """How long jobs took in earlier sweeps that lie in the same folder as this one."""
+    """Durations of jobs in this sweep and in those beside it (folders with the same parent)."""
 
     def __init__(self, homes: Iterable[Path]) -> None:
         self._same: dict[str, float] = {}
@@ -84,11 +84,11 @@ class Durations:
 
     @staticmethod
     def beside(plan: Plan) -> Durations:
-        """Of this sweep and of those beside it."""
+        """Read durations from the sweep of `plan` and from those beside it."""
         return Durations(plan.out.parent.glob(f"*/jobs/**/{STATUS}"))
 
     def of(self, job: Job, fingerprint: str) -> float | None:
-        """Seconds that a job will take: what the same took, else the median of its stage, else of its notebook; None: unknown."""
+        """Estimate seconds: of the same job, else median of its stage, else of its notebook, else None."""
         if fingerprint in self._same:
             return self._same[fingerprint]
         for alike in ((job.notebook.stem, job.stage), (job.notebook.stem,)):
@@ -98,13 +98,13 @@ class Durations:
 
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PATHS = ("base", "runs", "data_dir")  # a plain word is a path in these alone
-_ONLY_SHOW = ("widgets", "sweep")  # rooms that change no result
+_PATHS = ("base", "runs", "data_dir")  # only in these can a word without a slash be a path
+_ONLY_SHOW = ("widgets", "sweeps")  # folders that change no result
 
 
 @cache
 def code_version() -> str:
-    """A hash over the package's sources, but for what only shows or deals out work."""
+    """Hash the package's sources, except folders that only show or distribute work."""
     total = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         place = path.relative_to(_PACKAGE)
@@ -114,9 +114,9 @@ def code_version() -> str:
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:
-    """One hash a job, over all but the package's own version (`code_version`), which is the same for all of them."""
+    """Hash each job's inputs, except the package's version (`code_version`), which is the same for all."""
     found: dict[str, str] = {}
-    for key, job in plan.jobs.items():  # in order: what a job needs stands before it
+    for key, job in plan.jobs.items():  # in order: needed jobs come first
         record = {
             "parameters": job.stated,
             "notebook": hashlib.sha256(job.notebook.read_bytes()).hexdigest(),
@@ -129,7 +129,7 @@ def fingerprints(plan: Plan) -> dict[str, str]:
 
 
 def _inputs(job: Job) -> list[tuple[str, Path]]:
-    """Files and folders that a job's parameters name, but for those of the sweep itself."""
+    """Return files and folders that a job's parameters name, except references such as {base} or {here}."""
     found = []
     for name, value in job.stated.items():
         for part in value.split(",") if isinstance(value, str) and "{" not in value else ():
@@ -140,7 +140,7 @@ def _inputs(job: Job) -> list[tuple[str, Path]]:
 
 
 def content(path: Path) -> str:
-    """A hash of what a path holds: a file's bytes, a run folder's settings and weights, or names, sizes and times in a folder."""
+    """Hash a file's bytes, a run's settings and weights, or a folder's names, sizes and times."""
     if path.is_file():
         return _file(path)
     if (path / "config.json").is_file():

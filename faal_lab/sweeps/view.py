@@ -1,4 +1,4 @@
-"""Show a sweep: lines and a bar in a terminal, rows for a table, the plan beforehand."""
+"""Show a sweep: its plan, lines and a bar in a terminal, rows for a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 3  # running jobs that the bar names
 
 @dataclass(frozen=True)
 class Row:
-    """One job for a table; `share` of its work is 0 where nobody knows.
+    """One job in a table. `share` is the finished part of its work, 0 to 1; 0 if unknown.
 
     `state` is waiting, running, stopped (its process is gone), done, failed or blocked.
     """
@@ -32,14 +32,14 @@ class Row:
 
 
 def span(seconds: float) -> str:
-    """A length of time as people say it: 12 s, 3 min, 2.5 h."""
+    """Format a duration: 12 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def running_text(job: Job, since: float, expected: float | None) -> tuple[str, float]:
-    """What a running job does, with epoch and time left, and its share; `since` seconds ago it began."""
+    """Return text (activity, epoch, time left) and share of a job that began `since` seconds ago."""
     found = progress_of(job)
     share = found[1] if found else min(0.99, since / expected) if expected else 0.0
     words = [found[0]] if found and found[0] != "training" else []
@@ -59,7 +59,7 @@ def _epoch(job: Job, share: float) -> str:
 
 
 class Terminal:
-    """A line for each job that begins and ends, and under them, in a terminal, a bar with what runs now."""
+    """A line for each start and end of a job and, in a terminal, a bar that names running jobs."""
 
     def __init__(self, plan: Plan, bar: Bar) -> None:
         self._plan, self._known = plan, dict[str, str]()
@@ -68,7 +68,7 @@ class Terminal:
         self._bar, self._ended = bar, 0
 
     def told(self, state: Mapping[str, Status | str]) -> None:
-        """Say what changed."""
+        """Print the jobs whose state changed, and update the bar."""
         running, shares = [], 0.0
         for key, status in state.items():
             name = status if isinstance(status, str) else status.state
@@ -100,7 +100,7 @@ class Terminal:
 
 
 def rows(plan: Plan) -> list[Row]:
-    """The jobs of a sweep that anybody makes, from its folder alone."""
+    """Return one row per job, from the sweep's folder alone. Any process may be making the sweep."""
     found = []
     for key, job in plan.jobs.items():
         status = read_status(job.home)
@@ -120,7 +120,7 @@ def rows(plan: Plan) -> list[Row]:
 
 
 def plan_text(plan: Plan, orders: Mapping[str, Order | None], workers: int) -> str:
-    """What would be made, in which order, and how long that takes by earlier runs."""
+    """List the jobs in order, and estimate the total time from earlier runs."""
     durations, hashes = Durations.beside(plan), fingerprints(plan)
     guessed = {key: durations.of(plan.jobs[key], hashes[key]) for key, order in orders.items() if order is not None}
     wide = max(map(len, plan.jobs), default=0)
@@ -148,7 +148,7 @@ def plan_text(plan: Plan, orders: Mapping[str, Order | None], workers: int) -> s
 
 
 def _length(plan: Plan, seconds: Mapping[str, float], workers: int) -> float:
-    """When the last job ends, if each begins as soon as it may and a worker is free."""
+    """Return the seconds until the last job ends, if each starts as early as possible."""
     ends: dict[str, float] = {}
     free = [0.0] * max(1, workers)
     for key, job in plan.jobs.items():
@@ -160,7 +160,7 @@ def _length(plan: Plan, seconds: Mapping[str, float], workers: int) -> float:
 
 
 def failed_text(plan: Plan, state: Mapping[str, Status | str]) -> str:
-    """What failed, why, and where to look."""
+    """List failed jobs with error, notebook and log, then the jobs they block."""
     lines = []
     for key, status in state.items():
         if isinstance(status, Status) and status.state == "failed":

@@ -1,4 +1,4 @@
-"""Live panels for notebooks: the only importer of ipywidgets."""
+"""Show live panels in notebooks. No other folder imports ipywidgets."""
 
 import sys
 

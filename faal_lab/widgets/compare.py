@@ -1,7 +1,6 @@
-"""Show several run folders beside each other: curves, bars, sentences, tables. It only reads the folders.
+"""Compare several run folders: curves, bars, sentences, tables. The folders are only read.
 
-Pictures are plain outputs of the kernel, so that a page that is reloaded gets them again. A FigureWidget would lose the traces
-of runs that were chosen after it was made.
+A reloaded page lost the traces that were added to a FigureWidget after it was made. So figures are plain outputs of the kernel.
 """
 
 from __future__ import annotations
@@ -43,9 +42,16 @@ _STYLE = """<style>
 
 
 class Comparison(Pane):
-    """Choose run folders below `runs` (those in `chosen` are from the beginning), and see in what they differ.
+    """A panel that compares runs with the one under "against". Without verdicts it shows curves only.
 
-    The run under "against" is what the others are held against. Runs without verdicts show their curves alone.
+    Args:
+        runs: folder; all run folders below it can be chosen ("runs" by default).
+        chosen: run folders to show at first, in `runs` or elsewhere; none by default.
+
+    >>> from faal_lab.widgets import Comparison
+    >>> comparison = Comparison("runs")
+    >>> comparison.chosen.options  # no run yet
+    ()
     """
 
     def __init__(self, runs: str | Path = "runs", chosen: Sequence[str | Path] = ()) -> None:
@@ -76,7 +82,7 @@ class Comparison(Pane):
         self.refresh.on_click(lambda _: self.look())
 
     def look(self) -> None:
-        """Look for run folders again, and read those that are chosen anew."""
+        """Look for run folders again, and reload the chosen ones."""
         found = sorted(str(p.parent) for p in self.runs.glob("**/metrics.jsonl"))
         options = list(dict.fromkeys([*self._given, *found]))
         kept = [path for path in (self.chosen.value or self._given) if path in options]
@@ -88,7 +94,7 @@ class Comparison(Pane):
         self._safely(self._read)
 
     def _safely(self, act: Callable[[], None]) -> None:
-        """An error in a handler would be shown nowhere: say it in the panel."""
+        """Call a handler and show its error in the panel. Jupyter shows it nowhere."""
         if self._busy:
             return
         self._busy, self.problem.value = True, ""
@@ -105,7 +111,7 @@ class Comparison(Pane):
         self.problem.value += error_text(text)
 
     def _read(self) -> None:
-        """Read the chosen runs; one that cannot be read is told, and the others are shown."""
+        """Read the chosen runs. Report one that cannot be read, and show the others."""
         self._histories, self._folders, self._verdicts, missing = {}, {}, {}, []
         for name, path in self._in_order().items():
             try:
@@ -129,7 +135,7 @@ class Comparison(Pane):
         self._draw_verdicts()
 
     def _in_order(self) -> dict[str, Path]:
-        """The chosen runs by their names, first the one that the others are held against."""
+        """Return the chosen runs by name, first the one under "against"."""
         paths, first = list(self.chosen.value), self.against.value
         self.against.options = [(name, str(path)) for name, path in by_name(paths).items()]
         if paths:
@@ -143,7 +149,7 @@ class Comparison(Pane):
         self.curves.outputs = _output(figure) if figure.data else ()
 
     def _draw_verdicts(self) -> None:
-        """Bars, sentences and tables; what cannot be compared is told, and the settings are shown all the same."""
+        """Draw bars, sentences and tables. The settings are shown even if the verdicts cannot be compared."""
         self.bars.outputs, told = (), [self._missing] if self._missing else []
         settings = settings_html(self._folders) if len(self._folders) > 1 else ""
         spread, attack = "", str(self.attack.value or "")
@@ -165,7 +171,7 @@ class Comparison(Pane):
 
 
 def _output(figure: go.Figure) -> tuple[dict[str, Any], ...]:
-    """A figure as the output of a cell would hold it."""
+    """Return a figure in the form of a cell's output."""
     record = json.loads(figure.to_json() or "{}") | {"config": {"responsive": True, "displaylogo": False}}
     data = {"application/vnd.plotly.v1+json": record, "text/plain": "a figure"}
     return ({"output_type": "display_data", "data": data, "metadata": {}},)

@@ -1,6 +1,6 @@
-"""Show one run folder live: panels and a status line. It only reads the folder.
+"""Show one run folder live: panels and a status line. The folder is only read.
 
-A thread of its own reads and draws, so that neither the kernel nor the run waits for a picture.
+A separate thread reads and draws, so that neither the kernel nor the run waits for a picture.
 """
 
 from __future__ import annotations
@@ -25,15 +25,25 @@ from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.setup import error_text
 from faal_lab.widgets.stream import Pane, StreamView
 
-_PERIOD = 0.1  # seconds between looks at the folder
-_LINE = 1.6  # seconds between two status lines that say the same
+_PERIOD = 0.1  # seconds between two reads of the folder
+_LINE = 1.6  # seconds between two status lines with the same state
 
 
 class Dashboard(Pane):
-    """Shows a run folder, finished or running, from this process or any other. `follow(path)` changes the run.
+    """A live view of a run folder, finished or running, from this process or any other.
 
-    A run that does not go on can be replayed: the slider shows it as it stood after any batch. `on_look` is called after
-    each look at the folder, a few times a second, on the dashboard's thread.
+    A run that is paused or has ended can be replayed: the slider shows its state after any batch.
+
+    Args:
+        path: the run folder; None (default) waits for `follow`.
+        class_names: names of the classes until the run states its own (default: "0" to "9").
+        on_look: called after each read of the folder, several times a second, on the dashboard's thread; None by default.
+
+    >>> from faal_lab.widgets import Dashboard
+    >>> dashboard = Dashboard()
+    >>> dashboard.status
+    'none'
+    >>> dashboard.close()
     """
 
     def __init__(
@@ -77,7 +87,11 @@ class Dashboard(Pane):
         threading.Thread(target=self._loop, name="faal-dashboard", daemon=True).start()
 
     def follow(self, path: str | Path) -> None:
-        """Show another run from its beginning."""
+        """Show another run from its beginning.
+
+        Args:
+            path: the run folder; it need not exist yet.
+        """
         with self._lock:
             self._follower = Follower(path, keep_steps=False)
             self._history = History(len(self._names))
@@ -104,16 +118,16 @@ class Dashboard(Pane):
                     self._on_look()
             except (RunFolderError, SchemaError, OSError) as error:
                 said = str(error)
-            except Exception:  # a thread's traceback would be printed under whichever cell ran last
+            except Exception:  # a thread's traceback would be printed under the cell that ran last
                 said = traceback.format_exc()
-            shown = error_text(said) if said else ""  # a trouble that has passed is no longer told
+            shown = error_text(said) if said else ""  # an error that has passed disappears
             if self.problem.value != shown:
                 self.problem.value = shown
 
     def _look(self) -> str:
-        """Read and draw once, and return what is wrong with the run ("" if nothing).
+        """Read and draw once, and return the run's error ("" if there is none).
 
-        The last picture of a run that ended is drawn whatever the throttle says.
+        The last picture of a run that ended or paused is drawn regardless of the throttle.
         """
         follower = self._follower
         if follower is None:
@@ -128,7 +142,7 @@ class Dashboard(Pane):
         self._ended = status if final else self._ended if still else ""
         self._let_replay(still)
         now = time.monotonic()
-        if final or status != self._said or (drawn and now - self._told >= _LINE):  # a message costs the run on the same cores
+        if final or status != self._said or (drawn and now - self._told >= _LINE):  # a message slows a run on the same cores
             self._said, self._told, self.state.value = status, now, self._status_line(follower, status)
         for event in reversed(follower.events[-20:]):
             if isinstance(event, RunResumed):
@@ -138,7 +152,7 @@ class Dashboard(Pane):
         return ""
 
     def _take(self, follower: Follower) -> None:
-        """Take over what is new."""
+        """Add new records to the history; start anew if the run or its classes changed."""
         follower.poll()
         started = follower.started
         if follower.restarts != self._restarts:
@@ -160,7 +174,7 @@ class Dashboard(Pane):
         self.view.show(shown, turn_marks([t for t in follower.turns if until is None or t.step <= until]))
 
     def _let_replay(self, still: bool) -> None:
-        """The slider goes as far as the run; it can be moved while the run stands still."""
+        """Extend the slider to the run's last batch, and enable it while the run is paused or has ended."""
         last = int(self._history.step.values[-1]) if len(self._history.step.values) else 0
         if self.until.disabled != (not still or not last) or (still and self.until.max != last):
             for control in (self.until, self.play):
@@ -171,7 +185,7 @@ class Dashboard(Pane):
         self.save.disabled = not last
 
     def _offer(self) -> None:
-        """Offer everything for download."""
+        """Offer the run's files and a PNG of the panels for download."""
         with self._lock:
             if self._follower is not None:
                 path = self._follower.path
@@ -194,7 +208,7 @@ class Dashboard(Pane):
             rate = (last - first) / (until - since)
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
         if latest:
-            if self._radius[0] != latest.tau:  # c* takes a search
+            if self._radius[0] != latest.tau:  # c* needs a search: only if tau changed
                 self._radius = latest.tau, stated(AMBIGUITY_SETS[self._ambiguity](), latest.tau, len(self._names))
             words.append(f"{self._radius[1]}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
             words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")

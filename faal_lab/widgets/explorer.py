@@ -1,7 +1,7 @@
-"""Explore an ambiguity set: turn scores, radius and set, and see the worst case move.
+"""Explore an ambiguity set: change scores, radius and set, and see the worst case move.
 
-`live_widget` is a plotly FigureWidget for pictures that change when somebody turns a slider (`stream` is for those that change
-by themselves). Every private name of plotly that the project uses is in this file, and a test holds it.
+`live_widget` is a plotly FigureWidget for figures that change with a slider; `stream` draws those that change by themselves.
+Every private name of plotly that the project uses is in this file (a test checks it).
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from faal_lab.widgets.stream import Pane
 
 
 class WholeFigure(go.FigureWidget):
-    """Tells the page of itself when it is whole.
+    """A FigureWidget that connects to the page only once it is complete.
 
-    Plotly's own does so before it has data and sends those afterwards; a page that is busy may draw in between, and then
-    the picture stays empty.
+    Plotly's own connects first and sends its data afterwards. A busy page drew in between, and the figure stayed empty.
     """
 
     _whole = False
 
     def open(self) -> None:
-        """Open the line to the page, at the second call: the first is ipywidgets', in the middle of plotly's constructor."""
+        """Connect to the page. The first call does nothing: it comes from within plotly's constructor."""
         if self._whole:
             super().open()
 
 
 def live_widget(figure: go.Figure) -> go.FigureWidget:
-    """A FigureWidget that follows the width of its page; all traces must be in it already, a reload would lose later ones."""
+    """Return a FigureWidget as wide as its page. A reload of the page loses traces added later."""
     widget = WholeFigure(figure)
     widget._config = {"responsive": True, "displaylogo": False}
     widget._whole = True
@@ -50,15 +49,26 @@ _STEP = 0.02  # of the radius slider, in powers of ten
 
 
 def _snapped(radius: float) -> float:
-    """The nearest place of the radius slider; a browser would move it there, and the picture would jump."""
+    """Round a radius to a step of the slider. A browser would do so itself, and the picture would jump."""
     return 10 ** min(max(round(math.log10(radius) / _STEP) * _STEP, -3), 1)
 
 
 class Explorer(Pane):
-    """Sliders for the scores of each class, for the radius, and a list of sets, beside the picture of the worst case.
+    """Sliders for scores and radius, a list of ambiguity sets, and a figure of the worst case.
 
-    Three classes show the simplex. Where "keep c*" is ticked, another set is taken at the radius with the same largest
+    With three classes the figure is the simplex. If "keep c*" is ticked, a new set gets the radius with the same largest
     multiplier.
+
+    Args:
+        scores: score of each class, in [-1, 1]; three classes by default.
+        names: name of each class (default: A, B, C, ...).
+        radius: first radius, from 0.001 to 10, rounded to a step of the slider (0.2 by default).
+
+    >>> from faal_lab.widgets import Explorer
+    >>> explorer = Explorer(scores=(0.5, 0.0, -0.5))
+    >>> explorer.set.value = "chi-square"
+    >>> explorer.ball().__class__.__name__
+    'ChiSquareBall'
     """
 
     def __init__(
@@ -96,7 +106,7 @@ class Explorer(Pane):
         return min(max(radius, kind.limits[0]), kind.limits[1])
 
     def ball(self) -> Any:
-        """The set as the controls stand; a radius beyond what the set allows is taken at its limit."""
+        """Return the set that the controls state. A radius outside the set's limits is clipped."""
         kind = AMBIGUITY_SETS[str(self.set.value)]
         return kind() if self.set.value in _WITHOUT_RADIUS else kind(self._limited(kind, self.radius.value))
 
@@ -109,7 +119,7 @@ class Explorer(Pane):
         self.draw()
 
     def draw(self) -> None:
-        """Show the worst case of the scores as they stand."""
+        """Show the worst case of the scores on the sliders."""
         ball, scores = self.ball(), self._values()
         with self.figure.batch_update():
             traces: Any = self.figure.data

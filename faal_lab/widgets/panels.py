@@ -1,6 +1,6 @@
 """List the dashboard's panels, and fill them from a run's history as plain dicts and arrays.
 
-Beyond MANY classes lines would be a thicket: those panels are heatmaps then, one row per class.
+Panels with a line per class become heatmaps (a row per class) above MANY classes, where lines are unreadable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from faal_lab.runs.history import MAX_POINTS, History, thinned
 from faal_lab.widgets.stream import Picture
 
 MANY = 12
-_COLUMNS = 200  # of a heatmap
+_COLUMNS = 200  # columns of a heatmap, at most
 _DASHES = {"solid": [], "dash": [7, 4], "dot": [2, 3], "dashdot": [7, 3, 2, 3]}
 _GREY = "#7F7F7F"
 
@@ -26,7 +26,7 @@ def _line(name: str, style: dict[str, Any], of_class: int | None = None) -> dict
 
 
 def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
-    """Names, colours and panels, as the page wants them; `ambiguity` names the set whose radius is drawn."""
+    """Return names, colours and panels for the page. `ambiguity`: the set whose divergence is drawn."""
     styles = [class_style(c) for c in range(len(class_names))]
     by_class = [_line(name, style, c) for c, (name, style) in enumerate(zip(class_names, styles, strict=True))]
     kind = "heatmap" if len(class_names) > MANY else "lines"
@@ -58,15 +58,16 @@ def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
 def pictures(
     history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None, followed: int = -1
 ) -> dict[str, Picture]:
-    """What each panel shows, by its id: at most 400 points a line, of the batches in `span`, none after batch `until`.
+    """Return each panel's data by its id, at most 400 points a line.
 
-    Accuracy, margins and weights are means over the last `window` batches; each batch's weights stand faintly behind them,
-    and Wilson's 95 % interval behind the accuracy of the class that is `followed` (-1: none).
+    Data are from batches in `span`, none after batch `until`. Accuracy, margins and weights are means over the last
+    `window` batches. Each batch's own weights are drawn faintly behind, and Wilson's 95 % interval behind the accuracy of the
+    `followed` class (-1: none).
     """
     steps = history.step.values
     end = len(steps) if until is None else int(np.searchsorted(steps, until, side="right"))
     first, last = 0, end
-    if span is not None:  # and one batch more on both sides, so that lines go on to the edge
+    if span is not None:  # one batch more on both sides, so that lines reach the edge
         first = int(np.clip(np.searchsorted(steps, span[0]) - 1, 0, end))
         last = int(np.clip(np.searchsorted(steps, span[1], side="right") + 1, first, end))
     many = history.num_classes > MANY
@@ -96,7 +97,7 @@ def _accuracy(history: History, window: int, x: np.ndarray, at: np.ndarray, foll
 
 
 def _bars(history: History, epochs: int) -> Picture:
-    """Validation accuracy of each class under PGD after the last of `epochs`, with Wilson's intervals."""
+    """Return each class's validation accuracy under PGD after epoch `epochs`, with Wilson's intervals."""
     classes = np.arange(history.num_classes)
     if not epochs:
         none = np.full(len(classes), np.nan)
@@ -108,5 +109,5 @@ def _bars(history: History, epochs: int) -> Picture:
 
 
 def turn_marks(turns: list[DialTurned]) -> list[dict[str, Any]]:
-    """Where dials were turned, and to what."""
+    """Return a mark for each turned dial: batch and new value."""
     return [{"x": turn.step, "text": f"{turn.dial.replace('_', ' ')} {turn.new:g}"} for turn in turns]

@@ -1,7 +1,8 @@
-"""Start JupyterLab with tested settings, or the workbench alone as a page (Voila, on 127.0.0.1, behind a token).
+"""Start JupyterLab with tested settings, or the workbench alone as a page.
 
-Voila asks for no token by itself. With one, the page, the kernels and their websockets are for those who have it. Scripts and
-style sheets of installed packages are for everybody, as in JupyterLab: the page that asks for the token needs some of them.
+Voila serves the page on 127.0.0.1, behind a token. Voila has no token by default; with one, page, kernels and websockets
+need it. Scripts and style sheets of installed packages stay open, as in JupyterLab: the page that asks for the token needs
+some of them.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ ROOT = NOTEBOOKS.parent  # the checkout
 
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # outputs off the screen stay alive
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # otherwise outputs off the screen are removed
 }
 
 
 def lab_command(port: int, browser: bool, start: str) -> list[str]:
-    """The JupyterLab command line: this machine only, with Jupyter's own random token."""
+    """Return the JupyterLab command: for this machine only, with Jupyter's random token."""
     words = [
         sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", f"--LabApp.default_url=/lab/tree/{start}",
-        # without it the server keeps every message for a closed tab in memory, gigabytes an hour
+        # the server kept all messages for a closed tab in memory, gigabytes an hour: do not buffer
         "--MappingKernelManager.buffer_offline_messages=False",
     ]  # fmt: skip
     if not browser:
@@ -46,7 +47,7 @@ def lab_command(port: int, browser: bool, start: str) -> list[str]:
 
 
 def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/00_map.ipynb") -> int:
-    """Run JupyterLab in the checkout until it is ended; returns its exit code."""
+    """Run JupyterLab in the checkout until it ends, and return its exit code."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "labconfig" / "default_setting_overrides.json"
         overrides.parent.mkdir()
@@ -60,22 +61,22 @@ def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/00_
 
 
 _TEMPLATES = Path(__file__).parent / "jupyter"
-_TRIES = 50  # ports
+_TRIES = 50  # ports to try
 
 
 def page_settings(folder: Path, port: int, token: str, dark: bool) -> dict[str, Any]:
-    """What Voila reads in `folder`, and nowhere else: a setting of the user's could open the page to others."""
+    """Return the only settings that Voila reads. A user's own could open the page to others."""
     return {
         "Voila": {
             "ip": "127.0.0.1", "port": port, "port_retries": 0, "token": token, "open_browser": False, "log_level": 40,
             "connection_dir_root": str(folder),
         },
-        "PasswordIdentityProvider": {"allow_password_change": False},  # the page that asks for the token offers no more
+        "PasswordIdentityProvider": {"allow_password_change": False},  # the token page offers nothing else
         "VoilaConfiguration": {
             "template": "workbench", "theme": "dark" if dark else "light", "file_allowlist": [], "allow_template_override": "NO",
         },
-        # the kernel is where the command was given, so that folders typed on the page are found; a page that vanished without
-        # a word leaves one behind; and without the last setting the server keeps every message for a closed tab in memory
+        # Folders typed on the page are relative to the command's folder. A page that vanished left a kernel: end idle ones. And
+        # the server kept all messages for a closed tab in memory: do not buffer.
         "MappingKernelManager": {
             "root_dir": str(Path.cwd()), "cull_idle_timeout": 600, "cull_interval": 60, "buffer_offline_messages": False,
         },
@@ -83,22 +84,22 @@ def page_settings(folder: Path, port: int, token: str, dark: bool) -> dict[str, 
 
 
 def write_page(folder: Path, runs: Path, settings: dict[str, Any]) -> list[str]:
-    """Put settings and notebook in a private folder; returns the command that serves them."""
+    """Write settings and notebook to `folder`, and return the command that serves them."""
     (folder / "voila.json").write_text(json.dumps(settings), encoding="utf-8")
     recorded = ROOT / "notebooks" / "recorded"
-    recorded = recorded.relative_to(Path.cwd()) if recorded.is_relative_to(Path.cwd()) else recorded  # as it is read there
+    recorded = recorded.relative_to(Path.cwd()) if recorded.is_relative_to(Path.cwd()) else recorded  # the kernel runs there
     code = f"from faal_lab.widgets import Workbench\nWorkbench({str(runs)!r}, {str(recorded)!r})"
     cell = {"cell_type": "code", "id": "workbench", "execution_count": None, "metadata": {}, "outputs": [], "source": code}
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    notebook = folder / "faal_lab.ipynb"  # its name is the page's title
+    notebook = folder / "faal_lab.ipynb"  # the page's title is the file's name
     notebook.write_text(json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
     return [sys.executable, "-m", "voila", str(notebook), f"--Voila.config_file_paths={folder}"]
 
 
 def open_page(runs: Path, port: int = 8866, browser: bool = True, dark: bool = False) -> int:
-    """Serve the page until Ctrl-C or SIGTERM, which end server and kernels but no run; returns the server's exit code.
+    """Serve the page until Ctrl-C or SIGTERM, and return the server's exit code.
 
-    Raises ImportError where Voila is missing, OSError where no port is free.
+    Both end server and kernels, but no run. Raises ImportError if Voila is missing, OSError if no port is free.
     """
     if importlib.util.find_spec("voila") is None:
         raise ImportError("faal-lab dashboard is served by Voila, which is missing: pip install 'faal-lab[dashboard]'")
@@ -121,7 +122,7 @@ def open_page(runs: Path, port: int = 8866, browser: bool = True, dark: bool = F
 
 
 def free_port(first: int) -> int:
-    """The first free port from this one on (0: any); raises OSError where there is none."""
+    """Return the first free port from `first` (0: any). Raises OSError if 50 ports in a row are taken."""
     for port in range(first, first + _TRIES):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)) as found:
             return found.getsockname()[1]
@@ -129,7 +130,7 @@ def free_port(first: int) -> int:
 
 
 def _say_where(server: subprocess.Popen[bytes], port: int, token: str, browser: bool) -> None:
-    """Print the address as soon as somebody answers there."""
+    """Print the address as soon as the server answers there."""
     while server.poll() is None:
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -144,7 +145,7 @@ def _say_where(server: subprocess.Popen[bytes], port: int, token: str, browser: 
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server, which ends its kernels; Ctrl-C in a terminal has told it already."""
+    """End the server, which ends its kernels. After Ctrl-C in a terminal it is already ending."""
     if server.poll() is None:
         server.terminate()
     try:

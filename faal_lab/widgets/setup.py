@@ -1,4 +1,4 @@
-"""The controls that set up a run: every list is the library's own, every tooltip the setting's help."""
+"""Build the controls of a run's settings, from the library's own lists and the help of each setting."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ _GROUPS = {
     "Method": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma"),
     "Attack and training": ("attack_steps", "epochs", "batch_size", "seed"),
 }
-_WIDE, _NARROW = "18rem", "14.5rem"  # of a dial, and of a setting: four fit beside each other on a page of 1440 pixels
+_WIDE, _NARROW = "18rem", "14.5rem"  # of a dial and a setting: four fit side by side on a page of 1440 pixels
 
 
 def error_text(text: str) -> str:
-    """An error as it is shown in a panel."""
+    """Return an error as HTML for a panel."""
     style = "color:var(--jp-error-color1,#b00020);white-space:pre-wrap;margin:0"
     return f"<pre style='{style}'>{html.escape(text)}</pre>"
 
 
-_REPLACED = {"model": ("model",), "recipe": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma")}  # by objects
+# Settings without a control if the notebook gives an object for the part.
+_REPLACED = {"model": ("model",), "recipe": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma")}
 
 
 def _label(name: str) -> dict[str, Any]:
-    """How a control looks: its description beside it, dials wider than settings."""
+    """Return the layout of a control: description beside it, dials wider than settings."""
     layout = W.Layout(width=_WIDE if name in DIALS else _NARROW)
     return {"description": name.replace("_", " "), "layout": layout, "style": {"description_width": "6rem"}}
 
 
 def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
-    """One widget a setting; tests and styles find it by its class."""
+    """Return one widget per setting. Tests and styles find it by its CSS class."""
     whole: dict[str, Any] = {"min": 1, "max": 100_000}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "data": (W.Dropdown, {"options": list(LOADERS)}),
@@ -72,12 +73,16 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
 
 
 class Setup(W.VBox):
-    """Presets, controls in groups, and what they come to: errors, the largest multiplier, commands that reproduce it.
+    """Presets and controls, with errors, the largest multiplier, and commands that reproduce the run.
 
-    `dials` is a row of its own, for what can be turned during a run, to be shown beside the run; the rest can be folded.
-    `config()` is the outcome. `given` are settings by name, also those that have no control; `on_error` hears what does not
-    go together as soon as it is set, "" when all is well. `own` names parts (model, recipe) that are objects of the notebook:
-    the name stands where there would be a choice.
+    `config()` returns the settings. `dials` is a separate row, shown beside the run, for the dials that can be turned during
+    a run; the rest can be folded.
+
+    Args:
+        given: settings by name, with or without a control.
+        bases: run folders that can be chosen as base.
+        on_error: called after each change with the error of the settings, or "".
+        own: class names, by part (model, recipe), of the notebook's own objects; shown instead of a choice.
     """
 
     def __init__(
@@ -117,18 +122,18 @@ class Setup(W.VBox):
         self.look()
 
     def config(self) -> Config:
-        """The settings as they stand; raises ConfigError or UnknownName."""
+        """Return the settings on the controls. Raises ConfigError or UnknownName."""
         stated_here = {**self._given, **{name: widget.value for name, widget in self.controls.items()}}
         stated_here["base"] = "" if stated_here["base"] == SCRATCH else stated_here["base"]
         return based_on(stated_here["base"], stated_here)
 
     def _named(self, part: str) -> W.Text:
-        """A part of the notebook's own, where the choice would stand."""
+        """Return a disabled field with the name of the notebook's own object, in place of a choice."""
         tip = "An object of this notebook. The run goes on in a thread of its kernel, and stops with it."
         return W.Text(self._own[part], disabled=True, tooltip=tip, **_label(part)).add_class(f"faal-own-{part}")
 
     def _take_preset(self) -> None:
-        """Fill the controls with what the chosen names stand for; what has no control is kept beside them."""
+        """Fill the controls from the chosen presets. Settings without a control are kept, too."""
         chosen = {kind: str(w.value) for kind, w in self.presets.items() if w.value != _OWN}
         self._filling = True
         try:
@@ -139,7 +144,7 @@ class Setup(W.VBox):
                 widget = self.controls[name]
                 if isinstance(widget, W.FloatSlider):
                     widget.max = max(float(widget.max or 0), value)
-                    # the page would move a value between two steps of a slider, and a run must have just what was named
+                    # the page moved a value between two steps of a slider, but a run needs exactly the preset's: change the step
                     on_a_step = math.isclose(round(value / widget.step) * widget.step, value)
                     widget.step = widget.step if on_a_step else value / 8
                 widget.value = value
@@ -148,7 +153,7 @@ class Setup(W.VBox):
         self.look()
 
     def look(self) -> None:
-        """Say what the controls come to."""
+        """Update errors, largest multiplier and commands from the controls."""
         if self._filling:
             return
         try:

@@ -1,6 +1,6 @@
-"""Draw live panels as one anywidget: arrays go to the page as bytes, and the page draws them on canvas.
+"""Draw live panels as one anywidget: the page gets arrays as bytes and draws them on canvas.
 
-`Pane` is the base of every panel: a page that cannot show it gets a sentence instead of its contents spelled out.
+`Pane` is the base of every panel. A page without widgets prints one sentence in its place, instead of its contents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import traitlets
 
 
 class Pane(W.VBox):
-    """A column of widgets. Where a page shows no widgets it stands as text, which ipywidgets cuts after 110 characters."""
+    """A column of widgets. Pages without widgets print its repr, cut by ipywidgets after 110 characters."""
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -25,29 +25,29 @@ class Pane(W.VBox):
 
 
 HERTZ = 2.5
-# How far the page may be behind, and how often it says where it is: half of that. Each of its messages makes the kernel busy
-# and idle again, which JupyterLab shows in three places and lays the page out anew for: more than drawing costs.
+# The page may be this many updates behind; it reports its position every half of that. Each report made the kernel busy and idle
+# again. JupyterLab shows that in three places and lays out the page anew, which costs more than drawing.
 AHEAD = 8
-_PATIENCE = 2.0  # seconds to wait for a page that does not answer
+_PATIENCE = 2.0  # seconds to wait for a page that does not respond
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What one panel shows: R lines (or rows of a heatmap) of T points, or one bar for each of T classes."""
+    """Data of one panel: R lines (or rows of a heatmap) of T points, or one bar for each of T classes."""
 
     x: np.ndarray  # [T]
     y: np.ndarray  # [R, T]; [1, T] for bars
     faint: np.ndarray | None = None  # [R, T], behind the lines
-    low: np.ndarray | None = None  # [T], whiskers of bars, or a band behind the line of the followed class
+    low: np.ndarray | None = None  # [T], whiskers of bars, or a band behind the followed class's line
     high: np.ndarray | None = None
 
 
 class StreamView(anywidget.AnyWidget):
-    """A grid of panels as `spec` states them (see `panels.panel_spec`); `show` gives them their data.
+    """A grid of the panels in `spec` (see `panels.panel_spec`); `show` sends their data.
 
-    `followed` is the class that stands out in every panel (-1: none), on the page and here alike; `zoom` the batches that
-    the page wants to see, None for all; `asked` is set when it wants to be sent something although nothing has changed.
+    `followed` is the class highlighted in every panel (-1: none), in sync with the page. `zoom` is the span of batches that the
+    page shows, None for all. `asked` is True if the page needs an update although the data are unchanged.
     """
 
     _esm = "".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("drawing", "panels", "view"))
@@ -73,12 +73,12 @@ class StreamView(anywidget.AnyWidget):
             self._drawn, self.asked = self._number, True
 
     def ready(self) -> bool:
-        """Whether an update may be sent now."""
+        """Return whether an update may be sent now."""
         waited = time.monotonic() - self._sent
         return waited >= 1 / HERTZ and (self._number - self._drawn < AHEAD or waited >= _PATIENCE)
 
     def show(self, pictures: dict[str, Picture], marks: list[dict[str, Any]]) -> None:
-        """Send what panels (by their id) show now, and where dials were turned: {"x": batch, "text": ...}."""
+        """Send the data of panels, by id, and marks for turned dials: {"x": batch, "text": ...}."""
         self._sent, self.asked = time.monotonic(), False
         self._number += 1
         buffers: list[bytes] = []
@@ -93,5 +93,5 @@ class StreamView(anywidget.AnyWidget):
         self.send({"kind": "data", "number": self._number, "panels": panels, "marks": marks}, buffers)
 
     def save(self, files: dict[str, bytes], picture: str) -> None:
-        """Let the page offer `files` by their names, and the panels as a PNG, for download."""
+        """Offer `files` (content by name) and a PNG of the panels, named `picture`, for download."""
         self.send({"kind": "save", "files": list(files), "picture": picture}, list(files.values()))

@@ -1,4 +1,4 @@
-"""Show the hardest class's images with their adversarial versions and predictions, when asked."""
+"""Show images of the hardest class with adversarial versions and predictions, on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE = 84  # pixels on the page
 
 
 def _picture(pixels: np.ndarray, about: str) -> str:
-    """An image [channels, H, W] in [0, 1] as HTML, its pixels kept sharp."""
+    """Return an image [channels, H, W] in [0, 1] as HTML with sharp pixels."""
     from PIL import Image
 
     levels = (pixels * 255).round().clip(0, 255).astype(np.uint8)
@@ -39,7 +39,7 @@ def _belief(belief: np.ndarray, names: tuple[str, ...], truth: int) -> str:
 
 
 def strip_html(found: Hardest) -> str:
-    """One column an image: clean, what was added, adversarial, with the beliefs above each of the two."""
+    """Return one column per image: clean image, perturbation, adversarial image, and both predictions."""
     shown, names = found.examples, found.class_names
     added = shown.adversarial - shown.clean
     reach = float(np.abs(added).max()) or 1.0
@@ -62,10 +62,10 @@ def strip_html(found: Hardest) -> str:
 
 
 class Strip(W.VBox):
-    """A button, and below it the images of the class that is followed, else of the hardest one.
+    """A button, and below it images of the followed class, else of the hardest one.
 
-    `folder` and `followed` tell which run and class (-1: none) are meant when the button is pressed; `model` hands over a
-    network that takes the run's weights, where no name stands for its own.
+    `folder` and `followed` return run folder and class (-1: none) when the button is pressed. `model` returns a network for the
+    run's weights if the run's own has no name in the library, else None.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Strip(W.VBox):
         super().__init__([self.button, self.shown])
 
     def look(self) -> None:
-        """Make the pictures; takes a second or two, in which the kernel goes on."""
+        """Make the pictures. On a click, this runs in a thread and takes a second or two."""
         path, followed = self._folder(), self._followed()
         if path is None:
             self.shown.value = "No run yet."
@@ -90,7 +90,7 @@ class Strip(W.VBox):
         self.button.disabled = True
         try:
             self.shown.value = strip_html(hardest(path, of_class=None if followed < 0 else followed, model=self._model()))
-        except Exception as error:  # in a thread of its own: an error would be shown nowhere
+        except Exception as error:  # an error in a thread would be shown nowhere
             self.shown.value = error_text(str(error))
         finally:
             self.button.disabled = False

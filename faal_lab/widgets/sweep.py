@@ -1,6 +1,6 @@
-"""Show a sweep in a notebook: what is done, what runs and how far it is, what failed and why.
+"""Show a sweep in a notebook: finished jobs, progress of running ones, errors of failed ones.
 
-The sweep is a process of its own, started here or in a terminal: a kernel that is restarted loses nothing.
+The sweep is a separate process, started here or in a terminal, so a restart of the kernel loses nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,22 @@ from faal_lab.sweeps.plan import read_plan
 from faal_lab.sweeps.view import Row, rows
 from faal_lab.widgets.stream import Pane
 
-_PERIOD = 1.0  # seconds between looks
+_PERIOD = 1.0  # seconds between two reads of the folder
 _SIGNS = {"done": "✓", "running": "▶", "stopped": "■", "failed": "✗", "blocked": "-", "waiting": "·"}
 _COLOURS = {"failed": "var(--jp-error-color1, #b00020)", "running": "var(--jp-brand-color1, #1976d2)"}
 
 
 class SweepPanel(Pane):
-    """Shows a sweep file's jobs, and makes them when Start is pressed; raises SweepError for one that cannot be."""
+    """A table of a sweep file's jobs, with buttons to start and stop the sweep.
+
+    Args:
+        file: the sweep file, in YAML.
+        out: folder of the sweep (default: runs/NAME).
+        workers: jobs at once; 0, the default, is one per GPU or core, at most four without GPUs.
+
+    Raises:
+        SweepError, UnknownName: for a mistake in the file.
+    """
 
     def __init__(self, file: str | Path, out: str | Path | None = None, workers: int = 0) -> None:
         self.plan = read_plan(file, out)
@@ -46,7 +55,7 @@ class SweepPanel(Pane):
         threading.Thread(target=self._loop, name="faal-sweep", daemon=True).start()
 
     def begin(self) -> None:
-        """Make what is not done yet, in a process that outlives this kernel."""
+        """Start the sweep for jobs not done yet, in a process that outlives this kernel."""
         if self._process is not None and self._process.poll() is None:
             return
         self.plan.out.mkdir(parents=True, exist_ok=True)
@@ -58,12 +67,12 @@ class SweepPanel(Pane):
         self.look()
 
     def end(self) -> None:
-        """End the sweep that was begun here; its jobs save their state."""
+        """End the sweep that was started here. Its jobs save their state."""
         if self._process is not None:
             self._process.send_signal(2 if os.name == "posix" else 1)
 
     def close(self) -> None:
-        """Stop looking and remove the widgets; the sweep goes on."""
+        """Remove the widgets. The sweep continues."""
         self._closed.set()
         super().close()
 
@@ -75,7 +84,7 @@ class SweepPanel(Pane):
                 self.message.value = html.escape(str(error))
 
     def look(self) -> None:
-        """Read the folder once."""
+        """Read the folder once and update the table."""
         found = rows(self.plan)
         mine = self._process is not None and self._process.poll() is None
         self.start.disabled, self.stop.disabled = mine, not mine
@@ -97,7 +106,7 @@ def _row(row: Row) -> str:
 
 
 def _last_words(panel: SweepPanel) -> str:
-    """What the command said where it ended with an error."""
+    """Return the end of the command's log if it failed, else ""."""
     process, log = panel._process, panel.plan.out / "sweep.log"
     if process is None or process.poll() in (None, 0) or not log.exists():
         return ""

@@ -1,7 +1,7 @@
-"""Put controls beside a dashboard: set up a run, start it in a process of its own, steer it through its folder.
+"""Set up a run, start it in a process of its own, and steer it through its folder.
 
-A network or a recipe that exists in the notebook alone is trained in a thread of its kernel instead. What the workbench shows and
-steers may have been started by anybody.
+Controls are beside a dashboard. A network or recipe defined in the notebook is trained in a thread of its kernel
+instead. The workbench can also show and steer runs that were started elsewhere.
 """
 
 from __future__ import annotations
@@ -37,13 +37,28 @@ _NOTHING = "(none)"
 
 
 class Workbench(Pane):
-    """Pick data, model, method and settings; Start, Pause, Resume, Step, Stop; turn tau, epsilon and learning rate live.
+    """A panel to choose data, model, method and settings, and to start and steer runs.
 
-    `runs` is the folder new runs go to; one in it that is going on is taken up, so that a kernel that was restarted loses
-    nothing. Runs in `recorded` can be looked at, too. Settings given by name (any of Config) are the controls' first values.
+    Buttons: Start, Pause, Resume, Step, Stop. Live dials: tau, epsilon, learning rate, and fairness on or off.
 
-    `model` and `recipe` may be objects: then each Start trains a copy of them in a thread, which ends with the kernel (its last
-    checkpoint can be resumed). Raises ConfigError where they are of another kind.
+    A run that is active in `runs` is shown at once, so a restart of the kernel loses nothing. With an object as `model` or
+    `recipe`, each Start trains a copy in a thread that ends with the kernel; its last checkpoint can be resumed.
+
+    Args:
+        runs: folder for new runs ("runs" by default).
+        recorded: folder with more runs to show ("recorded" by default).
+        model: a network by its name, or an object that takes pixels in [0, 1] and returns logits.
+        recipe: a Recipe of your own parts; choose named recipes on the page.
+        settings: first values of the controls, any setting of Config.
+
+    Raises:
+        ConfigError, UnknownName: for a setting that makes no sense, or another kind of object.
+
+    >>> from faal_lab.widgets import Workbench
+    >>> bench = Workbench(data="digits", fairness="faal", tau=0.5)
+    >>> bench.config().tau
+    0.5
+    >>> bench.dashboard.close()
     """
 
     def __init__(
@@ -79,7 +94,7 @@ class Workbench(Pane):
         self.opened = W.Dropdown(
             options=self._folders(), description="look at", tooltip="Any run of this folder, also one started elsewhere"
         ).add_class("faal-opened")
-        self.dashboard = Dashboard(on_look=self._enable)  # its thread calls back at once: the controls must be there
+        self.dashboard = Dashboard(on_look=self._enable)  # after the controls: its thread calls back at once
         self._connect()
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
@@ -87,6 +102,11 @@ class Workbench(Pane):
         self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed, self._shape)
         super().__init__([self.setup, acts, self.setup.dials, self.message, self.dashboard, self.strip])
         self._take_up()
+
+    def close(self) -> None:
+        """Remove the widgets and end the dashboard's thread. Runs continue."""
+        self.dashboard.close()
+        super().close()
 
     def _connect(self) -> None:
         for name in _BUTTONS:
@@ -105,33 +125,33 @@ class Workbench(Pane):
         return [_NOTHING, *map(str, found)]
 
     def _take_up(self) -> None:
-        """Show the run of this folder that is going on, the one last begun where there are several."""
+        """Show the active run in `runs`; of several, the one started last."""
         going = [p for p in self.runs.glob("**/heartbeat.json") if LiveRun(p.parent, None, None).running()]
         if going:
             newest = max(going, key=lambda p: (p.parent / "config.json").stat().st_mtime)
             self.opened.value = str(newest.parent)
 
     def config(self) -> Config:
-        """The settings as the controls stand; raises ConfigError or UnknownName."""
+        """Return the settings on the controls. Raises ConfigError or UnknownName."""
         return self.setup.config()
 
     def _active(self) -> bool:
         return self.run is not None and self.run.running() and self.dashboard.status not in ENDED
 
     def _judge(self, error: str) -> None:
-        """What does not go together is said before Start."""
+        """Show an error of the settings before Start, and disable Start."""
         self.message.value = error_text(error) if error else ""
         self.buttons["start"].disabled = bool(error) or (self._shown is not None and self._shown[0])
 
     def _safely(self, act: Callable[[], None]) -> None:
-        """An error in a handler would be shown nowhere: say it under the buttons."""
+        """Call a handler and show its error below the buttons. Jupyter shows it nowhere."""
         try:
             act()
         except _HANDLED as error:
             self.message.value = error_text(str(error))
 
     def start(self) -> None:
-        """Start a run with the settings as they stand; nothing happens while one is active."""
+        """Start a run with the settings on the controls, unless one is active."""
         if self._active():
             return
         config, own = self.config(), own_parts(self._model, self._recipe)
@@ -140,24 +160,28 @@ class Workbench(Pane):
         self.settings["base"].options = self._bases()
 
     def _launch(self, config: Config, out: Path, own: bool, resume: bool = False) -> LiveRun:
-        """In a process of its own; a run of objects (`own`) in a thread, by copies: a run leaves what it was given as it was."""
+        """Launch a run in a process, or in a thread with copies of the notebook's objects (`own`)."""
         if not own:
             return LiveRun.start(config, out, resume=resume)
         model, recipe = copy.deepcopy((self._model, self._recipe))
         return LiveRun.in_thread(config, out, model=model, recipe=recipe, resume=resume)
 
     def _shape(self) -> nn.Module | None:
-        """A network for the weights of the run that is shown, where it is of the notebook's own."""
+        """Return a copy of the notebook's network if the shown run trained one, else None."""
         return copy.deepcopy(self._model) if self.run is not None and "model" in self.run.folder.own() else None
 
     def look_at(self, path: str) -> None:
-        """Show a run of any origin, to steer it while it goes on and to replay it afterwards."""
+        """Show a run of any origin: steer it while it is active, replay it afterwards.
+
+        Args:
+            path: the run folder.
+        """
         if path != _NOTHING and (self.run is None or path != str(self.run.folder.path)):
             self._follow(LiveRun.attach(path))
 
     def _follow(self, run: LiveRun) -> None:
         path = str(run.folder.path)
-        self.message.value = f"Run folder: {html.escape(path)}"  # before the run: its error may be there at once
+        self.message.value = f"Run folder: {html.escape(path)}"  # before the run: its error may come at once
         self.dashboard.follow(path)
         self.run, self._shown = run, None
         if self.opened.value != path:
@@ -165,45 +189,50 @@ class Workbench(Pane):
             self.opened.value = path
 
     def pause(self) -> None:
-        """Pause, resume when paused, or go on with a run that was stopped or lost."""
+        """Pause the run, or resume it if it is paused, stopped or lost."""
         if self.run is None:
             return
         if not self._active():
             folder, given = RunFolder.open(self.run.folder.path), own_parts(self._model, self._recipe)
-            own = folder.own().keys() == given.keys() != set()  # else a process of its own says what is missing
+            own = folder.own().keys() == given.keys() != set()  # else a process of its own reports the missing part
             self._follow(self._launch(folder.config(), folder.path, own, resume=True))
         else:
             (self.run.resume if self.dashboard.status == "paused" else self.run.pause)()
 
     def step(self) -> None:
-        """Make one step and stand still."""
+        """Train one batch, then pause."""
         if self.run is not None:
             self.run.step()
 
     def stop(self) -> None:
-        """Stop; the state is saved."""
+        """End the run. Its state is saved, and can be resumed."""
         if self.run is not None:
             self.run.stop()
 
     def turn(self, dial: str, value: float) -> None:
-        """Turn a dial of the active run; before Start it is just a setting."""
+        """Turn a dial of the active run. Without one, the dial is just a setting of the next run.
+
+        Args:
+            dial: tau, epsilon, learning_rate or fairness_on.
+            value: the new value; 0 or 1 for fairness_on.
+        """
         if self.run is not None and self._active():
             self.run.turn(dial, value)
 
     def _has_fairness(self) -> bool:
         try:
             return self.run is not None and self.run.folder.config().fairness != "none"
-        except RunFolderError:  # a process that has just begun has not written its settings yet
+        except RunFolderError:  # a process that has just started has not written its settings yet
             self._shown = None  # look again
             return False
 
     def _enable(self) -> None:
-        """Let the controls follow the run's state; costs nothing while that stands still."""
+        """Update the controls if the run's state changed."""
         active, status = self._active(), self.dashboard.status
         if (active, status) == self._shown:
             return
         if active and not (self._shown and self._shown[0]):
-            self.setup.folded.selected_index = None  # nothing in there can be changed now: room for the panels
+            self.setup.folded.selected_index = None  # settings are fixed during a run: make room for the panels
         self._shown = (active, status)
         if self.run is not None and not active and self.run.error():
             self.message.value = error_text(self.run.error())

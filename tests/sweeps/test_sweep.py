@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from faal_lab.sweeps import status
 from faal_lab.sweeps.checks import check_plan
 from faal_lab.sweeps.engine import KEPT, make_all, wanted
 from faal_lab.sweeps.plan import SweepError, read_plan, shard
@@ -49,6 +50,17 @@ def write(folder: Path, text: str = FILE, **changes: object) -> Path:
     file = folder / "small.yaml"
     file.write_text(yaml.safe_dump(found, sort_keys=False))
     return file
+
+
+def test_a_folder_with_a_dot_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, base__parameters={"out": "runs/tau-0.5"}, base__grid={}, base__list=[{}]), tmp_path / "out")
+    assert plan.jobs["base"].product == Path("runs/tau-0.5")
+    assert plan.jobs["verdicts/base"].parameters["runs"] == "runs/tau-0.5"
+    assert plan.jobs["report"].product == plan.jobs["report"].folder, "a page is none"
+
+
+def test_what_only_shows_is_there() -> None:
+    assert all((Path(status.__file__).parents[1] / name).is_dir() for name in status._ONLY_SHOW), "else sweeps are made anew"
 
 
 def test_a_file_becomes_jobs(tmp_path: Path) -> None:

@@ -352,7 +352,8 @@ def test_errors_of_a_run_in_a_thread_are_shown(tmp_path: Path) -> None:
         until(lambda: "Linear" in bench.message.value and "10" in bench.message.value and "Run folder" not in bench.message.value)
         until(lambda: not bench.buttons["start"].disabled)
     finally:
-        bench.dashboard.close()
+        bench.close()
+        assert bench.dashboard._closed.is_set(), "its thread would read on"
 
 
 def test_the_workbench_offers_what_the_library_lists(tmp_path: Path) -> None:
