@@ -1,7 +1,7 @@
-"""List the names of all parts, the facts that settings need about each, and which parts go together.
+"""List the names of all parts, the facts that settings need, and the valid combinations.
 
-Loads no part and no torch. A row names the class of a part ("module:Class" in this package). Where a class repeats a fact of
-its row (limits, terms), `tests/test_catalogue.py` holds the two equal.
+Loads no part and no torch. A row names the class of a part ("module:Class" in this package). A class may repeat a fact of
+its row (limits, terms); `tests/test_catalogue.py` checks that the two agree.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 
 from faal_lab.errors import RecipeError, check_name
 
-OWN = -1.0  # a setting that is left to the method
+OWN = -1.0  # the setting is left to the method
 ANY_RADIUS = (0.0, math.inf)
-PRICES = (1e-300, math.inf)  # of a penalised form, in the radius' place: dearer is closer to the reference
+PRICES = (1e-300, math.inf)  # of a penalised set, in place of a radius: a higher price is closer to the reference
 
 
 @dataclass(frozen=True)
 class Part:
-    """A row: the class of a part, and the arguments that make this row's kind of it."""
+    """A row: the class of a part, and the arguments of this row."""
 
     code: str  # "module:Class", below faal_lab
     arguments: dict[str, Any] = field(default_factory=dict, kw_only=True, hash=False)
 
     @property
     def make(self) -> Callable[..., Any]:
-        """The class, or the class with this row's arguments; imports its module."""
+        """The class, or the class with the arguments of this row. Imports its module."""
         module, _, name = self.code.partition(":")
         found = getattr(importlib.import_module(f"faal_lab.{module}"), name)
         return partial(found, **self.arguments) if self.arguments else found
 
     def about(self) -> str:
-        """The first paragraph of the class's docstring on one line, and which halves of it this row leaves out."""
+        """Return the first paragraph of the class's docstring, and the halves that this row leaves out."""
         module, _, name = self.code.partition(":")
         text = " ".join(_docstrings(module)[name].strip().split("\n\n")[0].split())
         return text + "".join(f" Without {name}." for name, value in self.arguments.items() if value is False)
@@ -46,7 +46,7 @@ class Part:
 
 @cache
 def _docstrings(module: str) -> dict[str, str]:
-    """Class name -> docstring, read from a module's source: importing it would load torch."""
+    """Read class name -> docstring from the source of a module; an import would load torch."""
     source = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     return {node.name: ast.get_docstring(node) or "" for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
@@ -69,25 +69,33 @@ class ObjectivePart(Part):
 
 @dataclass(frozen=True)
 class Method(Part):
-    """A fairness method, and what the paper's Table 4 asks of each. `make` takes those of Recipe's settings that it names."""
+    """A fairness method, with the properties of the paper's Table 4.
+
+    `make` takes those of Recipe's settings that it names.
+    """
 
     source: str
-    acts_on: str  # what of a training step it changes
+    acts_on: str  # the part of a training step that it changes
     updates: str  # "never", "once", or every "batch" or "epoch"
     validation: bool = False  # needs a validation split
     attacked: bool = True  # has no meaning without an attack
-    terms: tuple[str, ...] = ()  # what the objective must have; a method for one loss only
+    terms: tuple[str, ...] = ()  # terms that the objective must have, for a method of one loss only
     targets: bool = False  # makes some attacks targeted
-    delayed: bool = False  # acts after an epoch's statistics at the earliest
-    scales: bool = False  # scales the loss before it acts, too
+    delayed: bool = False  # needs the statistics of one epoch before it acts
+    scales: bool = False  # scales the loss even before it acts
 
     @property
     def keeps_adversary(self) -> bool:
-        """Whether phase 1 is left alone, so that any attack will do."""
+        """True if the method leaves phase 1 alone, so that any attack will do."""
         return "radius" not in self.acts_on and not self.targets
 
     def properties(self) -> str:
-        """Those of the paper's Table 4, in words."""
+        """Return the properties of the paper's Table 4 in words.
+
+        >>> from faal_lab.catalogue import FAIRNESS
+        >>> FAIRNESS["faal"].properties()
+        'Zhang et al., CVPR 2024; acts on loss, every batch; keeps the adversary; needs no validation split'
+        """
         often = {"never": "", "once": ", once"}.get(self.updates, f", every {self.updates}")
         adversary = "keeps the adversary" if self.keeps_adversary else "changes the adversary"
         split = "needs a validation split" if self.validation else "needs no validation split"
@@ -140,7 +148,7 @@ FAIRNESS: dict[str, Method] = {
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
 }
 
-# name -> (source, what it does)
+# name -> (source, description)
 AVERAGING: dict[str, tuple[str, str]] = {
     "none": ("", "The last weights are the result."),
     "ema": (
@@ -152,14 +160,14 @@ AVERAGING: dict[str, tuple[str, str]] = {
         "Exponential average of the weights after each epoch whose worst class on validation images is robust enough.",
     ),
 }
-BUFFERS = ("average", "copy")  # what an average does with BatchNorm's statistics
+BUFFERS = ("average", "copy")  # BatchNorm's statistics: averaged like the weights, or copied from the last step
 
-# Of these, each room holds the code in a registry with the same keys.
+# Each subpackage keeps the code for these names in a registry with the same keys.
 DATA_SETS = ("digits", "folder", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion-mnist")
 VALIDATIONS = ("split", "none", "test")
 AUGMENTATIONS = ("none", "crop-flip")
 MODELS = ("small-cnn", "preact-resnet-18", "resnet-18", "wrn-34-10", "wrn-28-10", "wrn-16-4")
-FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, where a network can be told
+FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, for networks with a choice
 PATH_FORM = re.compile(r"robustbench:\S+|[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*")  # a network from elsewhere
 ZOO = "robustbench:"
 NORMALIZATIONS = ("data", "none", "cifar")
@@ -177,7 +185,15 @@ MODES = ("per-image", "compat")  # AutoAttack's noise
 
 
 def parts() -> dict[str, dict[str, str]]:
-    """Every objective, fairness method, averaging and ambiguity set: setting -> name -> what it is, in one line."""
+    """Describe every objective, fairness method, average and ambiguity set in one line each.
+
+    Returns:
+        setting -> name -> description.
+
+    >>> from faal_lab.catalogue import parts
+    >>> parts()["averaging"]["none"]
+    'The last weights are the result.'
+    """
     return {
         "objective": {name: row.about() for name, row in OBJECTIVES.items()},
         "fairness": {name: row.about() for name, row in FAIRNESS.items()},
@@ -187,7 +203,19 @@ def parts() -> dict[str, dict[str, str]]:
 
 
 def check_combination(objective: str, fairness: str, averaging: str, *, replays: int = 0, validation: bool = True) -> None:
-    """Refuse parts that make no sense together: raises UnknownName or RecipeError."""
+    """Refuse parts that make no sense together.
+
+    Args:
+        objective: a name in OBJECTIVES.
+        fairness: a name in FAIRNESS.
+        averaging: a name in AVERAGING.
+        replays: steps on each batch in free training; 0 (default) is no free training.
+        validation: True (default) if the run has validation images.
+
+    Raises:
+        UnknownName: if a name is not in its table.
+        RecipeError: if the parts do not go together; the message states a combination that works.
+    """
     loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]
     method = FAIRNESS[check_name("fairness method", fairness, FAIRNESS)]
     check_name("averaging", averaging, AVERAGING)

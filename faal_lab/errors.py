@@ -1,4 +1,4 @@
-"""Define the base class of our errors, and look up a name with the nearest known one as a hint."""
+"""Define the errors of the package, and check a name against a list."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from difflib import get_close_matches
 
 
 class FaalLabError(Exception):
-    """An error whose message is all that a user needs: what was expected, what was got, the cure.
+    """The base class of errors that a user can cure.
 
-    The command line prints it without a traceback; any other error is a defect.
+    The message states what was expected, what was got and the cure. The command line prints it without a traceback; any other
+    error is a defect.
     """
 
 
 class UnknownName(FaalLabError, ValueError):
-    """A name that is in no list; the message offers the nearest valid one and shows them all."""
+    """A name is not in the list; the message offers the nearest valid name and lists them all."""
 
 
 class ConfigError(FaalLabError, ValueError):
-    """A setting of the wrong type or out of its range; the message names it, what was expected and what was got."""
+    """A setting is of the wrong type or out of range; the message states what was expected and got."""
 
 
 class RecipeError(FaalLabError, ValueError):
-    """Parts that do not go together; the message gives the reason and a choice that works."""
+    """Parts do not work together; the message gives the reason and a choice that works."""
 
 
 class RunFolderError(FaalLabError, RuntimeError):
-    """A run folder that exists, is missing, or cannot be read; the message names it and the cure."""
+    """A run folder exists already, is missing or cannot be read; the message names it and the cure."""
 
 
 def check_name(kind: str, name: object, valid: Iterable[str]) -> str:
-    """Return `name` if it is one of `valid`; otherwise raise UnknownName."""
+    """Return `name` if it is in `valid`; otherwise raise UnknownName, where `kind` is the word for it."""
     known = list(valid)
     if isinstance(name, str) and name in known:
         return name

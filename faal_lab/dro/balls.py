@@ -10,12 +10,21 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.catalogue import ANY_RADIUS
-from faal_lab.dro.base import AmbiguitySet, WorstCase, check_radius, falling_root, pose, proportional, settle, within_reference
+from faal_lab.dro.base import (
+    AmbiguitySet,
+    Ball,
+    Posed,
+    WorstCase,
+    check_radius,
+    falling_root,
+    pose,
+    proportional,
+    settle,
+)
 
 
 @dataclass(frozen=True)
-class ChiSquareBall:
+class ChiSquareBall(Ball):
     """All w with sum((w - u)^2 / u) <= radius (without the factor 1/2; about 2 tau of a small KL ball).
 
     The worst case is `w = u * (score - theta)+`, normalised: a class far below the others gets no weight. While every
@@ -35,21 +44,10 @@ class ChiSquareBall:
     """
 
     radius: float = 1.0
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+    named: ClassVar[str] = "rho, the radius of the chi-square ball,"
+    inside: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "rho, the radius of the chi-square ball,")
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
-        posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check))
+    def _solve(self, posed: Posed) -> WorstCase:
         u, rho = posed.reference, posed.radius[..., None]
         d, order = torch.sort(posed.gaps, dim=-1)
         p = u.gather(-1, order)
@@ -78,7 +76,7 @@ class ChiSquareBall:
 
 
 @dataclass(frozen=True)
-class HellingerBall:
+class HellingerBall(Ball):
     """All w with sum((sqrt(w) - sqrt(u))^2) / 2 <= radius, in [0, 1].
 
     Every weight stays positive up to the radius 1 - sqrt(m), with m the reference's mass on the hardest classes. From there on,
@@ -99,20 +97,10 @@ class HellingerBall:
 
     radius: float = 0.1
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    named: ClassVar[str] = "rho, the radius of the Hellinger ball,"
+    positive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "rho, the radius of the Hellinger ball,", self.limits)
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
-        posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits, positive=True)
+    def _solve(self, posed: Posed) -> WorstCase:
         u, rho = posed.reference, posed.radius.clamp(min=1e-300, max=1 - 1e-16)
         target = torch.log(torch.expm1(-2 * torch.log1p(-rho)))
 
@@ -148,7 +136,7 @@ class HellingerBall:
 
 
 @dataclass(frozen=True)
-class TotalVariationBall:
+class TotalVariationBall(Ball):
     """All w with sum(|w - u|) / 2 <= radius, in [0, 1]: the mass that may move.
 
     Mass leaves the easiest classes first, and a class loses no more than it has. All of it goes to the hardest class; classes in
@@ -169,20 +157,9 @@ class TotalVariationBall:
 
     radius: float = 0.2
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    named: ClassVar[str] = "delta, the radius of the total variation ball,"
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "delta, the radius of the total variation ball,", self.limits)
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
-        posed = pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits)
+    def _solve(self, posed: Posed) -> WorstCase:
         u, top = posed.reference, posed.top
         spare = torch.where(top, 0.0, u)
         moved = torch.minimum(posed.radius, spare.sum(-1))[..., None]
@@ -199,7 +176,7 @@ class TotalVariationBall:
 
 
 @dataclass(frozen=True)
-class CVaR:
+class CVaR(Ball):
     """All w <= reference / alpha. The radius is alpha.
     It runs the other way than in all other sets: 1 is the reference, and a small alpha reaches far.
 
@@ -220,23 +197,11 @@ class CVaR:
 
     radius: float = 0.5
     limits: ClassVar[tuple[float, float]] = (1e-12, 1.0)
+    named: ClassVar[str] = "alpha of the conditional value at risk"
+    inside: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "alpha of the conditional value at risk", self.limits)
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`.
-
-        Ties at the edge share the mass that is left in proportion to the reference.
-        """
-        posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check, self.limits))
+    def _solve(self, posed: Posed) -> WorstCase:
+        # Ties at the edge share the mass that is left in proportion to the reference.
         u = posed.reference
         cap = u / posed.radius[..., None]
         d, order = torch.sort(posed.gaps, dim=-1)
@@ -254,7 +219,7 @@ class CVaR:
 
 
 @dataclass(frozen=True)
-class Simplex:
+class Simplex(Ball):
     """Every distribution over the classes present. The hardest class gets all weight.
     Ties share in proportion to the reference.
 
@@ -267,24 +232,15 @@ class Simplex:
     """
 
     radius: float = float("inf")
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
 
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`. `divergence` is the mass that moved."""
-        posed = pose(scores, float("inf"), reference, present, check)
+    def _solve(self, posed: Posed) -> WorstCase:
+        # `divergence` is the mass that moved.
         moved = torch.where(posed.top, 0.0, posed.reference).sum(-1)
         return settle(posed, proportional(posed.top, posed.reference), moved, torch.zeros_like(moved))
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Ball):
     """The reference and nothing else: plain averaging over classes.
 
     A radius has no effect.
@@ -296,18 +252,8 @@ class Point:
     """
 
     radius: float = 0.0
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
 
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
-        posed = pose(scores, 0.0, reference, present, check)
+    def _solve(self, posed: Posed) -> WorstCase:
         nothing = torch.zeros_like(posed.spread)
         return settle(posed, posed.reference, nothing, nothing)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -76,6 +77,37 @@ def said(limits: tuple[float, float]) -> str:
     """Return limits in words."""
     low, high = limits
     return f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The base of the sets: check the radius and pose the problem, and leave `_solve` to each set."""
+
+    radius: float = 0.0
+    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+    named: ClassVar[str] = ""  # the radius in the words of an error; empty where it has no effect
+    positive: ClassVar[bool] = False  # refuse a reference without mass on a class that is present
+    inside: ClassVar[bool] = False  # such a class is infinitely far: leave it out
+
+    def __post_init__(self) -> None:
+        if self.named:
+            check_radius(self.radius, self.named, self.limits)
+
+    def worst_case(
+        self,
+        scores: torch.Tensor,
+        radius: torch.Tensor | float | None = None,
+        reference: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
+        check: bool | None = None,
+    ) -> WorstCase:
+        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
+        bound = self.radius if radius is None else radius
+        posed = pose(scores, bound, reference, present, check, self.limits, positive=self.positive)
+        return self._solve(within_reference(posed) if self.inside else posed)
+
+    def _solve(self, posed: Posed) -> WorstCase:
+        raise NotImplementedError(f"{type(self).__name__} must solve posed problems: define _solve.")
 
 
 _FLAT = 1e-12  # a range of scores below this, relative to their size, is rounding noise: the scores count as equal

@@ -15,8 +15,16 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.catalogue import ANY_RADIUS, PRICES
-from faal_lab.dro.base import Posed, WorstCase, check_radius, eager_on_cpu, falling_root, pose, settle, settle_priced
+from faal_lab.catalogue import PRICES
+from faal_lab.dro.base import (
+    Ball,
+    Posed,
+    WorstCase,
+    eager_on_cpu,
+    falling_root,
+    settle,
+    settle_priced,
+)
 
 _CLASSES = 64  # with more classes, tensors are as fast
 _SMALL = 1e-3  # for a smaller tau the plain sum of logarithms loses digits to cancellation
@@ -130,7 +138,7 @@ _LOG_TINY = -700.0  # below it, eps leaves the range of float64, and so do all w
 
 
 @dataclass(frozen=True)
-class KLBall:
+class KLBall(Ball):
     """All w with KL(reference || w) <= radius, the paper's tau (FAAL, eq. 8, uniform distribution first).
 
     Every class keeps a positive weight at any radius. A class without reference mass costs nothing: it takes all that it can get
@@ -150,10 +158,7 @@ class KLBall:
     """
 
     radius: float = 0.5
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
-
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "tau, the radius of the KL ball,")
+    named: ClassVar[str] = "tau, the radius of the KL ball,"
 
     def worst_case(
         self,
@@ -172,11 +177,14 @@ class KLBall:
             found = _solve_floats(scores, float(bound), present)
             if found is not None:
                 return found
-        return _solve(pose(scores, bound, reference, present, check))
+        return super().worst_case(scores, bound, reference, present, check)
+
+    def _solve(self, posed: Posed) -> WorstCase:
+        return _solve(posed)
 
 
 @dataclass(frozen=True)
-class KLPenalty:
+class KLPenalty(Ball):
     """Maximise sum(w * scores) - price * KL(reference || w) over the simplex.
     The price takes the place of the radius.
 
@@ -198,24 +206,11 @@ class KLPenalty:
 
     radius: float = 1.0
     limits: ClassVar[tuple[float, float]] = PRICES
+    named: ClassVar[str] = "the price of the KL penalty"
+    positive: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "the price of the KL penalty", self.limits)
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for `w = price * u / (eta - scores)` with E_u[1 / (eta - scores)] = 1 / price.
-
-        The arguments are those of `AmbiguitySet.worst_case`, with the price as `radius`.
-        """
-        price = self.radius if radius is None else radius
-        posed = pose(scores, price, reference, present, check, self.limits, positive=True)
+    def _solve(self, posed: Posed) -> WorstCase:
+        # w = price * u / (eta - scores) with E_u[1 / (eta - scores)] = 1 / price
         unit = (posed.radius / posed.spread).clamp(max=1e300)  # the price in units of the spread
         mass = torch.where(posed.top, posed.reference, 0.0).sum(-1)
 

@@ -13,22 +13,20 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.catalogue import ANY_RADIUS, PRICES
+from faal_lab.catalogue import PRICES
 from faal_lab.dro.base import (
+    Ball,
     Posed,
     WorstCase,
-    check_radius,
     falling_root,
-    pose,
     proportional,
     settle,
     settle_priced,
-    within_reference,
 )
 
 
 @dataclass(frozen=True)
-class ReverseKLBall:
+class ReverseKLBall(Ball):
     """All w with KL(w || reference) <= radius. A class without reference mass gets no weight.
 
     Args:
@@ -45,21 +43,11 @@ class ReverseKLBall:
     """
 
     radius: float = 0.5
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+    named: ClassVar[str] = "tau, the radius of the reverse KL ball,"
+    inside: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "tau, the radius of the reverse KL ball,")
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`. `dual` is the temperature."""
-        posed = within_reference(pose(scores, self.radius if radius is None else radius, reference, present, check))
+    def _solve(self, posed: Posed) -> WorstCase:
+        # `dual` is the temperature.
         tau = posed.radius.clamp(min=1e-300)
         corner = proportional(posed.top, posed.reference)
         most = -torch.log(torch.where(posed.top, posed.reference, 0.0).sum(-1))
@@ -83,7 +71,7 @@ class ReverseKLBall:
 
 
 @dataclass(frozen=True)
-class ReverseKLPenalty:
+class ReverseKLPenalty(Ball):
     """Maximise sum(w * scores) - price * KL(w || reference) over the simplex.
     The answer is a softmax of temperature `price`, Hedge's one-shot form.
 
@@ -104,21 +92,11 @@ class ReverseKLPenalty:
 
     radius: float = 1.0
     limits: ClassVar[tuple[float, float]] = PRICES
+    named: ClassVar[str] = "the price of the reverse KL penalty"
+    inside: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_radius(self.radius, "the price of the reverse KL penalty", self.limits)
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`. `radius` is the price."""
-        price = self.radius if radius is None else radius
-        posed = within_reference(pose(scores, price, reference, present, check, self.limits))
+    def _solve(self, posed: Posed) -> WorstCase:
+        # `radius` is the price.
         weights, spent = tilted(posed.spread / posed.radius, posed)
         return settle_priced(posed, weights, spent)
 

@@ -11,14 +11,13 @@ from typing import ClassVar
 
 import torch
 
-from faal_lab.catalogue import ANY_RADIUS
-from faal_lab.dro.base import Posed, WorstCase, check_radius, eager_on_cpu, pose, settle
+from faal_lab.dro.base import Ball, Posed, WorstCase, eager_on_cpu, settle
 
 _HALVINGS = 64
 
 
 @dataclass(frozen=True)
-class WassersteinBall:
+class WassersteinBall(Ball):
     """All w to which the reference can be moved at a cost of at most `radius`.
 
     Time and memory are quadratic in C: use it for up to 1,000 classes.
@@ -40,11 +39,11 @@ class WassersteinBall:
     """
 
     radius: float = 0.2
-    limits: ClassVar[tuple[float, float]] = ANY_RADIUS
+    named: ClassVar[str] = "r, the radius of the Wasserstein ball,"
     cost: torch.Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        check_radius(self.radius, "r, the radius of the Wasserstein ball,")
+        super().__post_init__()
         if self.cost is not None:
             _check_cost(self.cost)
 
@@ -66,17 +65,9 @@ class WassersteinBall:
             raise ValueError(f"cost must be [{classes}, {classes}] for scores of {classes} classes, got {list(self.cost.shape)}.")
         return self.cost.detach().to(torch.float64)
 
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`. `dual` is the price gamma."""
-        posed = pose(scores, self.radius if radius is None else radius, reference, present, check)
-        cost = self.costs(scores.shape[-1]).to(scores.device)
+    def _solve(self, posed: Posed) -> WorstCase:
+        # `dual` is the price gamma.
+        cost = self.costs(posed.gaps.shape[-1]).to(posed.gaps.device)
         scale = cost.amax().clamp(min=1e-300)
         cost, budget = cost / scale, posed.radius / scale
         gain = (posed.gaps[..., :, None] - posed.gaps[..., None, :]) / torch.where(cost > 0, cost, torch.inf)

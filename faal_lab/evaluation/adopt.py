@@ -1,6 +1,6 @@
-"""Turn networks that were trained elsewhere into run folders: weights at step 0, and the images to try them on.
+"""Turn networks that were trained elsewhere into run folders.
 
-From then on such a folder is one like any other.
+Such a folder holds the weights at step 0 and the images to try them on; from then on it is like any other.
 """
 
 from __future__ import annotations
@@ -32,17 +32,40 @@ from faal_lab.training.trainer import Trainer
 _KEPT = (*ADOPTION_SETTINGS, "epsilon", "base", "base_checkpoint", "device")
 _ALIKE = [
     name for name in ADOPTION_SETTINGS if name != "download"
-]  # a folder is used again where these and the weights are the same
+]  # a folder is used again if these and the weights are the same
 
 
 def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, images: int | None = None) -> RunFolder:
-    """Make the run folder `out`, at step 0, of a network that was not trained here.
+    """Turn a network that was trained elsewhere into a run folder, at step 0.
 
     The network is `config.model` with the weights of the file `config.base` (empty: it brings its own), or the object `model`.
-    Of `config` only the settings of images, network and attack are kept: nothing is trained, so no image is held back for
-    validation. The test images are not looked at, only whether `images` of them are there. Where `out` already holds the same
-    weights by the same settings, it stays as it is. Raises RunFolderError where it holds anything else, and what
-    `trainer.prepare` raises; then nothing is written.
+    Nothing is trained, so no image is held back for validation, and the test images stay closed. If `out` already holds the same
+    weights with the same settings, it stays as it is.
+
+    Args:
+        config: the settings of images, network and attack; its other settings are ignored.
+        out: the run folder.
+        model: the network as an object, which takes pixels in [0, 1] and returns logits.
+        images: check that there are so many test images, and at least one per class; None checks nothing.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        RunFolderError: `out` holds anything else, or the file `config.base`; nothing is written.
+        CheckpointError: a weight is not finite; nothing is written.
+        FaalLabError: network, weights and images do not fit (see `training.run.prepare`); nothing is written.
+
+    >>> import torch
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import RidgeClassifier
+    >>> from faal_lab import Config, adopt
+    >>> digits = load_digits()
+    >>> fitted = RidgeClassifier().fit(digits.data / 16, digits.target)
+    >>> linear = torch.nn.Linear(64, 10)
+    >>> linear.weight.data, linear.bias.data = torch.tensor(fitted.coef_).float(), torch.tensor(fitted.intercept_).float()
+    >>> adopt(Config(data="digits"), "runs/ridge", torch.nn.Sequential(torch.nn.Flatten(), linear)).status()
+    'done'
     """
     config = Config(**{name: getattr(config, name) for name in _KEPT}, validation="none")
     who = str(Path(*Path(config.base).parts[-2:])) if config.base else config.model if model is None else type(model).__name__
@@ -69,7 +92,7 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
 
 
 def _checkpoint(trainer: Trainer, who: str) -> Checkpoint:
-    """The network at step 0, with what has to be said of it; raises CheckpointError where it is not finite."""
+    """Return the network at step 0 with a note on its origin; raises CheckpointError if it is not finite."""
     config, splits = trainer.config, trainer.splits
     checkpoint = to_checkpoint(trainer)
     for name, tensor in checkpoint.tensors.items():
@@ -85,7 +108,7 @@ def _checkpoint(trainer: Trainer, who: str) -> Checkpoint:
 
 
 def _trained_on_this_split(config: Config) -> bool:
-    """Whether the test images are known to be unseen: the weights are of a run of ours that cut the same images alike."""
+    """Return whether a run of ours with the same split made the weights: its test images are unseen."""
     if not config.base or is_foreign(base_file(config)):
         return False
     header = read_checkpoint(base_file(config)).header
@@ -93,7 +116,7 @@ def _trained_on_this_split(config: Config) -> bool:
 
 
 def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, who: str) -> None:
-    """Raise RunFolderError unless `folder` holds the same weights, adopted by the same settings."""
+    """Raise RunFolderError unless `folder` holds the same weights, adopted with the same settings."""
     stored = read_checkpoint(folder.checkpoint())
     if "adopted" not in stored.header:
         raise RunFolderError(f"{folder.path} already holds a run that was trained there. Name another folder for {who}.")
@@ -111,7 +134,7 @@ def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, who: 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model to adopt: the word that names it, the settings known of it, and what its folder may be called."""
+    """A model to adopt: the word that names it, its known settings, and a name for its folder."""
 
     word: str
     settings: dict[str, Any]
@@ -127,11 +150,11 @@ def run_folders(
     out: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """The run folders that `words` name, after those that name another model were adopted (into `out`, or free names in runs/).
+    """Return the run folders that `words` name; adopt the words that name other models.
 
-    `stated` are settings (of ADOPTION_SETTINGS, epsilon or device) for the latter; a run folder has its own. `say` reports what
-    was adopted. Nothing is adopted before all words, and what `attacks` need, are known to make sense. Raises ConfigError,
-    RunFolderError, and what `adopt` raises.
+    A model is adopted into `out`, or into a free name in runs/. `stated` are settings for it (of ADOPTION_SETTINGS, epsilon or
+    device); a run folder has its own. `say` reports each adoption. All words, and the settings that `attacks` need, are checked
+    before the first adoption. Raises ConfigError, RunFolderError, and the errors of `adopt`.
     """
     found = [_named(word) for word in dict.fromkeys(words)]
     candidates = [c for c in found if isinstance(c, _Candidate)]
@@ -154,7 +177,7 @@ def run_folders(
 
 
 def _named(word: str) -> Path | _Candidate:
-    """What a word stands for: a run folder, or a model to adopt."""
+    """Resolve a word to a run folder, or to a model to adopt."""
     path = Path(word).expanduser()
     if path.is_dir():
         return RunFolder.open(path).path
@@ -169,7 +192,7 @@ def _named(word: str) -> Path | _Candidate:
 
 
 def _known_of(file: Path) -> dict[str, Any]:
-    """What is known of one of our own checkpoints: by the run folder it lies in, else by its header."""
+    """Return the known settings of one of our checkpoints: from its run folder, else from its header."""
     checkpoint = read_checkpoint(file)
     spec, source = spec_of(checkpoint), checkpoint.header["source"]
     if spec.name not in MODELS and ":" not in spec.name:
@@ -185,9 +208,9 @@ def _known_of(file: Path) -> dict[str, Any]:
 
 
 def _config(candidate: _Candidate, stated: Mapping[str, Any], files: bool, attacks: Sequence[str]) -> Config:
-    """A candidate's settings as stated, else as known of it; raises ConfigError where one is missing."""
+    """Return a candidate's settings, stated or else known; raises ConfigError where one is missing."""
     word, known = candidate.word, candidate.settings
-    if "base" not in known:  # it is its own network: --model is that of a file
+    if "base" not in known:  # the word is a network itself: --model is for files of weights
         named = [name for name in ("model", "filters") if name in stated]
         if named and not files:
             raise ConfigError(f"--{named[0]} is for a file of weights, and {word} is a network already. Leave it out.")

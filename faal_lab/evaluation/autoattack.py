@@ -1,7 +1,7 @@
-"""Run AutoAttack-standard so that it can be killed, resumed, and divided over processes.
+"""Run AutoAttack-standard so that it can be killed, resumed and divided over processes.
 
-The four attacks are pyautoattack's, called once per batch, with upstream's noise or with noise drawn per image. Only this file
-uses the names inside upstream's attacks, and a test holds them. Source: Croce and Hein, ICML 2020.
+Source: Croce and Hein, ICML 2020. The four attacks are those of pyautoattack ("upstream"), called once per batch, with upstream's
+noise or with noise drawn per image. Only this file uses names inside upstream's attacks, and a test checks them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NORMS: dict[str, Any] = {"linf": "Linf", "l2": "L2"}
 
 
 class _Counted(nn.Module):
-    """Counts images that pass through a model, which is all that upstream lets one see of its progress."""
+    """Count the images that pass through a model; upstream offers no other sign of progress."""
 
     def __init__(self, model: nn.Module, seen: Callable[[int], None]) -> None:
         super().__init__()
@@ -35,10 +35,11 @@ class _Counted(nn.Module):
 
 
 class Upstream:
-    """The attacks of AutoAttack-standard. `compat` draws as upstream does, by a seed set before each batch.
+    """The attacks of AutoAttack-standard, with upstream's noise or noise drawn per image.
 
-    `per-image` draws the starting points as a function of seed and pixels: no verdict then depends on the batch an image is
-    in, up to the rounding of a batched forward pass. Square's windows are the same for all images in upstream, too.
+    `mode` "compat" draws as upstream does, by a seed set before each batch. "per-image" draws starting points as a function of
+    seed and pixels: no verdict then depends on the batch, up to rounding in a batched forward pass. Square's windows are the same
+    for all images, as they are upstream.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Upstream:
         except ImportError as error:
             raise ImportError("AutoAttack needs the package pyautoattack: pip install pyautoattack") from error
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream's own hints; what they hint at is checked from verdicts
+            warnings.simplefilter("ignore")  # upstream's hints; we check the same signs from verdicts
             whole = AutoAttack(_Counted(model, seen), norm=_NORMS[norm], eps=epsilon, seed=seed, device=device)
         targets = min(9, num_classes - 1)
         whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = targets
@@ -75,7 +76,7 @@ class Upstream:
             self._draw_by_pixels(whole.square, norm)
 
     def perturb(self, name: str, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Attack a batch: images [B, C, H, W]. The global random state is left alone."""
+        """Attack a batch of images [B, C, H, W]. The global random state stays as it is."""
         attack = self._attacks[name]
         attack.seed = self._seed
         self._calls = 0
@@ -85,13 +86,13 @@ class Upstream:
             return attack.perturb(images.clone(), labels.clone()).detach()
 
     def _noise(self, images: torch.Tensor, shape: tuple[int, ...], normal: bool = False) -> torch.Tensor:
-        """Numbers [B, *shape] that depend on seed, pixels and how many draws the batch has seen."""
+        """Draw numbers [B, *shape] from the seed, the pixels and the number of draws for this batch."""
         draw = keyed_random.normal if normal else keyed_random.uniform
         self._calls += 1
         return draw(self._seed, self._calls, content_keys(images), keyed_random.EVALUATION_START, shape)
 
     def _start_by_pixels(self, attack: Any) -> None:
-        """Hand APGD its starting points, which it takes as an argument."""
+        """Pass APGD its starting points as an argument."""
         plain = attack.attack_single_run
 
         def run(images: torch.Tensor, labels: torch.Tensor, x_init: torch.Tensor | None = None) -> Any:
@@ -102,7 +103,7 @@ class Upstream:
         attack.attack_single_run = run
 
     def _draw_by_pixels(self, square: Any, norm: str) -> None:
-        """Square's signs: a row an image. In L2 upstream asks for rows of images that are left: there one row serves all."""
+        """Draw Square's signs per image. In L2, upstream draws for the images left: draw one row for all."""
         plain_run, plain_choice, current = square.attack_single_run, square.random_choice, {}
 
         def run(images: torch.Tensor, labels: torch.Tensor) -> Any:
@@ -120,34 +121,34 @@ class Upstream:
 
 
 def too_small_for_square(pixels: torch.Tensor, norm: str) -> bool:
-    """Whether upstream's Square cannot begin: in L2 it tiles images [N, C, H, W] by fifths of their height."""
+    """Return whether Square cannot run: in L2 it tiles images [N, C, H, W] by fifths of their height."""
     return norm == "l2" and pixels.shape[2] < 5
 
 
 def content_keys(images: torch.Tensor) -> torch.Tensor:
-    """A 64-bit hash of each image's pixels (to 1/65535): int64 [B], on any device the same."""
+    """Hash the pixels of each image (to 1/65535) to int64 [B], the same on every device."""
     levels = (images.flatten(1).double() * 65535).round().long()
     place = keyed_random.mixed(torch.arange(1, levels.shape[1] + 1, device=images.device))
     return (levels * (2 * place + 1)).sum(1) & 0x7FFFFFFFFFFFFFF
 
 
-# Forward passes an image costs at most, for the progress bar: 9 targets, 100 iterations, 5,000 queries.
+# The most forward passes per image, for the progress bar: 9 targets, 100 iterations, 5,000 queries.
 FORWARDS = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 1800, "square": 5000}
-_WAIT = 0.5  # seconds between looks at what other parts have finished
-_TELL = 0.1  # seconds between two signs of progress within a batch: telling at every pass cost a small network 4 % of its time
+_WAIT = 0.5  # seconds between two reads of the other parts' results
+_TELL = 0.1  # seconds between two reports within a batch: a report at every pass cost a small network 4 % of its time
 
 Progress = Callable[[str, float, int], None]  # attack, share of all work done in [0, 1], images still robust
 
 
 def attacks_for(num_classes: int) -> list[str]:
-    """Which of the four attacks make sense: the targeted DLR loss compares four logits."""
+    """Return the attacks that `num_classes` allow: the targeted DLR loss of APGD-T needs four logits."""
     return [a for a in FORWARDS if a != "apgd-t" or num_classes >= 4]
 
 
 def autoattack_note(num_classes: int) -> str | None:
-    """In one line what is left of the targeted attacks with fewer than ten classes, or four; None where nothing is missing.
+    """Describe AutoAttack on fewer than ten classes in one line; None for ten or more.
 
-    The other attacks and FAAL's class score need no more than two classes.
+    Nine targets need ten classes, and APGD-T needs four. The other attacks and FAAL's class score need no more than two.
     """
     if num_classes >= 10:
         return None
@@ -177,12 +178,12 @@ def autoattack(
     progress: Progress | None = None,
     queries: int = 5000,
 ) -> dict[str, torch.Tensor]:
-    """What each image is taken for after each attack: int64 [N], cumulative; the last one is the verdict.
+    """Attack images [N, C, H, W] in [0, 1]; return the predictions int64 [N] after each attack.
 
-    `images` [N, C, H, W] in [0, 1]; `attacks` (empty: all that make sense) are run in their order, each on the survivors.
-    `mode` is "per-image", or "compat" for upstream's own chunks of `batch_size` and seeds. Batches in the `journal` are not
-    made again; of the others this process makes every one whose number is `part` modulo `parts`, and waits for the rest.
-    Raises ImportError where pyautoattack is missing.
+    The predictions are cumulative; the last ones are the verdict. `attacks` (empty: all that make sense) run in their order, each
+    on the survivors. `mode` is "per-image", or "compat" for upstream's own chunks of `batch_size` and seeds. Batches in the
+    `journal` are not computed again. Of the others, this process computes those whose number is `part` modulo `parts`, and waits
+    for the rest. Raises ImportError without pyautoattack.
     """
     names = [a for a in attacks_for(num_classes) if not attacks or a in attacks]
     journal = journal or Journal(None, {})
@@ -192,7 +193,7 @@ def autoattack(
         if (
             "clean",
             0,
-        ) not in journal.done():  # it decides what a batch is, and another card may differ
+        ) not in journal.done():  # another GPU may round differently: the first pass alone decides the batches
             journal.add("clean", 0, _predicted(model, images, batch_size).tolist())
         predicted = torch.tensor(journal.done()["clean", 0], device=images.device)
         upstream = Upstream(
@@ -219,7 +220,7 @@ def autoattack(
 def _finish(
     journal: Journal, name: str, sizes: list[int], make: Callable[[int], None], meter: _Meter, part: int, parts: int
 ) -> None:
-    """Make those batches of an attack that are this part's and not in the journal, and wait for the other parts'."""
+    """Compute this part's batches of an attack that are not in the journal; wait for the other parts."""
     for number, size in enumerate(sizes):
         if (name, number) not in journal.done():
             if number % parts != part:
@@ -237,13 +238,13 @@ def _predicted(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch
 
 
 class _Meter:
-    """Turns images seen into a share of the work, attack by attack, weighted by what each costs at most."""
+    """Convert images seen to a share of the work, with each attack weighted by its highest cost."""
 
     def __init__(self, names: list[str], progress: Progress | None) -> None:
         self.total = sum(FORWARDS[n] for n in names)
         self.names, self.progress = names, progress
         self.before, self.name, self.left, self.done, self.passed, self.size = 0, "", 0, 0, 0.0, 0
-        self.told = 0.0  # when `seen` last told something
+        self.told = 0.0  # time of the last report by `seen`
 
     def begin(self, name: str, left: int) -> None:
         self.before = sum(FORWARDS[n] for n in self.names[: self.names.index(name)])
@@ -266,5 +267,5 @@ class _Meter:
 
     def _tell(self, what: str) -> None:
         if self.progress is not None and self.name:
-            share = (self.done + min(self.passed, self.size)) / max(1, self.left)  # a batch may look more often than estimated
+            share = (self.done + min(self.passed, self.size)) / max(1, self.left)  # a batch may need more passes than estimated
             self.progress(what, (self.before + share * FORWARDS[self.name]) / self.total, self.left)

@@ -1,9 +1,11 @@
 """Compare two models on the same images: on average, in the worst class, in each class.
 
-The minimum over classes is biased low, by more for the model whose classes are alike. Where one model's classes are tied and
-the other's are not, a percentile bootstrap covers the truth in 53 to 64 of 100 simulated cases, a basic or a bias-corrected
-one in 83 to 93. So no minimum is resampled here. With d(i, j) = B's accuracy on j minus A's on i, the difference of minima is
-the highest over i of the lowest over j of d(i, j), and intervals of the d bound it.
+With d(i, j) = B's accuracy on class j minus A's on class i, the difference of the minima is the highest over i of the lowest over
+j of d(i, j). Intervals of the d bound it.
+
+No minimum is resampled here: it is biased low, more so for the model whose classes are alike. Where one model's classes are tied
+and the other's are not, a percentile bootstrap covers the truth in 53 to 64 of 100 simulated cases. A basic or a bias-corrected
+one covers it in 83 to 93.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ import numpy as np
 
 from faal_lab.evaluation.statistics import minimum_bias
 
-_PICKING = 0.1  # of the error rate, for each model: that its truly worst class is not among the candidates
+_PICKING = 0.1  # share of the error rate, for each model, that its truly worst class is not among the candidates
 
 
 def worst_difference(tables: np.ndarray, error_rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of min over classes of B minus min over classes of A, from tables [..., C, 4].
+    """Bound min over classes of B minus min over classes of A, from tables [..., C, 4].
 
-    A table counts the images of a class that both, only A, only B and neither have right; no class is empty.
-    With i the truly worst class of A, every d(i, j) is at least the difference sought: it lies below the lowest over j of
-    upper ends that hold together (Sidak over the candidates j), for whichever i among A's candidates is the worst. The lower
-    end mirrors this. Candidates are the classes not shown to lie above another one. Where each model has one clear worst
-    class, this is the interval of that one pair, 5 % wider than alone; where all classes are tied it is cautious.
+    A table counts the images of a class that both, only A, only B and neither have right; no class is empty. If i is the truly
+    worst class of A, every d(i, j) is at least the difference. So the lowest upper end over j bounds it, where the ends hold
+    together (Sidak over the candidates j). The highest such bound over A's candidates i holds for any of them. The lower end
+    mirrors this. Candidates are the classes that are not shown to be above another one. Where each model has one clear worst
+    class, this is the interval of that pair, 5 % wider than alone. Where all classes are tied it is cautious.
     Returns (low [...], high [...]).
     """
     n = tables.sum(-1)  # [..., C]
@@ -47,14 +49,14 @@ def worst_difference(tables: np.ndarray, error_rate: float) -> tuple[np.ndarray,
 
 
 def _z(tail: float, together: np.ndarray) -> np.ndarray:
-    """Normal quantile above which the largest of `together` independent errors lies with probability `tail`."""
+    """Return the normal quantile that the largest of `together` independent errors exceeds at `tail`."""
     from scipy.stats import norm
 
     return norm.isf(-np.expm1(np.log1p(-tail) / np.maximum(together, 1)))
 
 
 def _reach(k: np.ndarray, n: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far Wilson's interval reaches below and above the share k / n."""
+    """Return the reach of Wilson's interval below and above the share k / n."""
     share, squared = k / n, z * z
     centre = (share + squared / (2 * n)) / (1 + squared / n)
     half = z / (1 + squared / n) * np.sqrt(share * (1 - share) / n + squared / (4 * n * n))
@@ -62,7 +64,7 @@ def _reach(k: np.ndarray, n: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _correlation(tables: np.ndarray) -> np.ndarray:
-    """Of the two verdicts on an image in each class [..., C], with Newcombe's correction towards 0; 0 where undefined."""
+    """Correlate both verdicts per class [..., C], with Newcombe's correction towards 0; 0 if undefined."""
     both, only_a, only_b, neither = np.moveaxis(tables.astype(float), -1, 0)
     n = tables.sum(-1)
     above = both * neither - only_a * only_b
@@ -72,7 +74,7 @@ def _correlation(tables: np.ndarray) -> np.ndarray:
 
 
 def _join(reach_a: np.ndarray, reach_b: np.ndarray, correlation: np.ndarray) -> np.ndarray:
-    """Reach [..., i, j] of the interval of a difference (Newcombe 1998); only one class's own verdicts are paired."""
+    """Join reaches to that of a difference [..., i, j] (Newcombe 1998); verdicts pair only where i = j."""
     squared = reach_a[..., :, None] ** 2 + reach_b[..., None, :] ** 2
     own = np.arange(correlation.shape[-1])
     squared[..., own, own] -= 2 * correlation * reach_a * reach_b
@@ -80,7 +82,7 @@ def _join(reach_a: np.ndarray, reach_b: np.ndarray, correlation: np.ndarray) -> 
 
 
 def _candidates(k: np.ndarray, n: np.ndarray, error_rate: float) -> np.ndarray:
-    """Which classes may be the worst: bool [..., C]; the truly worst one is missing at most at `error_rate`."""
+    """Find classes that may be the worst, bool [..., C]; the true one is missed at most at `error_rate`."""
     others = np.array(max(1, n.shape[-1] - 1))
     down, up = _reach(k, n, _z(error_rate, others))
     share = k / n
@@ -89,7 +91,7 @@ def _candidates(k: np.ndarray, n: np.ndarray, error_rate: float) -> np.ndarray:
 
 
 _LEVEL = 0.95
-_LEAST_P = 1e-6  # below this the normal approximation of a tail says nothing
+_LEAST_P = 1e-6  # below this the normal approximation of a tail means nothing
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """True if the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images that only one of two models has right, and the exact p value."""
+    """Counts of images that only one of two models has right, and the exact p value."""
 
     only_a: int
     only_b: int
@@ -118,7 +120,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """B minus A in one class: `p` is McNemar's, `holm` the same corrected for all classes."""
+    """B minus A in one class; `p` is McNemar's, `holm` is corrected for all classes."""
 
     value: float
     only_a: int
@@ -129,18 +131,18 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models' verdicts on the same images say about their difference."""
+    """The difference of two models, from their verdicts on the same images."""
 
     names: tuple[str, str]
     average: Difference  # of the means over classes, every class counting the same
-    worst: Difference  # of the lowest class accuracies as observed; the interval is of the true ones
-    worst_classes: tuple[int, int]  # A's and B's observed worst, which may be two
-    worst_bias: float  # estimate of how far `worst.value` lies above the truth because minima are biased
+    worst: Difference  # of the observed lowest class accuracies; the interval is for the true ones
+    worst_classes: tuple[int, int]  # A's and B's observed worst class; the two may differ
+    worst_bias: float  # estimate of `worst.value` minus the truth, because minima are biased
     classes: tuple[ClassDifference | None, ...]  # None without images
     identical: bool  # the same verdict on every image
 
     def sentence(self) -> str:
-        """The outcome in one plain sentence, in points of 100."""
+        """State the outcome in one sentence, in points of 100."""
         if self.identical:
             return f"{self.names[0]} and {self.names[1]} do not differ: they have the same verdict on every image."
         worst = _clause(self.names[1], "worst class", "worst classes", self.worst, first=True)
@@ -148,7 +150,7 @@ class Comparison:
         return f"{worst}; {average}."
 
 
-WIDE = 0.1  # an interval of more than ten points says little: it must not read as if the models were alike
+WIDE = 0.1  # above ten points an interval says little: the sentence must not suggest that the models are alike
 
 
 def _points(share: float) -> str:
@@ -169,9 +171,9 @@ def _clause(name: str, one: str, both: str, found: Difference, *, first: bool) -
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> McNemar:
-    """McNemar's exact test on bool [N] each: are the images that only one model has right split evenly?
+    """Test by McNemar, exactly, whether the images that only one model has right split evenly.
 
-    p is 1 where there is none. Raises ValueError where the lengths differ.
+    Both are bool [N]. p is 1 where there are none. Raises ValueError where the lengths differ.
     """
     from scipy.stats import binomtest
 
@@ -190,11 +192,11 @@ def compare(
     samples: int = 4000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare verdicts bool [N] of two models on the same images with `labels` int [N].
+    """Compare the verdicts bool [N] of two models on the same images with `labels` int [N].
 
-    The average has a paired bootstrap within classes (`samples` draws keyed by `seed`); the worst class the interval of
-    `worst_difference`, whose p value is the smallest error rate that leaves 0 out; the classes McNemar's exact test with
-    Holm's correction. Classes without images take no part. Raises ValueError where lengths differ or there is no image.
+    The average has a paired bootstrap within classes, of `samples` draws keyed by `seed`. The worst class has the interval of
+    `worst_difference`; its p value is the smallest error rate that excludes 0. Each class has McNemar's exact test with Holm's
+    correction. Classes without images are left out. Raises ValueError where lengths differ or there is no image.
     """
     _check_lengths(labels, right_a, right_b)
     if not len(labels):
@@ -226,7 +228,7 @@ def _check_lengths(*arrays: np.ndarray) -> None:
 
 
 def _tables(labels: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, num_classes: int) -> np.ndarray:
-    """Images of each class that both, only A, only B and neither have right: [C, 4]."""
+    """Count the images of each class that both, only A, only B and neither have right: [C, 4]."""
     cell = 2 * ~right_a + ~right_b
     return np.bincount(4 * labels + cell, minlength=4 * num_classes).reshape(num_classes, 4)
 
@@ -247,10 +249,11 @@ def _by_class(
 
 
 def _average(tables: np.ndarray, samples: int, seed: int) -> Difference:
-    """Difference of the class-balanced means: images are drawn again within each class, both verdicts together.
+    """Bootstrap the difference of the class-balanced means: draw images within each class.
 
-    One image more that only A, and one that only B has right, spread over the classes, keep two alike models from an
-    interval of no width; deviations are put up by sqrt(n / (n - 1)), which a bootstrap of n images falls short by.
+    Both verdicts on an image are drawn together. Two models alike would get an interval of no width, so we add one image that
+    only A has right, and one that only B has right, spread over the classes. A bootstrap of n images falls short by
+    sqrt(n / (n - 1)), so deviations are scaled up by it.
     """
     n = tables.sum(1)  # [C]
     value = float(((tables[:, 2] - tables[:, 1]) / n).mean())
@@ -260,7 +263,7 @@ def _average(tables: np.ndarray, samples: int, seed: int) -> Difference:
     errors = (drawn[..., 2] - drawn[..., 1]) / n - (shares[:, 2] - shares[:, 1])
     found = value + (errors * np.sqrt(n / np.maximum(n - 1, 1))).mean(1)
     low, high = np.quantile(found, [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2])
-    tail = 1 + min((found <= 0).sum(), (found >= 0).sum())  # never 0: the data are one of the draws
+    tail = 1 + min((found <= 0).sum(), (found >= 0).sum())  # never 0: the data count as a draw
     return Difference(value, max(-1.0, float(low)), min(1.0, float(high)), float(min(1.0, 2 * tail / (samples + 1))))
 
 
@@ -269,7 +272,7 @@ def _worst(tables: np.ndarray) -> Difference:
     value = float((tables[:, [0, 2]].sum(1) / n).min() - (tables[:, :2].sum(1) / n).min())
     low, high = worst_difference(tables, 1 - _LEVEL)
     least, most = np.log(_LEAST_P), 0.0
-    for _ in range(40):  # the intervals are nested, so the error rate at which one end meets 0 can be halved in on
+    for _ in range(40):  # bisect the error rate at which one end meets 0: the intervals are nested
         middle = (least + most) / 2
         ends = worst_difference(tables, math.exp(middle))
         least, most = (middle, most) if ends[0] <= 0 <= ends[1] else (least, middle)
@@ -278,7 +281,7 @@ def _worst(tables: np.ndarray) -> Difference:
 
 @dataclass(frozen=True)
 class Seeds:
-    """The mean over seeds of a difference, with a 95 % t interval; None for its ends with a single seed."""
+    """The mean of a difference over seeds, with a 95 % t interval; its ends are None with a single seed."""
 
     mean: float
     low: float | None
@@ -286,7 +289,7 @@ class Seeds:
     count: int
 
     def sentence(self) -> str:
-        """In points of 100; says so where one seed allows no interval."""
+        """State the mean in points of 100, with its interval or, for one seed, why there is none."""
         if self.low is None or self.high is None:
             return f"{_points(self.mean)} points with one seed: how much seeds differ is not known, so there is no interval."
         ends = f"{_points(self.low)} to {_points(self.high)}"
@@ -294,10 +297,10 @@ class Seeds:
 
 
 def combine_seeds(differences: Sequence[float]) -> Seeds:
-    """Differences of several training seeds (shares, as `Difference.value`) together: their mean and Student's interval.
+    """Combine the differences of several training seeds: their mean and Student's interval.
 
-    This is the variation of training; that of the test images, which all seeds share, is not in it. Raises ValueError
-    without any difference.
+    Differences are shares, as `Difference.value`. The interval is for the variation of training; that of the test images, which
+    all seeds share, is not in it. Raises ValueError without any difference.
     """
     from scipy.stats import t
 

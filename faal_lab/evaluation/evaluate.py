@@ -46,15 +46,15 @@ def evaluate_run(
     compile: bool = False,
     progress: Progress | None = None,
 ) -> Verdicts:
-    """Open the run's test images, attack each, keep the verdicts in the run folder, and record there that they were opened.
+    """Evaluate a run on its test images, and keep the verdicts in its folder.
 
-    `epsilon` is the run's own by default; `images` takes so many of the test images, spread over the classes, `classes` those of
-    these classes alone, whose verdicts are kept in a file of their own: an average of some classes is another number. `model` is
-    for a run of a network of one's own, whose weights it then gets. Verdicts of other attacks on the same weights, images and
-    radius are kept beside the new ones. `progress` hears what is done and the share of it. AutoAttack's finished batches are kept
-    in the folder: started again it goes on. Several processes may each make a `part` of `parts`; the first one writes the
-    verdicts. `compile` runs a ResNet's passes by torch.compile, see `try_to_compile`: worth its half minute in long attacks.
-    Raises RunLocked while the run is still written to.
+    The run records that its test images were opened. Verdicts of other attacks on the same weights, images and radius stay beside
+    the new ones. `epsilon` is the run's own by default. `images` takes that many test images, spread over the classes. `classes`
+    takes only images of these classes; the verdicts get a file of their own, since an average of some classes is another number.
+    `model` is for a run whose network was passed as an object; it gets the run's weights. `progress` receives the activity and
+    the share done. A killed evaluation resumes from AutoAttack's finished batches, which the folder keeps. Several processes may
+    each compute a `part` of `parts`; the first one writes the verdicts. `compile` runs a ResNet's passes by torch.compile (see
+    `try_to_compile`), worth its half minute in long attacks. Raises RunLocked while the run is still written to.
     """
     folder = RunFolder.open(run_folder)
     model, config, stored = load_model(folder.path, checkpoint, model)
@@ -101,7 +101,10 @@ def evaluate_run(
 
 
 def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
-    """What was found on a run's test images; raises RunFolderError or VerdictsError where it is missing or not of its weights."""
+    """Read the verdicts on a run's test images.
+
+    Raises RunFolderError or VerdictsError where they are missing, or were measured on other weights.
+    """
     folder = RunFolder.open(path)
     file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
     verdicts = Verdicts.read(file)
@@ -115,7 +118,7 @@ def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
 
 
 def _said_of(some: Images, splits: Splits) -> str:
-    """Which part of the test images `some` is."""
+    """State the part of the test images that `some` is."""
     counts = torch.bincount(some.labels, minlength=splits.num_classes)
     least, most = int(counts[counts > 0].min()), int(counts.max())
     each = f"{least}" if least == most else f"{least} to {most}"
@@ -126,16 +129,17 @@ def _said_of(some: Images, splits: Splits) -> str:
 
 
 def _noted(verdicts: Verdicts, notes: list[str]) -> Verdicts:
-    """The verdicts with all that has to be said of them in the header's note."""
+    """Put all notes on the verdicts into the `note` of their header."""
     said = [*notes, autoattack_note(len(verdicts.class_names)) if "autoattack" in verdicts.predicted else None]
     note = {"note": " ".join(filter(None, said))} if any(said) else {}
     return replace(verdicts, header={**verdicts.header, **note})
 
 
 def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts, notes: list[str]) -> tuple[str | None, Verdicts]:
-    """Write the verdicts, joined to those measured alike before, and that the test images were opened for them.
+    """Write the verdicts, joined to those measured alike; record that the test images were opened.
 
-    Earlier ones that were measured otherwise are put aside. Returns where, in a sentence, and the verdicts as they are kept.
+    Earlier verdicts that were measured otherwise are put aside. Returns a sentence with their place, or None, and the verdicts as
+    written.
     """
     file, kept, aside = folder.verdicts_file(checkpoint, verdicts.header.get("classes", ())), verdicts, None
     if file.exists():
@@ -153,7 +157,7 @@ def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts,
 
 
 def _put_aside(file: Path) -> str:
-    """Rename a verdict file to the first free name; returns that name."""
+    """Rename a verdict file to the first free name; return that name."""
     taken = {path.name for path in file.parent.glob("earlier-*")}
     name = next(name for n in count(1) if (name := f"earlier-{n}-{file.name}") not in taken)
     file.rename(file.with_name(name))
@@ -161,7 +165,7 @@ def _put_aside(file: Path) -> str:
 
 
 def _compared(verdicts: Verdicts) -> Verdicts:
-    """Joined verdicts with what their attacks say of each other, which neither evaluation could see alone."""
+    """Add the findings between attacks of joined verdicts, which neither evaluation could see alone."""
     if "findings" not in verdicts.header:
         return verdicts
     said = [*verdicts.header["findings"], *(finding.sentence() for finding in between(verdicts))]

@@ -1,4 +1,4 @@
-"""Read evaluated run folders by name, as reports and pictures take them: one run per name, with its other seeds."""
+"""Read evaluated run folders for reports and pictures: one run per name, with its other seeds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from faal_lab.runs.history import History, load_history
 
 @dataclass(frozen=True)
 class Reported:
-    """One run as the report needs it."""
+    """One evaluated run, with its history and the verdicts of its other seeds."""
 
     name: str
     folder: RunFolder
     verdicts: Verdicts
     history: History
     adopted: bool  # trained elsewhere
-    others: tuple[Verdicts, ...] = ()  # of the same with other seeds
+    others: tuple[Verdicts, ...] = ()  # of the same settings with other seeds
 
     @property
     def group(self) -> list[Verdicts]:
-        """The verdicts of all its seeds, this one's first."""
+        """The verdicts of all seeds, this run's first."""
         return [self.verdicts, *self.others]
 
     @staticmethod
     def read(name: str, path: str | Path, checkpoint: str = "last") -> Reported:
-        """Read a run folder; raises RunFolderError or VerdictsError where something is missing, or verdicts are not its own."""
+        """Read a run; raises RunFolderError or VerdictsError for missing files or verdicts of other weights."""
         folder = RunFolder.open(path)
         verdicts = read_verdicts(path, checkpoint)
         adopted = any(isinstance(event, RunStarted) and event.epochs == 0 for event in folder.events())
@@ -39,9 +39,10 @@ class Reported:
 
 
 def grouped(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Run folders by the name of their group, which mostly is one run.
+    """Group run folders by name; most groups are one run.
 
-    A text is `folder`, `name=folder`, or for seeds `name=folder,folder`; a `name=` that comes again goes on with its group.
+    A text is `folder`, `name=folder`, or for seeds `name=folder,folder`; a repeated `name=` adds to its group. Raises
+    VerdictsError for an empty group, or one name for two groups.
     """
     groups: dict[str, list[str]] = {}
     stated = set()
@@ -60,7 +61,7 @@ def grouped(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def read_runs(texts: Iterable[str], checkpoint: str = "last") -> list[Reported]:
-    """Read run folders, named as `grouped` says: one of each name, with the verdicts of its other seeds."""
+    """Read one run per name of `grouped`, with its seeds; raises VerdictsError if images or attacks vary."""
     runs = []
     for name, (first, *more) in grouped(texts).items():
         others = tuple(Reported.read(name, path, checkpoint).verdicts for path in more)
@@ -75,6 +76,6 @@ def read_runs(texts: Iterable[str], checkpoint: str = "last") -> list[Reported]:
 
 
 def read_seeds(texts: Iterable[str], checkpoint: str = "last") -> dict[str, list[Verdicts]]:
-    """The verdicts of groups of runs, each one a seed, named as `grouped` says."""
+    """Read the verdicts of all seeds of each name in `grouped`."""
     found = grouped(texts)
     return {name: [Reported.read(name, path, checkpoint).verdicts for path in paths] for name, paths in found.items()}

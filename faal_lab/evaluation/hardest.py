@@ -1,6 +1,6 @@
-"""Show the validation images of the class that does worst, before and under attack, by a run's latest checkpoint.
+"""Show validation images of the worst class before and under attack, by a run's latest checkpoint.
 
-Everything is computed where it is called, never in the run. Test images stay closed.
+Everything is computed in the calling process, never in the run. The test images stay closed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ ATTACK = "pgd-20"
 
 @dataclass(frozen=True)
 class Hardest:
-    """A class, how it does, and some of its images."""
+    """A class, its accuracy, and some of its images."""
 
     index: int
     name: str
-    accuracy: float  # of its validation images under PGD after the last epoch, in [0, 1]; nan where none was counted
+    accuracy: float  # on its validation images under PGD after the last epoch, in [0, 1]; nan without any
     examples: Examples
     class_names: tuple[str, ...]
 
 
 def hardest(run_folder: str | Path, count: int = 6, of_class: int | None = None, model: nn.Module | None = None) -> Hardest:
-    """The first `count` validation images (training images where there are none) of a class, and what PGD-20 makes of them.
+    """Attack the first `count` validation images of a class by PGD-20.
 
-    The class is the one with the lowest PGD accuracy on validation after the last epoch, or `of_class`. `model` is for a run
-    of a network of one's own. Raises RunFolderError where no epoch has ended, and what `load_model` raises.
+    A run without validation images gives training images. The class is `of_class`, or the one with the lowest PGD accuracy on
+    validation after the last epoch. `model` is for a run whose network was passed as an object. Raises RunFolderError where no
+    epoch has ended, and the errors of `load_model`.
     """
     folder = RunFolder.open(run_folder)
     epochs = [e for e in folder.events() if isinstance(e, EpochDone)]

@@ -1,6 +1,6 @@
 """Look for masked gradients: signs that attacks failed for a reason other than a robust model.
 
-Each check is made class by class, since masking can hide in one class and then looks like fairness. The signs are those of
+Each check is made class by class: masking in a single class looks like fairness. The signs are those of
 Athalye et al. (ICML 2018) and Carlini et al. (arXiv 1902.06705).
 """
 
@@ -20,25 +20,25 @@ from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 from faal_lab.methods.predict import Attack, predictions, taken_for
 from faal_lab.models.build import frozen
 
-_BLIND, _STUCK = 0.25, 0.25  # share of images without any gradient, and of pixels without, that no plain network has
-_END, _FEW = 0.015, 3  # what is near an end of the range of pixels, and how many such pixels tell something
-_STANDING = 0.1  # share that may still stand at the largest radius
+_BLIND, _STUCK = 0.25, 0.25  # shares that no plain network has: of images without any gradient, and of pixels without
+_END, _FEW = 0.015, 3  # distance that counts as near an end of the pixel range; the fewest such pixels to judge by
+_STANDING = 0.1  # share of a class that may survive the largest radius
 _STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
 _QUERIES = 300
-_CHUNK = 250  # images at once: of a thousand classes there are 20,000, whose gradients fit no memory
-_PASSES = 8  # a model that draws among few transformations may repeat itself once
+_CHUNK = 250  # images at once: a thousand classes give 20,000, whose gradients fit no memory
+_PASSES = 8  # with few passes, a model with few random transformations may draw the same ones again
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sign of masked gradients: what was seen, in which classes (empty: in all), and what that usually means."""
+    """A sign of masked gradients, its classes (empty: all), and a text on its usual meaning."""
 
     sign: str
     classes: tuple[str, ...]
     text: str
 
     def sentence(self) -> str:
-        """The finding with its classes."""
+        """State the finding with its classes."""
         where = f" (class {', '.join(self.classes)})" if self.classes else ""
         return f"{self.text}{where}."
 
@@ -46,9 +46,10 @@ class Finding:
 def examine(
     model: nn.Module, images: Images, class_names: tuple[str, ...], verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
 ) -> list[Finding]:
-    """Look for signs of masked gradients on the images of `verdicts.curve`, in the curve, and between the attacks of `verdicts`.
+    """Look for signs of masked gradients; an empty list is no proof of robustness.
 
-    An empty list is no proof of robustness. The model must be in evaluation mode. Raises ValueError without a curve.
+    The checks use the images of `verdicts.curve`, the curve itself, and the attacks of `verdicts` against each other. The model
+    must be in evaluation mode. Raises ValueError without a curve.
     """
     if verdicts.curve is None:
         raise ValueError("The verdicts have no curve over radii, on whose images the checks are made. Evaluate with an attack.")
@@ -61,7 +62,7 @@ def examine(
 
     weak = standing(Attack("cross-entropy", 20), epsilon)
     strong = weak & standing(Attack("margin", 100, step_ratio=0.1), epsilon)
-    # by the same loss: that the margin is the stronger one is no sign, a network hardly trained shows it
+    # by the same loss: on a network hardly trained the margin loss is stronger, which is no sign of masking
     longer = weak & standing(Attack("cross-entropy", 100, step_ratio=0.1), epsilon)
     if names := _where(weak & ~longer, labels, class_names, _STRONGER):
         text = "PGD of 100 steps breaks many images that PGD-20 leaves: PGD-20 had not converged"
@@ -74,7 +75,7 @@ def examine(
 
 
 def _growing(curve: RadiusCurve, labels: np.ndarray, class_names: tuple[str, ...]) -> list[Finding]:
-    """What the accuracies at growing radii say: they must not rise, and end at 0."""
+    """Check the accuracies at growing radii: they must not rise, and must end at 0."""
     found, stands = [], curve.predicted == labels
     if names := _where(stands[-1], labels, class_names, _STANDING):
         text = "Images still stand under PGD-20 at a radius in which every image can become every other: its gradients mislead"
@@ -87,18 +88,18 @@ def _growing(curve: RadiusCurve, labels: np.ndarray, class_names: tuple[str, ...
 
 
 def _where(flags: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], share: float) -> tuple[str, ...]:
-    """Classes in which more than `share` of the images, and at least two, are flagged."""
+    """Return the classes in which more than `share` of the images, and at least two, are flagged."""
     counts, totals = np.bincount(labels[flags], minlength=len(class_names)), np.bincount(labels, minlength=len(class_names))
     return tuple(n for n, k, t in zip(class_names, counts, totals, strict=True) if k >= 2 and k > share * t)
 
 
 def _chunks(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pixels and labels, a few hundred images at once."""
+    """Yield pixels and labels, a few hundred images at once."""
     return (images.batch(index) for index in torch.arange(len(images), device=images.labels.device).split(_CHUNK))
 
 
 def _outputs(model: nn.Module, images: Images) -> list[Finding]:
-    """What the outputs themselves say."""
+    """Check the outputs for probabilities, randomness, and dependence on the batch."""
     with torch.no_grad():
         first, *again = (torch.cat([model(pixels) for pixels, _ in _chunks(images)]) for _ in range(_PASSES))
     found = []
@@ -114,14 +115,14 @@ def _outputs(model: nn.Module, images: Images) -> list[Finding]:
 
 
 def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:
-    """Images, and pixels, at which cross-entropy has no slope at all."""
+    """Find classes with images, or pixels, at which cross-entropy has no slope."""
     slopes = []
     with frozen(model):
         for pixels, labels in _chunks(images):
             slopes.append(_slopes(model, pixels, labels))
     blind, full, stuck, taken = (torch.cat(parts).cpu().numpy() for parts in zip(*slopes, strict=True))
     found, truth = [], images.labels.cpu().numpy()
-    # what a network takes an image for decides more often than what it is: a branch for one class is found by it
+    # a branch for one class depends on the prediction more often than on the label: try the predicted classes first
     if names := _where(blind, taken, class_names, _BLIND) or _where(blind, truth, class_names, _BLIND):
         found.append(Finding("no gradient", names, "Cross-entropy has no slope at many images: attacks by gradient stand still"))
     if names := _where(full, truth, class_names, _BLIND):
@@ -136,7 +137,7 @@ def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -
 def _slopes(
     model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each image: no slope at all, a probability of 1 to the last digit, none in too many pixels; and what it is taken for."""
+    """Return per image: no slope at all, a probability of exactly 1, stuck pixels, the predicted class."""
     pixels.requires_grad_(True)
     logits = model(pixels)
     loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -147,7 +148,7 @@ def _slopes(
 
 
 def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
-    """Images [N] whose pixels [N, P] have no slope near the ends of their range, and only there: a clamp cuts them off."""
+    """Find images [N] whose pixels [N, P] have no slope only near the ends of their range: a clamp."""
     ends, middle = (pixels < _END) | (pixels > 1 - _END), (pixels > 0.2) & (pixels < 0.8)
     counts = ends.sum(1)
     at_ends, amid = (none & ends).sum(1) / counts.clamp(min=1), (none & middle).sum(1) / middle.sum(1).clamp(min=1)
@@ -157,7 +158,7 @@ def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
 def _square(
     model: nn.Module, images: Images, left: np.ndarray, epsilon: float, norm: str, seed: int, num_classes: int
 ) -> np.ndarray:
-    """Which of the images that are `left` survive a few hundred queries of Square, too: bool [N]."""
+    """Attack the images `left` with a few hundred queries of Square; return the survivors, bool [N]."""
     stands, some = left.copy(), images.part(torch.from_numpy(np.flatnonzero(left)).to(images.labels.device))
     if len(some) and not too_small_for_square(images.pixels, norm):
         with frozen(model):
@@ -171,7 +172,7 @@ def _square(
 
 
 def between(verdicts: Verdicts) -> list[Finding]:
-    """What the attacks of an evaluation say of each other, on all its images."""
+    """Find signs of masking by comparing the attacks of an evaluation, on all its images."""
     found, survived = [], verdicts.survived
     pairs = (
         ("pgd-20", "noise", "Random noise breaks images that PGD-20 leaves"),

@@ -1,4 +1,4 @@
-"""Probe a few images of each class beyond verdicts: growing radii, and the adversarial images themselves."""
+"""Probe a few images of each class: predictions at growing radii, and adversarial images."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from faal_lab.evaluation.verdicts import Examples, RadiusCurve, Verdicts
 from faal_lab.methods.predict import PGD_ATTACKS, adversarial, predictions
 from faal_lab.models.build import frozen
 
-IMAGES_A_CLASS = 20  # of the checks and curves; all of them cost about as much as PGD-100 twice on these images
-_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)  # of the evaluation's radius
+IMAGES_A_CLASS = 20  # for the checks and curves; all of them cost about as much as PGD-100 twice on these images
+_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)  # times the radius of the evaluation
 _SHOWN = 10  # images in the strip
 
 
 def chosen(labels: np.ndarray, num_classes: int, count: int = IMAGES_A_CLASS) -> np.ndarray:
-    """Indices [M] of the first `count` images of each class, class after class."""
+    """Return the indices [M] of the first `count` images of each class, class after class."""
     return np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(num_classes)])
 
 
 def whole_box(pixels: torch.Tensor, norm: str) -> float:
-    """The radius in which every image can become every other one; `pixels` is [N, channels, H, W]."""
+    """Return the radius at which any image can become any other one; `pixels` is [N, channels, H, W]."""
     return 1.0 if norm == "linf" else math.sqrt(pixels[0].numel())
 
 
 def radius_curve(model: nn.Module, images: Images, num_classes: int, *, epsilon: float, norm: str, seed: int) -> RadiusCurve:
-    """What the first images of each class are taken for under PGD-20 from radius 0 to the whole box."""
+    """Predict the first images of each class under PGD-20, at radii from 0 to the whole box."""
     indices = chosen(images.labels.cpu().numpy(), num_classes)
     some = images.part(torch.from_numpy(indices).to(images.labels.device))
     whole = whole_box(images.pixels, norm)
@@ -44,10 +44,10 @@ def radius_curve(model: nn.Module, images: Images, num_classes: int, *, epsilon:
 def adversarial_examples(
     model: nn.Module, images: Images, verdicts: Verdicts, *, epsilon: float, norm: str, seed: int
 ) -> Examples:
-    """One image of each class before and after PGD, with what the model believes of both.
+    """Attack one image of each class by PGD; return it before and after, with the probabilities.
 
-    Of the attacks evaluated the last one by PGD (else PGD-20); of up to ten classes, those with the lowest accuracy; of each
-    the first image that this attack has fooled the model on, else its first one.
+    The attack is the last PGD attack evaluated, else PGD-20. The classes are up to ten, those with the lowest accuracy under the
+    last attack. The image is the first of its class on which this PGD attack fooled the model, else the first.
     """
     attack = next((name for name in reversed(list(verdicts.survived)) if name in PGD_ATTACKS), "pgd-20")
     last = list(verdicts.survived)[-1]

@@ -1,6 +1,6 @@
 """Compute intervals of class-wise accuracy, and the measures of inequality that papers report.
 
-Every interval is at 95 % unless stated. `correct` and `total` are whole numbers [C]; a class without images takes no part.
+Intervals are at 95 % unless stated. `correct` and `total` are whole numbers [C]; classes without images are left out.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Lowest:
-    """The lowest class accuracies: as counted, and with the selection taken into account."""
+    """The mean of the lowest class accuracies: observed, and corrected for selection."""
 
-    observed: float  # what tables print: the mean of the lowest shares, in [0, 1]
-    bias: float  # estimate of observed minus truth; at most 0 but for noise
+    observed: float  # the mean of the lowest shares, in [0, 1], as tables print it
+    bias: float  # estimate of observed minus truth; at most 0 except for noise
     corrected: Estimate  # observed minus bias, with an interval for the truth
-    classes: tuple[int, ...]  # whose shares these are, lowest first
+    classes: tuple[int, ...]  # the classes of these shares, lowest first
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How unequal the accuracies of classes are; all 0 (ratio 1) where they are equal, nan where a mean of 0 divides."""
+    """Five measures of unequal class accuracies: 0 (ratio 1) if equal; nan where a mean of 0 divides."""
 
     gap: float  # highest minus lowest
     deviation: float  # standard deviation over the classes
@@ -43,54 +43,54 @@ class Spread:
 
 
 def class_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> list[Estimate | None]:
-    """Wilson's interval for each class on its own; None for a class without images."""
+    """Compute Wilson's interval for each class alone; None for a class without images."""
     rows = zip(correct.tolist(), total.tolist(), *(end.tolist() for end in wilson(correct, total, level)), strict=True)
     return [Estimate(k / n, low, high) if n else None for k, n, low, high in rows]
 
 
 def wilson(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of Wilson's interval for shares of any shape; nan where the total is 0."""
+    """Compute both ends of Wilson's interval for shares of any shape; nan where the total is 0."""
     from scipy.special import ndtri
 
     z, n = float(ndtri((1 + level) / 2)), np.where(total > 0, total, np.nan)
     p = correct / n
     centre, reach = p + z**2 / (2 * n), z * np.sqrt((p * (1 - p) + z**2 / (4 * n)) / n)
     low, high = (centre - reach) / (1 + z**2 / n), (centre + reach) / (1 + z**2 / n)
-    return np.where(correct == 0, 0.0 * n, low), np.where(correct == total, 1.0 + 0.0 * n, high)  # where rounding would miss it
+    return np.where(correct == 0, 0.0 * n, low), np.where(correct == total, 1.0 + 0.0 * n, high)  # rounding would miss 0 and 1
 
 
 def average_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:
-    """The mean of the class accuracies, every class counting the same.
+    """Compute the mean of the class accuracies; every class counts the same.
 
-    Exact (Clopper-Pearson) interval with the number of images that a plain share of the same variance would have.
+    The interval is exact (Clopper-Pearson), with the number of images that a plain share of the same variance would have.
     """
     from scipy.stats import beta
 
     k, n = correct[total > 0].astype(float), total[total > 0].astype(float)
     value = float((k / n).mean())
-    smooth = (k + 1) / (n + 2)  # keeps the variance of a class at 0 or 1 away from 0
+    smooth = (k + 1) / (n + 2)  # keeps the variance of a class at 0 or 1 above 0
     variance = float((smooth * (1 - smooth) / n).sum() / len(n) ** 2)
     images = float(smooth.mean() * (1 - smooth.mean())) / variance
     tail, stands = (1 - level) / 2, value * images
-    # nan where none stands, or all: the interval reaches the end there
+    # nan where no image survives, or all do: the interval then ends at 0 or 1
     low = np.nan_to_num(beta.ppf(tail, stands, images - stands + 1), nan=0.0)
     high = np.nan_to_num(beta.ppf(1 - tail, stands + 1, images - stands), nan=1.0)
     return Estimate(value, float(low), float(high))
 
 
 def worst_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tuple[Estimate, int]:
-    """The lowest class accuracy and that class's index.
+    """Compute the lowest class accuracy and that class's index.
 
-    The worst of C noisy shares is biased low, so a single class's interval does not cover it. Exact (Clopper-Pearson)
-    intervals at the level that holds for all classes at once (Sidak) do: the true minimum lies between the lowest of
-    their lower ends and the lowest of their upper ends.
+    The lowest of C noisy shares is biased low, so the interval of one class does not cover the true minimum. Exact
+    (Clopper-Pearson) intervals at the level that holds for all classes at once (Sidak) do: the true minimum is between the lowest
+    of their lower ends and the lowest of their upper ends.
     """
     from scipy.stats import beta
 
     held = _held(correct, total)
     k, n = correct[held], total[held]
     tail = (1 - level ** (1 / len(held))) / 2
-    # nan where k is 0 or n: the interval reaches the end there
+    # nan where k is 0 or n: the interval then ends at 0 or 1
     low = np.nan_to_num(beta.ppf(tail, k, n - k + 1), nan=0.0)
     high = np.nan_to_num(beta.ppf(1 - tail, k + 1, n - k), nan=1.0)
     worst = int(np.argmin(k / n))
@@ -98,11 +98,11 @@ def worst_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL
 
 
 def minimum_bias(correct: np.ndarray, total: np.ndarray, *, samples: int = 4000, seed: int = 0, level: float = _LEVEL) -> Lowest:
-    """How far the lowest of C noisy shares lies below the lowest true accuracy, by a parametric bootstrap.
+    """Estimate how far the lowest of C noisy shares is below the true minimum, by a parametric bootstrap.
 
-    It can say about how much of a low minimum is selection. It cannot replace `worst_accuracy`, whose interval is
-    guaranteed: the correction goes too far where one class is truly worse by less than two standard errors (no method
-    can tell that from a tie), and the interval is too short where a class has fewer than about five survivors.
+    It shows roughly how much of a low minimum is selection. It cannot replace `worst_accuracy`, whose interval is guaranteed. The
+    correction goes too far where one class is truly worse by less than two standard errors; no method can tell that from a tie.
+    The interval is too short where a class has fewer than about five survivors.
     """
     return _lowest(correct, total, 1, samples, seed, level)
 
@@ -110,9 +110,10 @@ def minimum_bias(correct: np.ndarray, total: np.ndarray, *, samples: int = 4000,
 def worst_share(
     correct: np.ndarray, total: np.ndarray, share: float = 0.1, *, samples: int = 4000, seed: int = 0, level: float = _LEVEL
 ) -> Lowest:
-    """Mean accuracy of the worst `share` of the classes (at least one), by the same bootstrap as `minimum_bias`.
+    """Compute the mean accuracy of the worst `share` of the classes (at least one).
 
-    For many classes, where the minimum of 1 to 3 % says little. Raises ValueError unless 0 < share <= 1.
+    Use it for many classes, where a minimum of 1 to 3 % says little. The bootstrap is that of `minimum_bias`. Raises ValueError
+    unless 0 < share <= 1.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; expected a share of the classes in (0, 1], such as 0.1.")
@@ -120,12 +121,12 @@ def worst_share(
 
 
 def _lowest(correct: np.ndarray, total: np.ndarray, count: int, samples: int, seed: int, level: float) -> Lowest:
-    """The mean of the `count` lowest accuracies.
+    """Compute the mean of the `count` lowest accuracies, its bias and its interval.
 
-    Bias: simulated from shares drawn together until their spread is what noise leaves over (empirical Bayes); the
-    observed shares themselves are spread too far, which halves the bias. Interval: downwards the noise of one fixed set
-    of classes, since the truly lowest were not chosen by noise; upwards the noise of whichever classes have the lowest,
-    as if all that may be lowest were tied, which is the worst case.
+    The bias is simulated from shares shrunk until their spread is what the noise leaves over (empirical Bayes). The observed
+    shares are spread too far, which would halve the bias. Downwards the interval has the noise of one fixed set of classes, since
+    noise did not choose the truly lowest. Upwards it has the noise of the lowest classes of each draw, as if all candidates were
+    tied, which is the worst case.
     """
     held = _held(correct, total)
     k, n = correct[held], total[held]
@@ -138,7 +139,7 @@ def _lowest(correct: np.ndarray, total: np.ndarray, count: int, samples: int, se
     observed = _mean_of_lowest(shares, count)
     bias = float(_mean_of_lowest(drawn, count).mean() - _mean_of_lowest(likely, count))
     order = np.argsort(shares, kind="stable")[:count]
-    reach = 3.5 * np.sqrt(noise)  # nobody is lowest who is out of reach by this
+    reach = 3.5 * np.sqrt(noise)  # a class further above than this cannot be the lowest
     tied = smooth - reach <= np.sort(smooth + reach)[count - 1]
     errors = drawn - likely
     low = observed - np.quantile(errors[:, order].mean(1), 0.5 + level / 2)
@@ -162,9 +163,9 @@ def _held(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def spread(correct: np.ndarray, total: np.ndarray) -> Spread:
-    """How unequal the class accuracies are, by the measures that papers use; classes without images left out.
+    """Measure the inequality of class accuracies as papers do; classes without images are left out.
 
-    These are of the observed shares, whose noise adds to every one of them: equal classes have a spread above 0.
+    Noise in the observed shares adds to every measure: even truly equal classes have a spread above 0.
     """
     held = _held(correct, total)
     shares = correct[held] / total[held]
@@ -176,9 +177,9 @@ def spread(correct: np.ndarray, total: np.ndarray) -> Spread:
 
 
 def rho(average: float, worst: float, base_average: float, base_worst: float) -> float:
-    """WAT's rho: the relative gain of the worst class minus the relative loss of the average, against a base.
+    """Compute WAT's rho: the worst class's relative gain minus the average's relative loss.
 
-    Any one unit; above 0 is a good trade. Raises ValueError where a base is not above 0.
+    Both are relative to a base, all in one unit; above 0 is a good trade. Raises ValueError where a base is not above 0.
     """
     if base_average <= 0 or base_worst <= 0:
         raise ValueError(f"Base average {base_average} and base worst class {base_worst}: expected both above 0, they divide.")
@@ -188,9 +189,10 @@ def rho(average: float, worst: float, base_average: float, base_worst: float) ->
 def boundary_error(
     clean_right: np.ndarray, robust_right: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(clean error [C], boundary error [C]): what the attack adds to the clean error; nan for a class without images.
+    """Split the robust error as FRL does: return (clean error [C], boundary error [C]).
 
-    FRL's decomposition of the robust error. Arguments bool [N], bool [N], int [N].
+    The boundary error is what the attack adds to the clean error. Both are nan for a class without images. The arguments are
+    bool [N], bool [N] and int [N].
     """
     total = np.bincount(labels, minlength=num_classes)
     none = np.full(num_classes, np.nan)
@@ -202,9 +204,10 @@ def boundary_error(
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Share of the images of class `column` taken for class `row`: [C predicted, C true]; columns sum to 1.
+    """Compute the confusion matrix [C predicted, C true]; every column sums to 1.
 
-    The column of a class without images is 0. Raises ValueError where labels and predictions differ in number.
+    Each entry is the share of the images of its column's class that are predicted as its row's. The column of a class without
+    images is 0. Raises ValueError where labels and predictions differ in number.
     """
     if len(labels) != len(predicted):
         raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions; expected one prediction an image.")
@@ -213,5 +216,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
 
 
 def spectral_norm(confusion: np.ndarray) -> float:
-    """Largest singular value of `confusion` [C, C] without its diagonal (CSR): large where errors share a direction."""
+    """Compute the largest singular value of `confusion` [C, C] without its diagonal (CSR).
+
+    It is large where errors share a direction.
+    """
     return float(np.linalg.norm(confusion - np.diag(np.diag(confusion)), 2))

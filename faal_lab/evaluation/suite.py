@@ -22,26 +22,27 @@ from faal_lab.methods.pgd import NORMS
 from faal_lab.methods.predict import PGD_ATTACKS, EvaluationError, predictions, taken_for
 from faal_lab.runs.files import tensors_sha256
 
-CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}  # each attack on those that the ones before it left
-# Forward-equivalents an image costs, for the share of work done: PGD steps are 2 each; AutoAttack's is upstream's worst case.
+# Each attack of a chain runs on the images that the ones before it left.
+CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}
+# Cost per image in forward passes, for the share of work done. A PGD step costs 2; AutoAttack's is upstream's worst case.
 _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
 _COST |= {"apgd-ce+t": 1000, "autoattack": 4451}
 _PROBED = 64
 
 
-Progress = Callable[[str, float], None]  # what is being done, share of all work done in [0, 1]
+Progress = Callable[[str, float], None]  # activity, share of all work done in [0, 1]
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How AutoAttack is carried out; what it finds depends on `mode` and, in compat, on `batch_size` alone."""
+    """The way AutoAttack runs; results depend on `mode`, `queries` and, in compat, `batch_size`."""
 
     mode: str = "per-image"  # or "compat": upstream's chunks and seeds
     batch_size: int = 500
-    folder: Path | None = None  # where finished batches are kept, so that a killed evaluation goes on
-    part: int = 0  # this process's share of the batches, of `parts` that work in the same folder
+    folder: Path | None = None  # keeps finished batches, so that a killed evaluation can resume
+    part: int = 0  # this process's number among the `parts` that share the batches in one folder
     parts: int = 1
-    queries: int = 5000  # of Square; fewer is not AutoAttack-standard
+    queries: int = 5000  # of Square; with fewer it is not AutoAttack-standard
 
 
 def evaluate(
@@ -57,12 +58,12 @@ def evaluate(
     manner: Manner | None = None,
     progress: Progress | None = None,
 ) -> Verdicts:
-    """Attack every image with every attack of `attacks` (names in ATTACKS) in the `norm` ball of radius `epsilon`.
+    """Attack every image with each of `attacks`, in the `norm` ball of radius `epsilon`.
 
-    The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation mode, and is evaluated in float32.
-    At the end a curve over radii and a few adversarial images are kept (`probes`), and signs of masked gradients are looked for
-    (`trust`), which stand in the verdicts' header as `findings`.
-    Raises UnknownName, or EvaluationError where model, images or radius cannot be evaluated.
+    `attacks` are names in ATTACKS. The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation
+    mode, with float32 weights. At the end the verdicts get a curve over radii and a few adversarial images (`probes`). Signs
+    of masked gradients (`masking`) are in their header as `findings`. Raises UnknownName, ValueError without attacks, or
+    EvaluationError where model, images or radius cannot be evaluated.
     """
     if not attacks:
         raise ValueError(f"No attack named; known: {', '.join(ATTACKS)}.")
@@ -104,7 +105,7 @@ def evaluate(
 
 
 def describe(attack: str, verdicts: Verdicts) -> str:
-    """What an attack of an evaluation did, in one line: steps, losses, starts, targets, queries."""
+    """Describe an attack of an evaluation in one line: steps, losses, starts, targets, queries."""
     about, targets = verdicts.header, min(9, len(verdicts.class_names) - 1)
     single = {
         "apgd-ce": "APGD on cross-entropy, 100 iterations",
@@ -123,24 +124,27 @@ def describe(attack: str, verdicts: Verdicts) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 over the kind of a model and all its tensors."""
+    """Return the SHA-256 of a model's class name and all its tensors."""
     return tensors_sha256(model.state_dict(), type(model).__name__)
 
 
 def precision(device: torch.device) -> str:
-    """In what numbers models are evaluated there. Unless told otherwise torch convolves in TF32 on a GPU."""
+    """Return the precision of evaluation on a device; on a GPU, torch convolves in TF32 by default."""
     if device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
         return "float32, TF32 inside"
     return "float32"
 
 
 def data_digest(images: Images) -> str:
-    """SHA-256 over pixels and labels, in their order, and what a pixel of 1.0 is."""
+    """Return the SHA-256 of pixels and labels, in order, and of the pixel value that stands for 1.0."""
     return tensors_sha256({"pixels": images.pixels, "labels": images.labels}, str(images.pixel_max))
 
 
 def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: float, norm: str, attacks: tuple[str, ...]) -> bool:
-    """Raise EvaluationError where an evaluation would make no sense; returns whether two forward passes agree bit for bit."""
+    """Raise EvaluationError where an evaluation would make no sense.
+
+    Returns whether two forward passes agree bit for bit.
+    """
     if not epsilon > 0 and set(attacks) != {"clean"}:
         raise EvaluationError(
             f"epsilon must be above 0 to attack, got {epsilon}. For clean accuracy alone name the attack clean."
@@ -178,7 +182,7 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
 
 
 def _part(progress: Progress | None, start: float, width: float) -> Progress:
-    """`progress` for one attack, whose own share fills `width` of the whole from `start`."""
+    """Return `progress` for one attack, whose share fills `width` of the whole from `start`."""
 
     def tell(what: str, share: float) -> None:
         if progress is not None:
@@ -210,7 +214,7 @@ def _autoattack(
     identity: dict[str, Any],
     tell: Progress,
 ) -> torch.Tensor:
-    """Several attacks in turn, or one of them on all images."""
+    """Run several attacks in turn, or one of them on all images."""
     attacks = tuple(attack for attack in attacks_for(num_classes) if attack in CHAINS.get(name, (name,)))
     pixels, labels = images.all()
 

@@ -1,4 +1,4 @@
-"""Keep per-image verdicts in one npz with a JSON header, and the journal of an unfinished evaluation.
+"""Store per-image verdicts in one npz with a JSON header, and journal an unfinished evaluation.
 
 Every table is computed from verdicts, so that no attack has to be repeated.
 """
@@ -19,24 +19,24 @@ from faal_lab.errors import FaalLabError
 
 
 class VerdictsError(FaalLabError, RuntimeError):
-    """A verdict file that is missing, damaged, or of another model or data set."""
+    """A verdict file is missing, damaged, or of another model or data set."""
 
 
 @dataclass(frozen=True)
 class RadiusCurve:
-    """What some images of each class are taken for as the radius of PGD-20 grows; a share may be drawn at each radius."""
+    """Predictions for some images of each class under PGD-20 at growing radii, for accuracy by radius."""
 
-    indices: np.ndarray  # int64 [M]: which images of the evaluation
+    indices: np.ndarray  # int64 [M], among the images of the evaluation
     radii: np.ndarray  # float64 [R], rising from 0, which is clean
     predicted: np.ndarray  # int64 [R, M]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A few images before and after an attack, and what the model believes of both."""
+    """A few images before and after an attack, with the model's probabilities for both."""
 
     attack: str
-    indices: np.ndarray  # int64 [K]: which images of the evaluation
+    indices: np.ndarray  # int64 [K], among the images of the evaluation
     clean: np.ndarray  # float32 [K, channels, H, W] in [0, 1]
     adversarial: np.ndarray  # the same
     clean_belief: np.ndarray  # float32 [K, C]: softmax of the logits
@@ -45,10 +45,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Labels [N], what each attack made of each image [N], and what they were measured with."""
+    """Labels [N], predictions [N] under each attack, and the conditions of their measurement."""
 
     labels: np.ndarray  # int64 [N]
-    predicted: dict[str, np.ndarray]  # attack -> int64 [N]: the label where no attempt succeeded
+    predicted: dict[str, np.ndarray]  # attack -> int64 [N]; the label itself where no attempt succeeded
     class_names: tuple[str, ...]
     header: dict[str, Any]  # epsilon, norm, seed, checkpoint, data set, hashes, versions, ...
     curve: RadiusCurve | None = None  # None: only clean was asked for
@@ -56,17 +56,17 @@ class Verdicts:
 
     @cached_property
     def survived(self) -> dict[str, np.ndarray]:
-        """Attack -> bool [N]: which images are still classified correctly."""
+        """Bool [N] by attack: True where the image is still classified correctly."""
         return {name: found == self.labels for name, found in self.predicted.items()}
 
     def counts(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
-        """(survivors [C], images [C]) under `attack`."""
+        """Return (survivors [C], images [C]) under `attack`."""
         classes = len(self.class_names)
         total = np.bincount(self.labels, minlength=classes)
         return np.bincount(self.labels[self.survived[attack]], minlength=classes), total
 
     def to_bytes(self) -> bytes:
-        """The npz file."""
+        """Return the content of the npz file."""
         header = {"class_names": list(self.class_names), **self.header}
         arrays: dict[str, Any] = {f"predicted/{name}": np.asarray(p, dtype=np.int32) for name, p in self.predicted.items()}
         for kind, extra in (("curve", self.curve), ("examples", self.examples)):
@@ -77,7 +77,7 @@ class Verdicts:
 
     @staticmethod
     def read(path: Path) -> Verdicts:
-        """Read a verdict file; nothing in it is executed. Raises VerdictsError."""
+        """Read a verdict file; nothing in it is executed. Raises VerdictsError if it is missing or damaged."""
         which = path.stem.removeprefix("verdicts-")
         again = f"faal-lab evaluate {path.parent}" + ("" if which == "last" else f" --checkpoint {which}")
         try:
@@ -99,7 +99,7 @@ class Verdicts:
             raise VerdictsError(f"{path} is damaged: {error}. Evaluate again: {again}") from error
 
     def joined(self, older: Verdicts) -> Verdicts:
-        """These verdicts and those of other attacks that were measured alike before; these alone where they were not."""
+        """Add `older` verdicts of other attacks; return `self` alone if these were measured otherwise."""
         alike = ("model_sha256", "data_sha256", "epsilon", "norm", "seed", "mode", "checkpoint", "precision")
         if any(self.header.get(key) != older.header.get(key) for key in alike):
             return self
@@ -110,7 +110,7 @@ class Verdicts:
         return Verdicts(self.labels, new | predicted, self.class_names, {**older.header, **self.header}, curve, examples)
 
     def check_same(self, other: Verdicts, what: str) -> None:
-        """Raise VerdictsError unless both were measured on the same images, classes and radius; `what` names the pair."""
+        """Raise VerdictsError unless images, classes, radius and norm are equal; `what` names the pair."""
         if self.class_names != other.class_names or not np.array_equal(self.labels, other.labels):
             raise VerdictsError(f"{what} were evaluated on different images. Evaluate them on the same data set and split.")
         for key in ("data_sha256", "epsilon", "norm"):
@@ -120,19 +120,19 @@ class Verdicts:
 
 
 def _extra(stored: Any, kind: str) -> dict[str, Any]:
-    """The arrays that lie under `kind/` in an opened npz."""
+    """Return the arrays under `kind/` in an opened npz, by the rest of their names."""
     return {name.removeprefix(f"{kind}/"): stored[name] for name in stored.files if name.startswith(f"{kind}/")}
 
 
-Batch = tuple[str, int]  # attack, number of the batch among those left at its beginning
+Batch = tuple[str, int]  # attack, number of the batch among the images left when it began
 
 
 class Journal:
-    """Predictions of finished batches. Without a folder it remembers nothing beyond the process."""
+    """The predictions of finished batches, in a folder or, without one, in memory only."""
 
     def __init__(self, folder: Path | None, identity: dict[str, Any], part: int = 0) -> None:
         self._done: dict[Batch, list[int]] = {}
-        self._read: dict[Path, int] = {}  # bytes of each part's file that were read
+        self._read: dict[Path, int] = {}  # bytes read so far of each part's file
         self.folder, self._file = None, None
         if folder is not None:
             text = json.dumps(identity, sort_keys=True)
@@ -143,22 +143,22 @@ class Journal:
             _end_broken_line(self._file)
 
     def done(self) -> dict[Batch, list[int]]:
-        """All finished batches, of every part: (attack, batch) -> predicted classes."""
+        """Return the predicted classes of all finished batches of all parts, by (attack, batch)."""
         for path in sorted(self.folder.glob("part-*.jsonl")) if self.folder else ():
             with open(path, "rb") as file:
                 file.seek(self._read.get(path, 0))
                 lines = file.read().split(b"\n")
-            self._read[path] = self._read.get(path, 0) + sum(len(line) + 1 for line in lines[:-1])  # the last one may grow yet
+            self._read[path] = self._read.get(path, 0) + sum(len(line) + 1 for line in lines[:-1])  # the last line may still grow
             for line in lines[:-1]:
                 try:
                     attack, batch, predicted = json.loads(line)
                 except ValueError:
-                    continue  # broken off by a kill; that batch is made again
+                    continue  # cut off by a kill: compute that batch again
                 self._done[attack, batch] = predicted
         return self._done
 
     def add(self, attack: str, batch: int, predicted: list[int]) -> None:
-        """Keep a finished batch."""
+        """Add a finished batch."""
         self._done[attack, batch] = predicted
         if self._file is not None:
             with open(self._file, "a", encoding="utf-8") as file:
@@ -166,7 +166,7 @@ class Journal:
 
 
 def _end_broken_line(path: Path) -> None:
-    """A kill in mid-write leaves half a line: the next one must not be appended to it."""
+    """End the half line that a killed writer may have left, so that the next line is not appended to it."""
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         with open(path, "ab") as file:
             file.write(b"\n")

@@ -1,1 +1,1 @@
-"""The parts that a training method is made of: attack, objective, fairness method, weight perturbation, weight average."""
+"""Define the parts of a training method: attack, objective, fairness, weight perturbation and average."""

@@ -1,4 +1,4 @@
-"""Perturb the weights adversarially, so that the loss is made worse before it is descended."""
+"""Perturb the weights adversarially: raise the loss before it is descended."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ def _summed(losses: Iterable[torch.Tensor], parameters: list[nn.Parameter]) -> G
 
 
 def perturbed_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The tensors that are moved: weights of more than one dimension, not biases nor BatchNorm's scales."""
+    """Return the tensors that are moved: weights of more than one dimension.
+
+    Biases and BatchNorm's scales are left out.
+    """
     return {n: p for n, p in model.named_parameters() if p.ndim > 1 and "weight" in n and p.requires_grad}
 
 
 @contextmanager
 def weight_perturbed(model: nn.Module, losses: Callable[[], Iterable[torch.Tensor]], gamma: float) -> Iterator[None]:
-    """Move each weight tensor by `gamma` times its own norm, up the gradient of `losses()`; take the move back at the end.
+    """Move each weight tensor w by gamma * |w| * g / |g|, and take the move back at the end.
 
-    Wu et al., NeurIPS 2020, eqs. 8 to 10, one step. `losses` are summands of one loss, whose graphs are let go one by one. They
-    run the model in the mode it is in; buffers are put back afterwards, as the authors' proxy copy leaves them. What is done to
-    the weights inside (an optimiser step, whose weight decay then sees the moved weights, as in the authors' code) is kept. After
-    an exception weights are exactly what they were.
+    Wu et al., NeurIPS 2020, eqs. 8 to 10, one step; g is the gradient of `losses()`. `losses` returns summands of one loss,
+    so that their graphs are freed one by one. They run the model in the mode it is in; buffers are restored afterwards, as
+    the authors' proxy copy leaves them. Changes to the weights inside the block are kept. An optimiser step in it sees the
+    moved weights in its weight decay, as in the authors' code. After an exception the weights are exactly as before.
     """
     parameters = perturbed_parameters(model)
     if gamma == 0 or not parameters:

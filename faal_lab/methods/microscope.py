@@ -1,7 +1,7 @@
-"""Watch one image under attack step by step, and FAAL's three phases on one batch, with every number in between.
+"""Record an attack on one image step by step, and FAAL's three phases on one batch.
 
-Nothing is computed in a way of its own: the steps are `pgd.climber`'s; statistics, weights and loss are those of `class_stats`,
-the fairness method and `objectives.weighted`, in the order of `training/update.py`.
+Nothing is computed in a way of its own. The steps are those of `pgd.climber`. Statistics, weights and loss are those of
+`class_stats`, the fairness method and `objectives.weighted`, in the order of `training/step.py`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from faal_lab.models.build import frozen
 
 @dataclass(frozen=True)
 class Walk:
-    """Where one attack was after each of its K steps, the start first."""
+    """The path of one attack: its start, and the point after each of its K steps."""
 
     points: torch.Tensor  # [K + 1, channels, H, W] in [0, 1]
     beliefs: torch.Tensor  # [K + 1, C] softmax probabilities
     losses: torch.Tensor  # [K + 1] cross-entropy, which the attack ascends
 
     def fooled_after(self, label: int) -> int | None:
-        """The first step after which the image is misclassified; None where it never is."""
+        """Return the number of steps after which the image is first misclassified; None if it never is."""
         wrong = (self.beliefs.argmax(1) != label).nonzero()
         return int(wrong[0]) if len(wrong) else None
 
@@ -44,16 +44,16 @@ def walk(
     start: torch.Tensor | None = None,
     norm: str = "linf",
 ) -> Walk:
-    """PGD on one `image` [channels, H, W] of class `label`, one step at a time; `start` (same shape) defaults to the image.
+    """Attack one image of class `label` by PGD and keep every point (Madry et al., ICLR 2018, eq. 2).
 
-    `radius` and `step` are in pixel units of [0, 1]. The last point is that of `pgd` with the same arguments (Madry et al.,
-    ICLR 2018, eq. 2).
+    `image` is [channels, H, W]; `start` has the same shape and defaults to the image. `radius` and `step` are in pixel units
+    of [0, 1]. The last point is that of `pgd` with the same arguments.
     """
     images, labels = image[None], torch.tensor([label], device=image.device)
     with frozen(model):
         climb = climber(model, images, labels, radius=radius, step=step, loss="cross-entropy", norm=norm)
         point, points, logits = images if start is None else start[None], [], []
-        for _ in range(steps + 1):  # the last step is not kept: it is made for the logits of the last point
+        for _ in range(steps + 1):  # the last step only gives the logits of the last point
             found, moved = climb(point)
             points.append(point)
             logits.append(found)
@@ -64,19 +64,19 @@ def walk(
 
 @dataclass(frozen=True)
 class Phases:
-    """What one training batch goes through (FAAL, Algorithm 1), before the step of the optimiser."""
+    """One training batch in the phases of FAAL's Algorithm 1, before the step of the optimiser."""
 
     labels: torch.Tensor  # int64 [B]
     adv: torch.Tensor  # phase 1: attacked images [B, channels, H, W]
     margins: torch.Tensor  # phase 2: softmax margin of each image [B] in [-1, 1], above 0 where it is misclassified
     stats: ClassStats  # their sums and counts by class
-    weighing: Weighing  # the class weights, and what multiplies each class's loss
+    weighing: Weighing  # the class weights, and the multipliers of the class losses
     losses: torch.Tensor  # phase 3: loss of each image [B], all terms together, unweighted
-    loss: torch.Tensor  # [] what is descended, with its graph
+    loss: torch.Tensor  # [] the weighted loss, with its graph
 
     @property
     def multipliers(self) -> torch.Tensor:
-        """What the loss of each class is multiplied by, [C]; those of the first term, 1 where the method names none."""
+        """The factor on the loss of each class, [C]: that of the first term, or 1 if the method has none."""
         named = next(iter(self.weighing.multipliers.values()), None)
         return torch.ones_like(self.weighing.weights) if named is None else named
 
@@ -94,11 +94,12 @@ def three_phases(
     steps: int,
     objective: Objective | None = None,
 ) -> Phases:
-    """Attack a batch from the clean images, weigh its classes by `fairness`, and make the weighted loss.
+    """Attack a batch, weigh its classes by `fairness`, and compute the weighted loss.
 
-    `images` [B, channels, H, W] in [0, 1], `labels` int64 [B]; `radius` and `step` in pixel units. `objective` is PGD-AT by
-    default and must have an attack. The model is used in the mode it is in for the loss, and attacked in evaluation mode.
-    `fairness` may learn from the batch, as in training: hand it in fresh for a result that can be had again.
+    The attack starts at the clean images. `images` are [B, channels, H, W] in [0, 1], `labels` int64 [B]; `radius` and
+    `step` are in pixel units. `objective` defaults to PGD-AT. Raises ValueError unless its attack loss is the cross-entropy.
+    The model is attacked in evaluation mode; the loss is computed in the mode that the model is in. `fairness` may learn
+    from the batch, as in training: pass a fresh one for a repeatable result.
     """
     objective = objective or AdversarialTraining()
     if objective.attack_loss != "cross-entropy":
@@ -119,7 +120,10 @@ def three_phases(
 
 
 def phase_table(found: Phases, names: Sequence[str]) -> str:
-    """All numbers of a batch by class, the hardest first, and its loss with and without weights."""
+    """Format the numbers of a batch by class, the hardest class first.
+
+    The last line is the loss of the batch with and without weights.
+    """
     margin, classes = found.stats.mean("margin"), len(names)
     loss = ClassStats.of(found.labels, classes, {"loss": found.losses})
     counted = loss.sums["loss"] * found.multipliers.to(loss.count.dtype)

@@ -1,7 +1,7 @@
-"""Training losses: from images to named per-sample terms, and the one line where class weights meet them.
+"""Compute training losses as named per-sample terms, and weigh them by class.
 
-To add an objective, write one class and add one row to `OBJECTIVES` in `catalogue.py`. An object with the same attributes can be
-passed directly.
+To add an objective, write one class and add one row to `OBJECTIVES` in `catalogue.py`. An object with the same attributes
+can be passed directly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Terms = dict[str, torch.Tensor]  # name ("clean", "robust", ...) -> per-sample l
 
 
 class Outcome(NamedTuple):
-    """One train-mode pass: the terms, and the logits that class statistics are taken from ([B, C] or None)."""
+    """The result of one train-mode pass: the terms, and logits [B, C] (or None) for class statistics."""
 
     terms: Terms
     clean_logits: torch.Tensor | None
@@ -28,32 +28,33 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A training loss, what its attack ascends (None: it is trained on clean images alone) and where that begins."""
+    """A training loss, the loss that its attack ascends, and the start of that attack."""
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the terms it returns; the first is its cross-entropy."""
+        """The names of its terms; the first is its cross-entropy."""
         ...
 
     @property
     def points(self) -> int:
-        """How many adversarial points it wants of each image: 1, or 2 on either side of the decision boundary."""
+        """The number of adversarial points of an image: 1, or 2 on either side of the decision boundary."""
         ...
 
     @property
     def attack_loss(self) -> str | None:
-        """A row of ATTACK_LOSSES, or None."""
+        """A row of ATTACK_LOSSES; None if it trains on clean images alone."""
         ...
 
     @property
     def start(self) -> str:
-        """`zero`, `uniform` or `gaussian`."""
+        """The start of the attack: `zero`, `uniform` or `gaussian`."""
         ...
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Forward in training mode. `adv` are the attack's images (the images themselves without an attack).
+        """Run the model in training mode and return the terms.
 
-        Two points come as one tensor [2, B, C, H, W].
+        `adv` are the attacked images; without an attack, the images themselves. Two points come as one tensor [2, B, C, H,
+        W].
         """
         ...
 
@@ -61,10 +62,10 @@ class Objective(Protocol):
 def weighted(
     terms: Terms, multipliers: dict[str, torch.Tensor], labels: torch.Tensor, predicted: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Sum over terms of the batch mean of `multiplier[label] * term`: a scalar (FAAL, Algorithm 1, line 7).
+    """Sum over terms the batch mean of `multiplier[label] * term`: the loss [] of a batch.
 
-    A multiplier is [C], or [C, C] by (predicted class, label) where a method tells confusions apart; a term without one
-    counts fully. Multipliers of exactly 1 leave the loss bit for bit as it was.
+    FAAL, Algorithm 1, line 7. A multiplier is [C], or [C, C] by (predicted class, label) if a method tells confusions apart.
+    A term without one counts fully. Multipliers of exactly 1 leave the loss the same bit for bit.
     """
     total = torch.zeros((), device=labels.device)
     for name, term in terms.items():
@@ -84,13 +85,15 @@ class StandardTraining:
     start: str = "zero"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """One forward pass; see `Objective`."""
+        """Run one forward pass; see `Objective`."""
         logits = model(images)
         return Outcome({"clean": F.cross_entropy(logits, labels, reduction="none")}, logits, None)
 
 
 class AdversarialTraining:
-    """PGD adversarial training (Madry et al., ICLR 2018): cross-entropy on adversarial images, one term, `robust`."""
+    """PGD adversarial training (Madry et al., ICLR 2018).
+    Cross-entropy on adversarial images, one term, `robust`.
+    """
 
     terms: tuple[str, ...] = ("robust",)
     points: int = 1
@@ -98,17 +101,18 @@ class AdversarialTraining:
     start: str = "uniform"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """One forward pass; see `Objective`."""
+        """Run one forward pass; see `Objective`."""
         logits = model(adv)
         return Outcome({"robust": F.cross_entropy(logits, labels, reduction="none")}, None, logits)
 
 
 @dataclass(frozen=True)
 class TRADES:
-    """TRADES (Zhang et al., ICML 2019, eq. 5): `clean`, cross-entropy, + `robust`, beta * KL(p(clean) || p(adv)).
+    """TRADES (Zhang et al., ICML 2019, eq. 5): CE(clean) + beta * KL(p(clean) || p(adv)).
 
-    The attack ascends that KL from a Gaussian start, with the clean prediction held fixed. The gradient of the loss flows
-    into both predictions, as in the authors' code, which divides neither term by the number of classes.
+    The terms are `clean` and, with its beta, `robust`. The attack ascends the KL from a Gaussian start, with the clean
+    prediction held fixed. As in the authors' code, the gradient of the loss flows into both predictions, and neither term is
+    divided by the number of classes.
     """
 
     beta: float = 6.0
@@ -118,7 +122,7 @@ class TRADES:
     start: str = "gaussian"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Two forward passes, clean and adversarial; see `Objective`."""
+        """Run two forward passes, clean and adversarial; see `Objective`."""
         clean, attacked = model(images), model(adv)
         moved = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
         return Outcome({"clean": F.cross_entropy(clean, labels, reduction="none"), "robust": self.beta * moved}, clean, attacked)
@@ -126,11 +130,11 @@ class TRADES:
 
 @dataclass(frozen=True)
 class MART:
-    """MART (Wang et al., ICLR 2020, eq. 11): boosted cross-entropy on adversarial images + a weighted divergence.
+    """MART (Wang et al., ICLR 2020, eq. 11): boosted CE on adversarial images + a weighted divergence.
 
-    The terms are `boosted`, CE(adv) - log(1 - the best wrong probability), and `robust`, beta * KL(p(clean) || p(adv)) *
-    (1 - p_y(clean)); beta is 5 or 6 in the authors' code. The small constants are those of that code: without them the
-    logarithm of a certain mistake is infinite. The attack ascends cross-entropy from a Gaussian start (FAAL's release: KL).
+    `boosted` is CE(adv) - log(1 - the best wrong probability). `robust` is beta * KL(p(clean) || p(adv)) * (1 - p_y(clean));
+    beta is 5 or 6 in the authors' code. The small constants are those of that code: without them the logarithm of a certain
+    mistake is infinite. The attack ascends cross-entropy from a Gaussian start (FAAL's release: KL).
     """
 
     beta: float = 6.0
@@ -140,7 +144,7 @@ class MART:
     start: str = "gaussian"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Two forward passes, clean and adversarial; see `Objective`."""
+        """Run two forward passes, clean and adversarial; see `Objective`."""
         clean, attacked = model(images), model(adv)
         p, q = clean.softmax(1), attacked.softmax(1)
         best_wrong = q.scatter(1, labels[:, None], -1.0).amax(1)
@@ -152,12 +156,12 @@ class MART:
 
 @dataclass(frozen=True)
 class BAT:
-    """BAT (Sun et al., AAAI 2023): points on either side of the decision boundary, both pushed to uniform predictions.
+    """BAT (Sun et al., AAAI 2023): points on both sides of the boundary, pushed to uniform predictions.
 
-    `source` is the cross-entropy at the last iterate that is still classified right (how hard a class is to leave), `robust`
-    is beta * KL(p(clean) || p) at the one after the first mistake (which class attracts), `uniformity` is KL(p || U) at both,
-    with coefficient 1. It maximises entropy near the boundary, so calibration changes: look at it. Classes are scored by the
-    outer point.
+    `source` is the cross-entropy at the last iterate that is still classified correctly (how hard a class is to leave).
+    `robust` is beta * KL(p(clean) || p) at the iterate after the first mistake (which class attracts). `uniformity` is KL(p
+    || U) at both, with coefficient 1. It maximises entropy near the boundary, so calibration changes: check it. Classes are
+    scored by the outer point.
     """
 
     beta: float = 6.0
@@ -167,7 +171,7 @@ class BAT:
     start: str = "gaussian"
 
     def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Three forward passes: clean, inner and outer point; see `Objective`."""
+        """Run three forward passes: clean, inner and outer point; see `Objective`."""
         clean, inner, outer = model(images), model(adv[0]), model(adv[1])
         moved = F.kl_div(outer.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
         terms = {
@@ -179,7 +183,7 @@ class BAT:
 
 
 def _above_uniform(logits: torch.Tensor) -> torch.Tensor:
-    """KL(p || U) = log C - entropy, [B]."""
+    """Return KL(p || U) = log C - entropy, [B]."""
     log_p = logits.log_softmax(1)
     return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
 

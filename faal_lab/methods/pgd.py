@@ -1,4 +1,4 @@
-"""Attack images by projected gradient ascent: the losses it ascends, the balls it stays in, the ascent itself.
+"""Attack images by projected gradient ascent (PGD): its losses, its norms, the ascent itself.
 
 Each sample may have its own radius, step and target. A new loss is a row in `ATTACK_LOSSES`, a new norm a row in `NORMS`.
 """
@@ -18,17 +18,23 @@ AttackLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.T
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, clean: torch.Tensor | None = None) -> torch.Tensor:
-    """CE per sample [B] (PGD: Madry et al., ICLR 2018)."""
+    """Return the cross-entropy of each sample [B] (PGD: Madry et al., ICLR 2018)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def logit_margin(logits: torch.Tensor, labels: torch.Tensor, clean: torch.Tensor | None = None) -> torch.Tensor:
-    """Best wrong logit minus the true one [B]: Carlini and Wagner's loss without its constant, the field's "CW-k"."""
+    """Return the best wrong logit minus the true one [B].
+
+    This is Carlini and Wagner's loss without its constant, the field's "CW-k".
+    """
     return margin(logits, labels)
 
 
 def divergence(logits: torch.Tensor, labels: torch.Tensor, clean: torch.Tensor | None = None) -> torch.Tensor:
-    """KL(p(clean) || p(attacked)) [B] (TRADES: Zhang et al., ICML 2019). Raises ValueError without the clean logits."""
+    """Return KL(p(clean) || p(attacked)) [B] (TRADES: Zhang et al., ICML 2019).
+
+    Raises ValueError without the clean logits.
+    """
     if clean is None:
         raise ValueError("The attack loss 'kl' needs the logits of the clean images.")
     return F.kl_div(logits.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
@@ -46,15 +52,15 @@ Value = torch.Tensor | float  # a number, or one per sample [B, 1, 1, 1]
 
 
 class Norm(NamedTuple):
-    """Three operations on images [B, C, H, W] and what is added to them; `radius` and `step` as of `per_sample`."""
+    """The operations of a norm on images [B, C, H, W]; `radius` and `step` have the shapes of `Value`."""
 
-    spread: Callable[[torch.Tensor, Value], torch.Tensor]  # uniform numbers in [0, 1) -> a random point of the ball
+    spread: Callable[[torch.Tensor, Value], torch.Tensor]  # uniform numbers in [0, 1) -> a random move inside the ball
     climb: Callable[[torch.Tensor, Value], torch.Tensor]  # gradient -> the steepest move of length `step`
     project: Callable[[torch.Tensor, torch.Tensor, Value], torch.Tensor]  # point, images -> the ball's nearest point
 
 
 def per_sample(value: torch.Tensor | float, images: torch.Tensor) -> Value:
-    """A radius per sample [B] in a shape that multiplies images [B, C, H, W]; a number stays one."""
+    """Reshape a radius per sample [B] to multiply images [B, C, H, W]; a number stays as it is."""
     if isinstance(value, torch.Tensor) and value.ndim == 1:
         return value.view(-1, *[1] * (images.ndim - 1))
     return value
@@ -65,9 +71,9 @@ def _length(delta: torch.Tensor) -> torch.Tensor:
 
 
 def _spread_l2(noise: torch.Tensor, radius: Value) -> torch.Tensor:
-    """Uniform in the ball: a normal direction, and a length whose d-th power is uniform."""
+    """Draw uniformly from the ball: a normal direction, and a length whose d-th power is uniform."""
     direction = torch.erfinv((2 * noise - 1).clamp(-1 + 1e-6, 1 - 1e-6))
-    # the low bits of a number that has 24 are as good as independent of it, and save a second draw
+    # a number has 24 bits; its low ones are as good as independent of it, and save a second draw
     share = (noise.flatten(1)[:, 0] * 4096) % 1
     length = share ** (1 / noise[0].numel())
     return radius * per_sample(length, noise) * direction / _length(direction)
@@ -95,7 +101,7 @@ Climb = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # a point -
 def start_point(
     images: torch.Tensor, radius: torch.Tensor | float, noise: torch.Tensor | None, kind: str = "uniform", norm: str = "linf"
 ) -> torch.Tensor:
-    """Where an attack begins: the images themselves (no noise), or moved by `noise` and cut to the pixel box.
+    """Return the start of an attack: the images, or the images moved by `noise` and cut to the pixel box.
 
     `uniform` noise in [0, 1) is spread over the ball of the norm; `gaussian` noise is scaled by 0.001 (TRADES, MART).
     """
@@ -117,7 +123,7 @@ def climber(
     target: torch.Tensor | None = None,
     norm: str = "linf",
 ) -> Climb:
-    """One step of ascent around `images`, as a function of the point; arguments as of `pgd`."""
+    """Return the function that makes one step of ascent around `images`; arguments as of `pgd`."""
     ascend, ball = ATTACK_LOSSES[loss], NORMS[norm]
     bound, move = per_sample(radius, images), per_sample(step, images)
 
@@ -150,13 +156,14 @@ def pgd(
     norm: str = "linf",
     tick: AttackTick | None = None,
 ) -> torch.Tensor:
-    """Ascend `loss` by steps of fixed length: adversarial images, same shape as `images` [B, C, H, W] in [0, 1].
+    """Attack images: x <- project(x + step * direction of the gradient of `loss`), `steps` times.
 
-    `radius` and `step` are in pixel units, a number or one per sample [B]; `start` defaults to the images, at which the KL
-    has no slope. `clean_logits` [B, C] are for that loss: made once, not at each step. `target` int64 [B] names the class to
-    be taken for, by descending cross-entropy; -1 leaves a sample untargeted. `norm` is a row of `NORMS`.
-    The model is used as it is: put it in `frozen` first.
-    Source: Madry et al., ICLR 2018, eq. 2.
+    Madry et al., ICLR 2018, eq. 2. Returns adversarial images with the shape of `images`, [B, C, H, W] in [0, 1].
+
+    `radius` and `step` are in pixel units, a number or one per sample [B]. `start` defaults to the images, where the KL has
+    no slope. `clean_logits` [B, C] are for the KL, computed once instead of at each step. `target` int64 [B] is the class
+    that a sample should be taken for: the attack descends its cross-entropy; -1 leaves a sample untargeted. `norm` is a row
+    of `NORMS`. `tick` is called before each step. The model is used in the mode it is in: put it in `frozen` first.
     """
     climb = climber(
         model, images, labels, radius=radius, step=step, loss=loss, clean_logits=clean_logits, target=target, norm=norm
@@ -182,10 +189,10 @@ def pgd_until_fooled(
     norm: str = "linf",
     tick: AttackTick | None = None,
 ) -> torch.Tensor:
-    """As `pgd`, but a sample stands still at its first misclassified iterate, as an evaluation wants: any iterate may win.
+    """Run `pgd`, but leave a sample at its first misclassified iterate.
 
-    From there on it costs nothing: where half of the images fool a network at once or soon, nearly half of the work is saved. In
-    evaluation mode no sample's attack depends on the others.
+    An evaluation counts any iterate, so further steps on that sample would be wasted. If half of the images fool a network
+    at once or soon, this saves nearly half of the work. In evaluation mode no sample's attack depends on the others.
     """
     adv = (images if start is None else start).detach().clone()
     left = torch.arange(len(images), device=images.device)
@@ -203,10 +210,11 @@ def pgd_until_fooled(
 
 
 def boundary_pair(climb: Climb, start: torch.Tensor, labels: torch.Tensor, steps: int, tick: AttackTick) -> torch.Tensor:
-    """Two points of each ascent, on either side of the decision boundary: [2, B, C, H, W] (Sun et al., AAAI 2023).
+    """Return two points of each ascent, on either side of the decision boundary: [2, B, C, H, W].
 
-    First the last iterate that is still classified right (the start, where none is); then the iterate one step after the
-    first wrong one. An ascent that never crosses ends in both. Costs one step more than `pgd`.
+    Sun et al., AAAI 2023. The first is the last iterate that is still classified correctly (the start, if none is). The
+    second is the iterate one step after the first wrong one. If an ascent never crosses, both are its end. Costs one step
+    more than `pgd`.
     """
     inner = outer = adv = start.detach().clone()
     whole = [1] * (start.ndim - 1)

@@ -19,12 +19,18 @@ _CHUNK = 250  # images at once; no result depends on it, since noise is drawn pe
 
 
 class EvaluationError(FaalLabError, ValueError):
-    """A model, images or a radius that cannot be evaluated; the message says what was expected and the cure."""
+    """A model, images or a radius that cannot be evaluated.
+
+    The message states what was expected, and the cure.
+    """
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A PGD attack as the tables name it: `steps` of `loss` at `step_ratio * epsilon`, `draws` times from another start."""
+    """A PGD attack as the tables name it.
+
+    It makes `steps` steps of `step_ratio * epsilon` up `loss`, `draws` times from another start.
+    """
 
     loss: str
     steps: int
@@ -33,7 +39,7 @@ class Attack:
     draws: int = 1
 
     def sentence(self) -> str:
-        """What it does, for a reader of tables."""
+        """Describe the attack in one sentence, for a reader of tables."""
         if not self.steps:
             return f"{self.draws} uniform draws from the ball; an image stands if none fools the model"
         start = "from the image" if self.start == "zero" else "from a uniform point of the ball"
@@ -43,7 +49,7 @@ class Attack:
         )
 
 
-# Steps of epsilon / 4 are the field's 2/255 for 8/255. An image counts as robust if no iterate fooled the model.
+# Steps of epsilon / 4 are the usual 2/255 at an epsilon of 8/255. An image counts as robust if no iterate fooled the model.
 PGD_ATTACKS = {
     "noise": Attack("cross-entropy", 0, draws=10),
     "fgsm": Attack("cross-entropy", 1, step_ratio=1.0, start="zero"),
@@ -64,9 +70,9 @@ def predictions(
     tick: AttackTick | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """What the model takes each image for under `attack` (None: clean): int64 [N] on the images' device.
+    """Predict the class of each image under `attack` (None: clean): int64 [N] on the images' device.
 
-    `tick` is called between attack steps and chunks; `progress` is told how many images were finished.
+    `tick` is called between attack steps and chunks; `progress` is called with the number of images that were finished.
     """
     found = [images.labels[:0]]
     with frozen(model):
@@ -89,7 +95,7 @@ def _attacked_chunk(
     norm: str,
     tick: AttackTick | None,
 ) -> torch.Tensor:
-    """Predictions [B] for the images `indices`; of several draws, the first one that fooled the model."""
+    """Predict the images `indices` [B]; of several draws, keep the first one that fooled the model."""
     pixels, labels = images.batch(indices)
     found = labels.clone()
     for draw in range(attack.draws if attack is not None else 1):
@@ -101,9 +107,9 @@ def _attacked_chunk(
 
 
 def taken_for(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The classes [B] that the model takes images [B, C, H, W] for; raises EvaluationError where a logit is NaN or infinite.
+    """Predict the classes [B] of images [B, C, H, W].
 
-    The argmax of NaN is the first class, which would look robust.
+    Raises EvaluationError if a logit is NaN or infinite: the argmax of NaN is the first class, which would look robust.
     """
     with torch.no_grad():
         logits = model(images)
@@ -127,7 +133,10 @@ def adversarial(
     draw: int = 0,
     tick: AttackTick | None = None,
 ) -> torch.Tensor:
-    """The images `indices` [B] under one draw of `attack`, an image standing still once it fooled the model: [B, C, H, W]."""
+    """Attack the images `indices` [B] with one draw of `attack`: [B, C, H, W].
+
+    An image stands still once it has fooled the model.
+    """
     pixels, labels = images.batch(indices)
     noise = None
     if attack.start == "uniform":
@@ -139,10 +148,13 @@ def adversarial(
 
 
 def survivors(model: nn.Module, images: Images, attack: Attack | None, epsilon: float, **options: Any) -> torch.Tensor:
-    """Which images are classified correctly under `attack`: bool [N]; arguments as of `predictions`."""
+    """Return which images are classified correctly under `attack`: bool [N].
+
+    Arguments as of `predictions`.
+    """
     return predictions(model, images, attack, epsilon, **options) == images.labels
 
 
 def count_by_class(verdicts: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[int]:
-    """How many images of each class are True in `verdicts`."""
+    """Count the images of each class that are True in `verdicts` [N]."""
     return torch.bincount(labels[verdicts], minlength=num_classes).tolist()

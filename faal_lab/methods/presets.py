@@ -1,6 +1,6 @@
-"""Name the settings of the literature: recipes (what is trained) and protocols (how long, at which rates).
+"""Name the settings of the literature: recipes (the method) and protocols (epochs and learning rates).
 
-A recipe's settings win over a protocol's, and what a user states wins over both.
+A recipe's settings win over a protocol's; a user's win over both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from faal_lab.errors import check_name
 
 Settings = dict[str, Any]
 
-_PLAIN: Settings = {"fairness": "none", "averaging": "none"}  # a baseline stays one under a protocol that averages
+_PLAIN: Settings = {"fairness": "none", "averaging": "none"}  # a baseline stays plain under a protocol that averages
 _FRL: Settings = {"objective": "trades", "beta": 1.5, "fairness": "frl-rwrm", "fairness_start": 0, "averaging": "none"}
 _CFA: Settings = {"fairness": "cfa", "fairness_start": 10, "averaging": "fawa", "average_start": 50}
 
@@ -52,7 +52,7 @@ _CIFAR: Settings = {
     "weight_decay": 5e-4, "lr_schedule": "step",
 }  # fmt: skip
 
-# The experiments of the same paper. It states neither batch size, momentum nor weight decay: those are its release's.
+# The experiments of the same paper. It states no batch size, momentum or weight decay: those are its release's.
 PROTOCOLS: dict[str, Settings] = {
     "finetune-2ep": {**_CIFAR, "epochs": 2, "learning_rate": 0.01, "lr_drops": "0.5", "tau": 0.5},
     "finetune-cifar100-2ep": {
@@ -71,6 +71,6 @@ PROTOCOLS: dict[str, Settings] = {
 
 
 def preset_settings(recipe: str = "", protocol: str = "") -> Settings:
-    """The settings of a recipe under a protocol, either of which may be empty; raises UnknownName."""
+    """Return the settings of a recipe under a protocol; each may be empty. Raises UnknownName."""
     chosen = PRESETS[check_name("recipe", recipe, PRESETS)] if recipe else {}
     return {**(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)] if protocol else {}), **chosen}

@@ -1,4 +1,4 @@
-"""Make a training method as a product of parts: objective x fairness method x weight perturbation x average."""
+"""Build a training method as objective x fairness method x weight perturbation x weight average."""
 
 from __future__ import annotations
 
@@ -18,20 +18,45 @@ from faal_lab.methods.presets import PRESETS
 
 @dataclass(frozen=True)
 class Recipe:
-    """One point of the product. Each part may be an object of the user's own."""
+    """A training method: one point of the product. Each part may be an object of the user's own.
+
+    Args:
+        objective: the training loss.
+        fairness: the fairness method.
+        start: start of the training attack, one of STARTS; default "uniform".
+        fairness_start: epochs before the fairness method acts (until then the run is `plain`); default 0.
+        plain: the recipe without its fairness method; None (default): the same with NoFairness.
+        awp_gamma: radius of the weight perturbation, relative to the norm of each tensor; 0 (default) perturbs nothing.
+        awp_start: epochs before weights are perturbed; default 0.
+        averaging: the weight average; default none.
+        clean_forward: add a clean forward pass that only moves BatchNorm, as the FAAL release does; default False.
+
+    >>> from faal_lab import Recipe
+    >>> recipe = Recipe.named("faal-trades-awp", beta=5.0)
+    >>> recipe.objective.beta, recipe.awp_gamma
+    (5.0, 0.005)
+    """
 
     objective: Objective
     fairness: Fairness
-    start: str = "uniform"  # where the training attack begins, one of STARTS
-    fairness_start: int = 0  # epochs before the fairness method acts; until then the run is `plain`
-    plain: Recipe | None = None  # None: the same without a fairness method
-    awp_gamma: float = 0.0  # radius of the weight perturbation, relative to each tensor's norm; 0 perturbs nothing
-    awp_start: int = 0  # epochs before weights are perturbed
+    start: str = "uniform"
+    fairness_start: int = 0
+    plain: Recipe | None = None
+    awp_gamma: float = 0.0
+    awp_start: int = 0
     averaging: Averaging = field(default_factory=Averaging)
-    clean_forward: bool = False  # a clean forward pass that only moves BatchNorm, as the FAAL release makes
+    clean_forward: bool = False
 
     def at(self, epoch: int, on: bool = True) -> Recipe:
-        """What is trained by in an epoch: this one, or what it is before its fairness method acts or while that is off."""
+        """Return the recipe that trains in an epoch: this one, or `plain`.
+
+        Args:
+            epoch: the epoch, from 0.
+            on: False while the fairness method is switched off; default True.
+
+        Returns:
+            This recipe from `fairness_start` on, if `on`; else `plain`, or this recipe with NoFairness.
+        """
         if on and epoch >= self.fairness_start:
             return self
         return self.plain if self.plain is not None else replace(self, fairness=NoFairness())
@@ -63,9 +88,44 @@ class Recipe:
         replays: int = 0,
         validation: bool = True,
     ) -> Recipe:
-        """Put a recipe together from settings, named as in Config; negative ones are the method's own.
+        """Build a recipe from settings, named as in Config.
 
-        Raises UnknownName, or RecipeError where the parts make no sense together.
+        Args:
+            objective: a row of OBJECTIVES.
+            fairness: a row of FAIRNESS.
+            variant: "paper" (default), or "release" for the authors' code.
+            attack_start: one of STARTS; "auto" (default): that of the objective and the fairness method.
+            ambiguity: a row of AMBIGUITY_SETS, default "kl". Its radius is the run's dial tau.
+            score: "mean", "sum" or "running"; "auto" (default): "sum" for the release, else "mean".
+            solver: "exact" (default) or "cvxpy".
+            score_decay: factor on a running score from batch to batch, in [0, 1); default 0.9.
+            measure: FAAL's score of an image: "margin" (default), "cross-entropy" or "error".
+            beta: coefficient of the robust term; default 6.
+            fairness_start: epochs before the fairness method acts; default 0.
+            fairness_rate: step size of the method's updates; negative (default): its own.
+            fairness_strength: strength of the method; negative (default): its own.
+            slack: excess of a class's error over the average that FRL allows, in [0, 1]; default 0.07.
+            awp_gamma: relative radius of the weight perturbation; default 0, none.
+            awp_start: epochs before weights are perturbed; default 0.
+            averaging: "none" (default), "ema" or "fawa".
+            average_decay: decay of the average; negative (default): 0.999, for FAWA 0.85 (release: 0.88).
+            average_start: epochs before the average begins; default 0.
+            average_threshold: worst robust class accuracy that FAWA demands; negative (default): 0.2 (release: 0.24).
+            average_buffers: treatment of BatchNorm's statistics, "average" (default) or "copy".
+            replays: steps on each batch in free training; default 0, no free training.
+            validation: True (default) if the run has validation images.
+
+        Returns:
+            The recipe; its `plain` trains the epochs before `fairness_start`.
+
+        Raises:
+            UnknownName: if a name is not in its table.
+            RecipeError: if the parts make no sense together.
+
+        >>> from faal_lab import Recipe
+        >>> recipe = Recipe.of("trades", "faal", fairness_start=10)
+        >>> type(recipe.at(9).fairness).__name__, type(recipe.at(10).fairness).__name__
+        ('NoFairness', 'FAAL')
         """
         check_combination(objective, fairness, averaging, replays=replays, validation=validation)
         check_name("variant", variant, VARIANTS)
@@ -96,9 +156,22 @@ class Recipe:
 
     @staticmethod
     def named(name: str, **settings: Any) -> Recipe:
-        """A recipe by the field's name, for example `Recipe.named("faal-trades-awp", beta=5.0)`; names in PRESETS.
+        """Build a recipe by its name in the literature.
 
-        Settings given by name win over the preset's. Raises UnknownName, or RecipeError for a preset that is more than a recipe.
+        Args:
+            name: a row of PRESETS, for example "faal-trades-awp".
+            **settings: arguments of `Recipe.of`; they win over those of the preset.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            UnknownName: if there is no such preset.
+            RecipeError: if the preset is more than a recipe, or `tau` is given: tau is a dial of the run.
+
+        >>> from faal_lab import Recipe
+        >>> Recipe.named("faal-mart").start
+        'zero'
         """
         preset = PRESETS[check_name("recipe", name, PRESETS)]
         if "tau" in settings:
@@ -116,10 +189,10 @@ class Recipe:
 
 
 def _adapted(loss: Objective, fairness: str, objective: str, release: bool) -> tuple[Objective, str]:
-    """The objective as a fairness method attacks it, and where its attack begins unless that is stated.
+    """Return the objective as the fairness method attacks it, and the default start of that attack.
 
-    FAAL's begins at the clean image (Algorithm 1), but for KL, which has no slope there. In its release the start is the
-    objective's, and MART attacks KL; in FAT's release TRADES is attacked as PGD-AT is.
+    FAAL starts at the clean image (Algorithm 1), except for KL, which has no slope there. In FAAL's release the start is the
+    objective's, and MART attacks KL. In FAT's release TRADES is attacked as PGD-AT is.
     """
     changed: dict[str, str] = {}
     if release and (fairness, objective) == ("faal", "mart"):

@@ -1,1 +1,1 @@
-"""Verdicts and events become tables, figures, a report, and a pass or fail for pipelines."""
+"""Turn verdicts and events into tables, figures, a report, and a pass or fail for pipelines."""

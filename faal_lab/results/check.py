@@ -1,7 +1,7 @@
-"""Hold evaluated runs to demands, by their intervals: what a pipeline stops at. Nothing is attacked again.
+"""Hold evaluated runs to demands by their confidence intervals, so that a pipeline can stop.
 
-A demand fails where it is shown not to be met: the whole 95 % interval is below. It is undecided where the interval contains the
-minimum.
+No image is attacked again. A demand fails if the whole 95 % interval is below the minimum. It is undecided if the interval
+contains the minimum.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from faal_lab.results.tables import comparisons
 from faal_lab.runs import CheckpointError, by_name
 from faal_lab.runs.files import replace_file
 
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # a name of a file or class may hold anything
-# Each outcome, and the element that stands for it in JUnit's XML.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # forbidden in XML, but names may contain them
+# Outcome -> its element in JUnit's XML.
 _ELEMENTS = {"passed": "system-out", "undecided": "skipped", "accepted": "skipped", "failed": "failure", "error": "error"}
 
 
 @dataclass(frozen=True)
 class Demands:
-    """What is asked of a run: least accuracies in percent, and not to be worse than a baseline (a run folder).
+    """The demands on a run: minimum accuracies in percent, and no loss against a baseline (a run folder).
 
-    `sure` fails what is undecided; `accept_findings` lets pass what cannot be trusted. Raises ConfigError.
+    `sure` turns undecided into failed. `accept_findings` accepts signs that the attacks cannot be trusted. Raises
+    ConfigError.
     """
 
     worst: float | None = None
@@ -51,7 +52,7 @@ class Demands:
 
 @dataclass(frozen=True)
 class Case:
-    """One demand on one run: passed, undecided, accepted, failed or error, and why."""
+    """The outcome of one demand on one run: passed, undecided, accepted, failed or error, and why."""
 
     name: str
     outcome: str
@@ -59,9 +60,9 @@ class Case:
 
 
 def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkpoint: str = "last") -> dict[str, list[Case]]:
-    """What each run folder's verdicts under `attack` (empty: its last one) say to the demands, by the run's name.
+    """Check each run's verdicts under `attack` (empty: its last one); return the cases by run name.
 
-    What is missing or cannot be read is a case of its own, with the outcome "error".
+    Verdicts that are missing or cannot be read make a case with the outcome "error".
     """
     found = {}
     for name, path in by_name(runs).items():
@@ -83,9 +84,9 @@ def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkp
 
 
 def cases(verdicts: Verdicts, attack: str, demands: Demands) -> list[Case]:
-    """Whether verdicts can be trusted under `attack`, and whether they meet the minimums."""
+    """Check whether verdicts can be trusted under `attack`, and whether they meet the minimums."""
     found = [_deterministic(verdicts, attack, demands)]
-    if attack != "clean":  # what misleads an attack does not change what is right without one
+    if attack != "clean":  # masked gradients mislead attacks; clean accuracy stays right
         found.append(_unmasked(verdicts, attack, demands))
     correct, total = verdicts.counts(attack)
     with_what = f"{total.sum()} images, {attack}"
@@ -105,7 +106,7 @@ def cases(verdicts: Verdicts, attack: str, demands: Demands) -> list[Case]:
 
 
 def _minimum(name: str, found: Estimate, least: float, said: str, sure: bool) -> Case:
-    """A minimum in percent, held against an interval."""
+    """Compare an interval with a minimum in percent."""
     low, high = 100 * found.low, 100 * found.high
     if high < least:
         outcome, why = "failed", "the whole interval lies below"
@@ -117,7 +118,7 @@ def _minimum(name: str, found: Estimate, least: float, said: str, sure: bool) ->
 
 
 def _deterministic(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
-    """Whether the model answers alike when it is asked twice."""
+    """Check that two passes over the same images gave the same logits."""
     name, known = f"{attack}: deterministic", verdicts.header.get("deterministic")
     if known is True:
         return Case(name, "passed", "two passes over the same images gave the same logits")
@@ -126,7 +127,7 @@ def _deterministic(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
 
 
 def _unmasked(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
-    """Whether the evaluation found signs that its attacks failed for another reason than a robust model."""
+    """Check for signs that the attacks failed for another reason than a robust model."""
     name, findings = f"{attack}: no sign of masked gradients", verdicts.header.get("findings")
     if findings == []:
         return Case(name, "passed", "none was found")
@@ -135,9 +136,9 @@ def _unmasked(verdicts: Verdicts, attack: str, demands: Demands) -> Case:
 
 
 def against(verdicts: Verdicts, baseline: Verdicts, attack: str, name: str) -> list[Case]:
-    """Whether worst class and average are shown to be lower than those of the baseline `name`, paired on the same images.
+    """Check that worst class and average are not shown to be below those of the baseline `name`.
 
-    Raises VerdictsError or UnknownName where the two were not evaluated alike.
+    The runs are paired on the same images. Raises VerdictsError or UnknownName if the two were not evaluated alike.
     """
     found = comparisons({"the baseline": baseline, "this run": verdicts}, attack)["this run"]
     kinds = (("worst class", found.worst), ("average", found.average))
@@ -154,12 +155,12 @@ def _not_below(name: str, change: Difference, paired: str) -> Case:
 
 
 def met(found: dict[str, list[Case]]) -> bool:
-    """Whether nothing failed."""
+    """Return whether no case is failed or error."""
     return not any(case.outcome in ("failed", "error") for cases in found.values() for case in cases)
 
 
 def lines(found: dict[str, list[Case]]) -> list[str]:
-    """The cases for a terminal, and how many there are of each outcome."""
+    """Format the cases for a terminal, and count each outcome."""
     outcomes = [case.outcome for cases in found.values() for case in cases]
     counted = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in _ELEMENTS if kind in outcomes)
     said = [line for name, cases in found.items() for line in (name, *(f"  {c.outcome:<9} {c.name}: {c.text}" for c in cases))]
@@ -167,9 +168,9 @@ def lines(found: dict[str, list[Case]]) -> list[str]:
 
 
 def write_junit(found: dict[str, list[Case]], path: Path) -> None:
-    """Write the cases as JUnit XML, a suite a run. Missing folders are made; raises OSError.
+    """Write the cases as JUnit XML, one suite a run; makes missing folders, raises OSError.
 
-    What is undecided or accepted counts as skipped: pipelines show that apart, with its message, and go on.
+    Undecided and accepted cases count as skipped: pipelines show those separately, with the message, and continue.
     """
     root = ET.Element("testsuites", name="faal-lab check")
     for run, cases in found.items():
@@ -187,5 +188,5 @@ def write_junit(found: dict[str, list[Case]], path: Path) -> None:
 
 
 def _clean(text: str) -> str:
-    """Without what XML cannot hold."""
+    """Replace the characters that XML forbids."""
     return _NO_XML.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""Draw what a network takes images for: flows from true to predicted class, and the whole matrix."""
+"""Draw the confusions of a network: flows from true to predicted class, and the whole matrix."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from faal_lab.results.tables import ATTACK_TITLES
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_STRONGEST = 20  # flows that are drawn as bars
-_LINKS = 40  # flows that are drawn as links; more are a tangle
-_PAD = 10  # pixels between two classes at the least
-_LETTERS = 14  # of a name beside a flow
-_WRITTEN = 12  # as many columns of a matrix leave room for numbers on a narrow page
-_WIDE = 34  # pixels of height a class gets in a flow
-_BLUES = [[0.0, "#D3E5F1"], [0.5, "#4C9CCB"], [1.0, "#003D60"]]  # opaque: numbers on them are read on any page
+_STRONGEST = 20  # most flows drawn as bars
+_LINKS = 40  # most flows drawn as links; more are a tangle
+_PAD = 10  # least gap between two classes, in pixels
+_LETTERS = 14  # longest name beside a flow
+_WRITTEN = 12  # most columns of a matrix that leave room for numbers on a narrow page
+_WIDE = 34  # height of a class in a flow, in pixels
+_BLUES = [[0.0, "#D3E5F1"], [0.5, "#4C9CCB"], [1.0, "#003D60"]]  # opaque, so that numbers on them are readable on any page
 _GREY = [[0, "#8C8C8C"], [1, "#8C8C8C"]]
 _SHADES = {"already": ("wrong without the attack too", 0.95), "added": ("wrong through the attack", 0.4)}
 
 
 @dataclass(frozen=True)
 class Flows:
-    """Wrong images by (true, predicted) class, strongest pair first."""
+    """The wrong images by (true, predicted) class, F pairs, strongest first."""
 
     names: tuple[str, ...]
     pairs: np.ndarray  # int64 [F, 2]
-    already: np.ndarray  # int64 [F]: images that are wrong on the clean image too
+    already: np.ndarray  # int64 [F]: images that are wrong without the attack too
     added: np.ndarray  # int64 [F]: images that the attack makes wrong
     total: np.ndarray  # int64 [C]: images of each true class
-    parted: bool  # False: clean images are unknown, or are what is shown; then all stands in `added`
+    parted: bool  # False: no clean predictions, or clean is shown; then all images are in `added`
 
     @staticmethod
     def of(verdict: Verdicts, attack: str) -> Flows:
-        """What `attack` makes of the images."""
+        """Count the wrong images of each pair under `attack`."""
         wrong, classes = ~verdict.survived[attack], len(verdict.class_names)
         parted = "clean" in verdict.predicted and attack != "clean"
         before = wrong & ~verdict.survived["clean"] if parted else np.zeros_like(wrong)
@@ -63,23 +63,24 @@ class Flows:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """int64 [F]: all wrong images of each pair."""
+        """All wrong images of each pair, int64 [F]."""
         return self.already + self.added
 
     @cached_property
     def percent(self) -> np.ndarray:
-        """float64 [F]: the same in percent of the true class."""
+        """All wrong images of each pair in percent of the true class, float64 [F]."""
         return 100 * self.images / self.total[self.pairs[:, 0]]
 
     def named(self, pair: np.ndarray) -> tuple[str, str]:
-        """The names of a pair's two classes."""
+        """Return the names of a pair's two classes."""
         return self.names[pair[0]], self.names[pair[1]]
 
 
 def confusion_flow(verdict: Verdicts, attack: str, run: str = "") -> go.Figure:
-    """What wrongly classified images are taken for under `attack`: from true to predicted class, as wide as images are many.
+    """Draw the wrong images under `attack` as flows from true to predicted class.
 
-    Images that are wrong without the attack too are drawn apart. Of many classes the strongest flows, as bars.
+    The width of a flow is its number of images. Images that are also wrong without the attack are drawn apart. With many
+    classes, the strongest flows are drawn as bars.
     """
     flows = Flows.of(verdict, attack)
     many = len(flows.names) > MANY_CLASSES
@@ -101,7 +102,7 @@ def confusion_flow(verdict: Verdicts, attack: str, run: str = "") -> go.Figure:
 
 
 def _sankey(flows: Flows, height: int) -> tuple[go.Figure, str]:
-    """The strongest flows as links in a plot of `height` pixels, classes in their order; and what has to be said of it."""
+    """Draw the strongest flows as links in a plot of `height` pixels, classes in order; add a note."""
     import plotly.graph_objects as go
 
     links = []
@@ -148,14 +149,14 @@ def _faded(index: int, opacity: float) -> str:
 
 
 def _piled(classes: Sequence[int], values: Sequence[int]) -> dict[int, int]:
-    """Class -> images of all its links on one side, in the order of the classes."""
+    """Return class -> images of all its links on one side, in the order of the classes."""
     return {c: sum(v for d, v in zip(classes, values, strict=True) if d == c) for c in sorted(set(classes))}
 
 
 def _places(sides: list[dict[int, int]], height: int) -> dict[tuple[int, int], float]:
-    """(side, class) -> where its middle stands, from 0 at the top to 1, in a plot of `height` pixels.
+    """Compute (side, class) -> its middle, from 0 at the top to 1, in a plot of `height` pixels.
 
-    Left to itself plotly orders classes by its own taste, and writes their names over the links.
+    Without these places plotly reorders the classes and writes their names over the links.
     """
     free = _PAD * (max(map(len, sides)) - 1)
     found = {}
@@ -169,7 +170,7 @@ def _places(sides: list[dict[int, int]], height: int) -> dict[tuple[int, int], f
 
 
 def _strongest(flows: Flows) -> go.Figure:
-    """The strongest flows as bars."""
+    """Draw the strongest flows as bars."""
     import plotly.graph_objects as go
 
     shown = slice(_STRONGEST)
@@ -188,7 +189,10 @@ def _strongest(flows: Flows) -> go.Figure:
 
 
 def confusion_heatmap(verdict: Verdicts, attack: str, run: str = "") -> go.Figure:
-    """Share of each true class (column) taken for each class (row) under `attack`; the diagonal apart, in grey."""
+    """Draw the share of each true class (column) that is taken for each class (row) under `attack`.
+
+    The diagonal is apart, in grey.
+    """
     import plotly.graph_objects as go
 
     names, classes = list(verdict.class_names), len(verdict.class_names)

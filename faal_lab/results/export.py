@@ -1,4 +1,4 @@
-"""Write figures as files: a page that opens offline, a picture for a document, the numbers as a table.
+"""Write figures as files: an HTML page that opens offline, a png for documents, a CSV of the numbers.
 
 `all_pictures` draws every figure of some evaluated runs, and accuracy over a setting in which they differ.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 FORMATS = ("html", "png", "csv")
-_WIDTH, _SCALE = 900, 2  # of a png: pixels of the page, and by how many dots each is drawn
+_WIDTH, _SCALE = 900, 2  # of a png: width of the page in pixels, and dots per pixel
 _PAGE = (
     "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
     "<style>:root {{ color-scheme: light dark; }} body {{ margin: 0; }}</style></head><body>{}</body></html>"
@@ -36,7 +36,10 @@ _PAGE = (
 
 
 def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    """The formats, if they can be had here: raises UnknownName, or ImportError where png needs kaleido and it is missing."""
+    """Return the formats without repeats, if they are available here.
+
+    Raises UnknownName, or ImportError for png without kaleido.
+    """
     found = tuple(dict.fromkeys(check_name("format", name, FORMATS) for name in formats))
     if "png" in found and find_spec("kaleido") is None:
         raise ImportError(
@@ -48,7 +51,7 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
 def export(figure: go.Figure, stem: str | Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Write `stem`.html, .png and .csv, or those of `formats`; returns the paths.
 
-    Raises UnknownName, ImportError where kaleido is missing, OSError where a file cannot be written or no browser is found.
+    Raises UnknownName, ImportError if kaleido is missing, OSError if a file cannot be written or no browser is found.
     """
     makers = {"html": _html, "png": _png, "csv": _csv}
     paths = []
@@ -62,9 +65,9 @@ def export(figure: go.Figure, stem: str | Path, formats: Iterable[str] = FORMATS
 
 
 def export_all(drawn: Mapping[str, Callable[[], go.Figure]], out: Path, formats: Iterable[str]) -> list[str]:
-    """Draw and write each picture into `out` by its name; returns what to say of each, also of what could not be drawn.
+    """Write each picture into `out` by its name.
 
-    Raises what `export` raises.
+    Returns a line for each file written and for each picture that could not be drawn. Raises the errors of `export`.
     """
     said = []
     for stem, draw in drawn.items():
@@ -79,7 +82,10 @@ def export_all(drawn: Mapping[str, Callable[[], go.Figure]], out: Path, formats:
 
 
 def table_of(figure: go.Figure) -> dict[str, list[Any]]:
-    """The numbers of a figure by column: its own table where it carries one, else trace, x, y and the ends of the whiskers."""
+    """Return the numbers of a figure by column: its own table if it has one, else those of its traces.
+
+    The latter are trace, x, y and the ends of the whiskers.
+    """
     own = _meta(figure).get("table")
     if own is not None:
         return own
@@ -106,13 +112,13 @@ def _html(figure: go.Figure) -> bytes:
 
 
 def _png(figure: go.Figure) -> bytes:
-    """On white, for documents. Costs two seconds: kaleido starts a browser each time."""
+    """Draw on white, for documents. This takes two seconds: kaleido starts a browser each time."""
     import plotly.graph_objects as go
 
     paper = go.Figure(figure).update_layout(paper_bgcolor="white")
     try:
         return paper.to_image(format="png", width=_meta(figure).get("width", _WIDTH), scale=_SCALE)
-    except RuntimeError as error:  # kaleido's and the browser's errors are all of this kind
+    except RuntimeError as error:  # kaleido and its browser raise only this kind
         reason = next((line for line in str(error.args[0]).splitlines() if line.strip()), type(error).__name__)
         raise OSError(
             f"kaleido could not draw a png: {reason} Install Chromium or Chrome (on Debian: apt-get install chromium), or "
@@ -125,10 +131,11 @@ def _csv(figure: go.Figure) -> bytes:
 
 
 def all_pictures(runs: Sequence[Reported], attack: str = "", setting: str = "") -> dict[str, Callable[[], go.Figure]]:
-    """What draws each picture under `attack` (empty: the last one), or raises VerdictsError with the reason why not.
+    """Return a function by name that draws each picture under `attack` (empty: the last one).
 
-    Those of the verdicts; the class weights of runs that have any; and with a `setting` accuracy over it. Of several seeds only
-    the last one shows more than the first. Raises UnknownName.
+    The function raises VerdictsError with the reason if the picture cannot be drawn. The pictures show the verdicts, the
+    class weights of runs that have any and, with a `setting`, accuracy over it. Only accuracy over a setting uses all seeds;
+    the others show the first. Raises UnknownName.
     """
     known = list(runs[0].verdicts.survived)
     attack = check_name("attack", attack or known[-1], known)
@@ -147,9 +154,9 @@ def all_pictures(runs: Sequence[Reported], attack: str = "", setting: str = "") 
 
 
 def accuracy_over(runs: Sequence[Reported], setting: str, attack: str = "") -> go.Figure:
-    """Average and worst class under `attack` over a setting, one point a run, with 95 % intervals.
+    """Draw average and worst class under `attack` over a setting, one point a run, with 95 % intervals.
 
-    Runs stand in the order of the setting. Raises VerdictsError where they do not differ in it.
+    Runs are in the order of the setting. Raises VerdictsError if they do not differ in it.
     """
     import plotly.graph_objects as go
 

@@ -1,4 +1,4 @@
-"""Turn records into plotly figures. The same colour means the same class in each of them."""
+"""Turn records into plotly figures. A class has the same colour in each of them."""
 
 from __future__ import annotations
 
@@ -17,50 +17,56 @@ from faal_lab.runs.history import History, thinned
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# Okabe and Ito's palette (distinct to colour-blind eyes), its black made grey so that it shows on dark pages too.
+# Okabe and Ito's palette, distinct for colour-blind readers. Black is invisible on dark pages, so it is grey here.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B5A900", "#7F7F7F")
-RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey for the first: what the others are held against
+RUN_COLOURS = tuple(_COLOURS[i] for i in (7, 0, 1, 2, 3, 4, 5, 6))  # grey: the first run, the baseline
 KIND_COLOURS = {"clean": _COLOURS[1], "robust": _COLOURS[0]}
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SMALL = {"height": 360, "margin": {"l": 56, "r": 12, "t": 44, "b": 90}}
-INK = "#7A7A7A"  # text that can be read on white and on black
-MANY_CLASSES = 20  # above it bars cannot all be named on a narrow page
+INK = "#7A7A7A"  # readable on white and on black
+MANY_CLASSES = 20  # with more, a narrow page cannot show every bar's name
 
 
 def class_style(index: int) -> dict[str, Any]:
-    """Colour and dash of a class's line: classes beyond the palette repeat its colours in another dash."""
+    """Return colour and dash of a class's line; beyond eight classes the colours repeat in another dash."""
     return {"color": _COLOURS[index % 8], "dash": _DASHES[index // 8 % 4], "width": 1.8}
 
 
 def styled(figure: go.Figure, **layout: Any) -> go.Figure:
-    """The look all figures share: transparent, so that it sits on a light and on a dark page."""
+    """Apply the look of all figures: transparent, so that it fits light and dark pages."""
     grid: dict[str, Any] = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.5)"}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
     look: dict[str, Any] = {"template": "none", "font": {"color": INK, "size": 12}, **_SMALL}
-    look["legend"] = {"orientation": "h", "y": -0.22, "yanchor": "top"}  # below: beside, it would squeeze a narrow page
+    look["legend"] = {"orientation": "h", "y": -0.22, "yanchor": "top"}  # below: beside the plot it squeezed a narrow page
     clear = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
     return figure.update_layout({**look, **clear, **layout})
 
 
 def titled(title: str, *notes: str) -> dict[str, Any]:
-    """Layout of a title that fits a narrow page: broken into lines, notes in small print below it, and the margin they need."""
+    """Lay out a title for a narrow page: wrapped lines, the notes in small print below, and the margin.
+
+    Returns the layout.
+    """
     lines = textwrap.wrap(title, 46)
     small = [line for note in notes for line in textwrap.wrap(note, 58)]
-    pad = {"l": 12, "t": 12 if len(lines) == 1 else 23}  # of several lines plotly puts the first one higher
+    pad = {"l": 12, "t": 12 if len(lines) == 1 else 23}  # plotly puts the first of several lines higher
     text: dict[str, Any] = {"text": "<br>".join(lines), "font": {"size": 15}, "x": 0, "xanchor": "left", "pad": pad}
     text |= {"y": 1, "yanchor": "top", "yref": "container", "subtitle": {"text": "<br>".join(small), "font": {"size": 12}}}
     return {"title": text, "margin": {**_SMALL["margin"], "t": 30 + 20 * len(lines) + 16 * len(small)}}
 
 
 def label_room(names: Sequence[str]) -> int:
-    """Pixels below an axis for these labels on a narrow page, where plotly turns them by 30 degrees, or 90 if they are many."""
+    """Return the pixels below an axis for these labels on a narrow page.
+
+    plotly turns long labels by 30 degrees there, or by 90 if they are many.
+    """
     long, space = 16 + 6.5 * max(map(len, names)), 300 / len(names)
     return round(16 if long < space else min(110, long / 2 + 16 if space > 20 else long))
 
 
 def legend_below(names: Iterable[str], room: int) -> dict[str, Any]:
-    """Layout of a legend at the figure's lower edge, and the margin for it and for `room` pixels of labels above it."""
+    """Lay out a legend at the lower edge, and the margin for it and `room` pixels of labels above it."""
     lengths = [len(name) for name in names]
     columns = max(1, round(330 / (50 + 6.5 * max(lengths, default=0))))  # on a narrow page
     rows = math.ceil(len(lengths) / columns)
@@ -69,19 +75,25 @@ def legend_below(names: Iterable[str], room: int) -> dict[str, Any]:
 
 
 def of_run(run: str) -> str:
-    """The beginning of a title: whose figure it is, where that needs saying."""
+    """Return the beginning of a title: the name of its run, or nothing."""
     return f"{run}: " if run else ""
 
 
 def tabled(figure: go.Figure, columns: tuple[str, ...], rows: list[tuple[Any, ...]], width: int = 900) -> go.Figure:
-    """The figure with its numbers as named columns, and the width in pixels that suits a picture of it, in `layout.meta`."""
+    """Store the numbers of the figure as named columns in its `layout.meta`.
+
+    `width` is the width that suits a picture of it, in pixels.
+    """
     values = zip(*rows, strict=True) if rows else [()] * len(columns)
     table = {name: list(column) for name, column in zip(columns, values, strict=True)}
     return figure.update_layout(meta={"table": table, "width": width})
 
 
 def class_order(verdict: Verdicts, attack: str) -> np.ndarray:
-    """In which order classes stand, int [C]: as they are; or worst first where they are many, those without images last."""
+    """Return the order of the classes in a figure, int [C].
+
+    It is their own; many classes are sorted worst first, those without images last.
+    """
     correct, total = verdict.counts(attack)
     if len(total) <= MANY_CLASSES:
         return np.arange(len(total))
@@ -89,7 +101,7 @@ def class_order(verdict: Verdicts, attack: str) -> np.ndarray:
 
 
 def accuracy_bars(verdict: Verdicts, attack: str, order: np.ndarray, **look: Any) -> go.Bar:
-    """One bar a class, in percent, with its 95 % interval; classes in `order` [C]."""
+    """Draw one bar a class, in percent, with its 95 % interval; classes in `order` [C]."""
     import plotly.graph_objects as go
 
     every = class_accuracy(*verdict.counts(attack))
@@ -107,7 +119,10 @@ def accuracy_bars(verdict: Verdicts, attack: str, order: np.ndarray, **look: Any
 
 
 def bar_rows(rows: int, titles: list[str], bars: Iterable[str], classes: Sequence[str], title: str) -> go.Figure:
-    """An empty figure of `rows` rows of bars over the same classes, with room for their names, and for those of `bars` below."""
+    """Make an empty figure of `rows` rows of bars over the same classes.
+
+    It has room for the class names, and for those of `bars` in a legend below.
+    """
     from plotly.subplots import make_subplots
 
     many = len(classes) > MANY_CLASSES
@@ -126,9 +141,9 @@ def bar_rows(rows: int, titles: list[str], bars: Iterable[str], classes: Sequenc
 
 
 def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
-    """Accuracy of each class under `attack`, one bar a run, with 95 % intervals (the paper's Figure 2).
+    """Draw the accuracy of each class under `attack`, one bar a run (the paper's Figure 2).
 
-    Many classes stand by accuracy in the first run, and each run has a row of its own.
+    Bars have 95 % intervals. Many classes are sorted by accuracy in the first run, and each run has its own row.
     """
     first = next(iter(verdicts.values()))
     order = class_order(first, attack)
@@ -143,7 +158,7 @@ def class_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
 
 
 def weights_over_batches(history: History, class_names: list[str], title: str, window: int = 10) -> go.Figure:
-    """The class weights (CDAW): every batch faint, the mean over the last `window` batches in front."""
+    """Draw the class weights (CDAW): every batch faint, the mean of the last `window` batches in front."""
     import plotly.graph_objects as go
 
     steps, raw = history.step.values, history.weights.values
@@ -166,7 +181,7 @@ def weights_over_batches(history: History, class_names: list[str], title: str, w
 
 
 def validation_curves(history: History) -> go.Figure:
-    """Average and worst class on the validation images over epochs, clean and under attack."""
+    """Draw average and worst class on the validation images over epochs, clean and under attack."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -182,9 +197,9 @@ def validation_curves(history: History) -> go.Figure:
 
 
 def compared_curves(histories: Mapping[str, History], kind: str) -> go.Figure:
-    """Average and worst class of several runs on their validation images over epochs; `kind` is "clean" or "robust".
+    """Draw average and worst class of several runs on validation images over epochs.
 
-    A run that has no validation images, or no epoch yet, has no curve.
+    `kind` is "clean" or "robust". A run without validation images, or without a finished epoch, has no curve.
     """
     import plotly.graph_objects as go
 

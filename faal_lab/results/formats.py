@@ -23,9 +23,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class ResultTable(pd.DataFrame):
-    """Numbers in columns, shown as people read them: with intervals in words and the notes that belong to them.
+    """Numbers in columns, displayed for readers: with intervals in words and their notes.
 
-    What is selected from it is a plain DataFrame. `shown` is the table as text.
+    A selection from it is a plain DataFrame. `shown` is the table as text.
     """
 
     _metadata = ["shown"]  # noqa: RUF012 (pandas' own way)
@@ -33,7 +33,7 @@ class ResultTable(pd.DataFrame):
 
     @staticmethod
     def of(rows: Rows, shown: Table, index: list[str]) -> ResultTable:
-        """Make one of rows and of the table that is shown in their place."""
+        """Make a result table from rows and the table that is displayed in their place."""
         made = ResultTable(list(rows)).set_index(index)
         made = ResultTable(made)
         made.shown = shown
@@ -49,7 +49,7 @@ class ResultTable(pd.DataFrame):
 
 
 class Table(NamedTuple):
-    """A table as people read it."""
+    """A table of text for readers, with its title and notes."""
 
     title: str
     head: list[str]
@@ -75,7 +75,7 @@ _INTERVAL = "(95 % interval)"
 
 
 def interval(row: Mapping[str, Any], key: str, sign: str = "") -> str:
-    """`key` of a row and its ends as text, or a dash where it was not measured."""
+    """Format `key` of a row with the ends of its interval, or a dash if it was not measured."""
     if row[key] is None:
         return "-"
     value, low, high = (f"{row[name] + 0.0:{sign}.1f}" for name in (key, f"{key}_low", f"{key}_high"))
@@ -83,12 +83,12 @@ def interval(row: Mapping[str, Any], key: str, sign: str = "") -> str:
 
 
 def marked_run(row: Mapping[str, Any]) -> str:
-    """The run of a row with what must stand beside its numbers."""
+    """Return the run of a row with its labels, which must be printed beside its numbers."""
     return row["run"] + "".join(f" [{label}]" for label in row["labels"])
 
 
 def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
-    """Average and worst class of each run under each attack, attack by attack, from rows of `tables.group_rows`."""
+    """Make the table of average and worst class by attack and run, from rows of `tables.group_rows`."""
     several = any(row["seeds"] > 1 for row in rows)
     head = ["attack", "run", f"average, % {_INTERVAL}", f"worst class, % {_INTERVAL}", "which class", "gap", "test images"]
     order = list(ATTACK_TITLES)
@@ -104,14 +104,17 @@ def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
 
 
 def inequality_table(rows: Rows) -> Table:
-    """How unequal the classes of each run are, from rows of `tables.spread_rows`: one line a measure, one column a run."""
+    """Make the table of the inequality of classes, from rows of `tables.spread_rows`.
+
+    One line a measure, one column a run.
+    """
     cells = [spread_cells(dict(row)) for row in rows]
     lines = [[title, *(cell[key] for cell in cells)] for key, title in SPREAD_TITLES.items()]
     return Table("How unequal the classes are", [f"under {rows[0]['attack']}", *(row["run"] for row in rows)], lines, [])
 
 
 def times_table(rows: Rows) -> Table:
-    """Minutes an epoch of each run, from rows of `tables.time_rows`."""
+    """Make the table of minutes an epoch of each run, from rows of `tables.time_rows`."""
     lines = [
         [row["run"], f"{row['minutes']:.3f}", str(row["epochs"]), f"x {row['times']:.3f}", row["properties"]] for row in rows
     ]
@@ -119,7 +122,7 @@ def times_table(rows: Rows) -> Table:
 
 
 def paper_table(rows: Rows) -> Table:
-    """Ours, the paper's and their difference, from rows of `published.paper_rows`."""
+    """Make the table of ours, the paper's and their difference, from rows of `published.paper_rows`."""
     head = ["attack", "run", "number, %", f"ours {_INTERVAL}", "paper", f"difference {_INTERVAL}", "source"]
     titles = {"average": "average", "worst": "worst class"}
     lines = [
@@ -134,7 +137,7 @@ def paper_table(rows: Rows) -> Table:
 
 
 def as_markdown(title: str, tables: Iterable[Table]) -> str:
-    """The tables in GitHub's Markdown, each with its heading and notes."""
+    """Format the tables in GitHub's Markdown, each with its heading and notes."""
     parts = [f"# {_markdown(title)}"]
     for table in tables:
         lines = [table.head, ["---"] * len(table.head), *([_markdown(cell) for cell in row] for row in table.rows)]
@@ -148,7 +151,7 @@ def _markdown(text: str) -> str:
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    r"""The tables for a document that has \usepackage{booktabs}; to be read by \input."""
+    r"""Format the tables as LaTeX, to read by \input in a document that has \usepackage{booktabs}."""
     parts = [r"% Needs \usepackage{booktabs}. Wide tables: put \small or \resizebox around the tabular."]
     for table in tables:
         rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
@@ -164,7 +167,7 @@ def as_latex(tables: Iterable[Table]) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "[": "{[}", "]": "{]}", "*": "{*}",  # after a line's end, [ and * would be an option of it
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after a line's \\, LaTeX reads [ and * as its options
 }  # fmt: skip
 
 
@@ -181,9 +184,10 @@ _BESIDE = ("paper", "difference", "difference_low", "difference_high")
 
 
 def as_csv(rows: Rows, beside: Rows = ()) -> bytes:
-    """Rows of the result table in full precision, one a run and attack, in percent; a paper's numbers in columns beside them.
+    """Format rows of the result table as CSV: full precision, one row a run and attack, in percent.
 
-    A paper's number for an attack that ours was not evaluated with is left out: the other tables show it.
+    A paper's numbers are in columns beside them. Its number for an attack that our run was not evaluated with is left out;
+    the other tables show it.
     """
     found = [{name: row[name] for name in COLUMNS} | {"labels": "; ".join(row["labels"])} for row in rows]
     if beside:
@@ -197,7 +201,7 @@ def as_csv(rows: Rows, beside: Rows = ()) -> bytes:
 
 
 def csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    """Named columns of the same length as CSV; None is an empty cell."""
+    """Format named columns of the same length as CSV; None is an empty cell."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
@@ -209,7 +213,10 @@ SUFFIXES = (".csv", ".tex", ".md")
 
 
 def write_tables(page: Path, title: str, tables: Sequence[Table], data: bytes) -> list[Path]:
-    """Write `data` (CSV) and the tables as LaTeX and Markdown beside a page, by its name; returns the paths. Raises OSError."""
+    """Write `data` (CSV) and the tables as LaTeX and Markdown beside a page, under its name.
+
+    Returns the paths. Raises OSError.
+    """
     contents = (data, as_latex(tables).encode(), as_markdown(title, tables).encode())
     paths = [page.with_suffix(suffix) for suffix in SUFFIXES]
     for path, content in zip(paths, contents, strict=True):
@@ -218,13 +225,13 @@ def write_tables(page: Path, title: str, tables: Sequence[Table], data: bytes) -
 
 
 def check_page(path: Path) -> None:
-    """Raises ConfigError where the page itself would have the name of one of its tables."""
+    """Raise ConfigError if the page would have the name of one of its tables."""
     if path.suffix in SUFFIXES:
         raise ConfigError(f"The page cannot be {path}: the tables beside it get the endings {', '.join(SUFFIXES)}. Use .html.")
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; its text is escaped, and it scrolls sideways where the page is narrow."""
+    """Format a table in HTML: its text is escaped, and it scrolls sideways on a narrow page."""
     cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
     for row in rows:
         cells.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
@@ -232,7 +239,10 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
-    """How unequal the classes are under `attack` (empty: the last one): a line a measure, a column a run."""
+    """Format the inequality of the classes under `attack` (empty: the last one) in HTML.
+
+    One line a measure, one column a run.
+    """
     verdicts = marked(verdicts)
     first = next(iter(verdicts))
     cells = [spread_cells(row) for row in spread_rows(verdicts, attack)]
@@ -248,7 +258,10 @@ def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
 
 
 def settings_html(folders: Mapping[str, RunFolder]) -> str:
-    """Which settings of runs differ; those that are the same, and versions, folded away. Raises RunFolderError."""
+    """Format the settings in which runs differ; equal settings and versions are folded.
+
+    Raises RunFolderError.
+    """
     configs = [folder.config().to_mapping() for folder in folders.values()]
     rows = [[name, *(str(config[name]) for config in configs)] for name in configs[0]]
     differing = [row for row in rows if len(set(row[1:])) > 1]

@@ -1,6 +1,8 @@
-"""Draw runs: `fl.plot.bars(base, fair)`. Each function takes evaluated runs, or what `fl.evaluate` returned.
+"""Draw runs: `fl.plot.bars(base, fair)`.
 
-The verdicts of one run can stand in its place, too. A figure is plotly's: it shows itself in a notebook.
+Functions that draw verdicts take evaluated runs, or the verdicts that `fl.evaluate` returned. The figures are plotly's and
+show themselves in a notebook. Functions that read run folders raise RunFolderError or VerdictsError if something is missing
+or the runs were not evaluated alike.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
 
 
 def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
-    """Return verdicts by name: of runs, or those that `evaluate` returned."""
+    """Return verdicts by name, of runs or as `evaluate` returned them; raises ConfigError if none."""
     found: dict[str, Verdicts] = {}
     for run in runs:
         found |= run if isinstance(run, Mapping) else {}
@@ -49,57 +51,153 @@ def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) 
 
 
 def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw each class's accuracy under an attack (default: the last one), one bar per run, with 95 % intervals."""
+    """Draw each class's accuracy under an attack, one bar per run, with 95 % intervals.
+
+    Args:
+        runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
+        attack: default: the last one of the evaluation.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure, in percent.
+
+    >>> import numpy as np
+    >>> from faal_lab.evaluation.verdicts import Verdicts
+    >>> from faal_lab.results import plot
+    >>> labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    >>> made = Verdicts(labels, {"clean": predicted}, ("cat", "dog"), {})
+    >>> [round(y) for y in plot.bars({"base": made}).data[0].y]
+    [50, 100]
+    """
     found = verdicts_of(runs, checkpoint)
     return class_bars(marked(found), attack or last_attack(next(iter(found.values()))))
 
 
 def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw each class's accuracy as it is and under an attack, one row per run."""
+    """Draw each class's accuracy on clean images and under an attack, one row per run.
+
+    Args:
+        runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
+        attack: default: the last one of the evaluation.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        VerdictsError: the clean images were not evaluated, or `attack` is clean.
+    """
     found = verdicts_of(runs, checkpoint)
     return clean_and_robust_bars(marked(found), attack or last_attack(next(iter(found.values()))))
 
 
 def confusion(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw the confusion matrix under an attack."""
+    """Draw the confusion matrix under an attack.
+
+    Args:
+        run: an evaluated run, or its verdicts.
+        attack: default: the last one of the evaluation.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+    """
     return _of_one(confusion_heatmap, run, attack, checkpoint)
 
 
 def flow(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw which class is taken for which under an attack, as ribbons from true to predicted."""
+    """Draw which class is taken for which under an attack, as ribbons from true to predicted.
+
+    Args:
+        run: an evaluated run, or its verdicts.
+        attack: default: the last one of the evaluation.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+    """
     return _of_one(confusion_flow, run, attack, checkpoint)
 
 
 def radii(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
-    """Draw each class's accuracy over growing attack radii."""
+    """Draw each class's accuracy over growing attack radii.
+
+    Args:
+        run: an evaluated run, or its verdicts.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        VerdictsError: the verdicts have no radius curve.
+    """
     return radius_curves(*_one(run, checkpoint))
 
 
 def images(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
-    """Draw images of each class before and under attack, with what the network takes them for."""
+    """Draw images of each class before and under attack, with the predicted classes.
+
+    Args:
+        run: an evaluated run, or its verdicts.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        VerdictsError: the verdicts have no example images.
+    """
     return image_strip(*_one(run, checkpoint))
 
 
 def weights(run: Runs) -> go.Figure:
-    """Draw the class weights (CDAW) of every batch of a run."""
+    """Draw the class weights (CDAW) of every batch of a run.
+
+    Args:
+        run: a run folder.
+
+    Returns:
+        A plotly figure.
+    """
     history, names = load_history(os.fspath(run))
     return weights_over_batches(history, names, "Class weights (CDAW) of every batch")
 
 
 def validation(run: Runs) -> go.Figure:
-    """Draw average and worst class on validation images after each epoch of a run."""
+    """Draw average and worst class on validation images after each epoch of a run.
+
+    Args:
+        run: a run folder.
+
+    Returns:
+        A plotly figure.
+    """
     return validation_curves(load_history(os.fspath(run))[0])
 
 
 def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw average and worst class over a setting in which the runs differ, such as tau."""
+    """Draw average and worst class over a setting in which the runs differ, such as tau.
+
+    Args:
+        runs: evaluated runs.
+        setting: the name of the setting.
+        attack: default: the last one of the evaluation.
+        checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        A plotly figure.
+
+    Raises:
+        VerdictsError: the runs do not differ in the setting.
+    """
     return accuracy_over(reported(runs, checkpoint), setting, attack)
 
 
 def save(
     *runs: Runs, out: Runs, formats: str = "html,csv", attack: str = "", setting: str = "", checkpoint: str = "last"
 ) -> list[str]:
-    """Write every picture of some runs as files; returns what was written, and what cannot be drawn with the reason.
+    """Write every picture of some runs as files.
 
     Args:
         runs: evaluated alike.
@@ -108,13 +206,21 @@ def save(
         attack: default: the last one of the evaluation.
         setting: also draw accuracy over this setting, such as tau.
         checkpoint: which checkpoint's verdicts.
+
+    Returns:
+        One line for each file written, and for each picture that cannot be drawn, with the reason.
+
+    Raises:
+        UnknownName: a format, attack or setting is unknown.
+        ImportError: png needs kaleido, which is missing.
+        OSError: a file cannot be written, or no browser was found.
     """
     kinds = check_formats(listed(formats))
     return export_all(all_pictures(reported(runs, checkpoint), attack, setting), Path(out), kinds)
 
 
 def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:
-    """The verdicts of one run, and its name."""
+    """Return the verdicts of one run, and its name."""
     if isinstance(run, Verdicts):
         return run, ""
     ((name, found),) = verdicts_of([run], checkpoint).items()

@@ -1,7 +1,6 @@
 """Read a paper's numbers and put them beside ours.
 
-A paper prints its numbers without intervals. They are taken as exact here, so that the interval of a difference is that of
-our number, moved.
+A paper prints its numbers without intervals, so we take them as exact. The interval of a difference is then ours, shifted.
 """
 
 from __future__ import annotations
@@ -19,16 +18,19 @@ NUMBERS = ("average", "worst")
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper reports of one method: where, and for each attack `average` and `worst` class in percent, or one of them."""
+    """A paper's numbers for one method, with their source.
+
+    `attacks` has for each attack the `average` and the `worst` class in percent, or one of them.
+    """
 
     source: str
     attacks: dict[str, dict[str, float]]
 
 
 def read_paper(path: str | Path) -> dict[str, Published]:
-    """A YAML or JSON file of a paper's numbers by the names of our runs, as `published` takes them; nothing in it is executed.
+    """Read a paper's numbers by run name from a YAML or JSON file, in the form of `published`.
 
-    Raises OSError, and ConfigError or UnknownName where it says something else.
+    Nothing in the file is executed. Raises OSError, or ConfigError or UnknownName for other content.
     """
     import yaml
 
@@ -40,9 +42,10 @@ def read_paper(path: str | Path) -> dict[str, Published]:
 
 
 def published(mapping: object, where: str = "paper") -> dict[str, Published]:
-    """A paper's numbers from plain values: {run: {source: text, attacks: {attack: {average: 52.5, worst: 24.4}}}}, in percent.
+    """Read a paper's numbers, in percent, from plain values.
 
-    Raises ConfigError or UnknownName, in whose message `where` names the place.
+    The form is {run: {source: text, attacks: {attack: {average: 52.5, worst: 24.4}}}}. Raises ConfigError or UnknownName,
+    with `where` in the message.
     """
     return {name: _entry(entry, f"{where}: {name}") for name, entry in _mapping(mapping, where).items()}
 
@@ -77,10 +80,10 @@ def _percent(value: object, where: str) -> float:
 
 
 def paper_rows(paper: Mapping[str, Published], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each run, attack and number of `paper`: ours, the paper's, and ours minus the paper's with its interval.
+    """Make a row for each run, attack and number of `paper`: ours, the paper's, and the difference.
 
-    `rows` are those of the result table; where the run was not evaluated with the attack, ours and the difference are None.
-    Raises UnknownName for a run that is not among them.
+    The difference is ours minus the paper's, with its interval. `rows` are those of the result table. If the run was not
+    evaluated with the attack, ours and the difference are None. Raises UnknownName for a run that is not in `rows`.
     """
     ours = {(row["run"], row["attack"]): row for row in rows}
     runs = list(dict.fromkeys(run for run, _ in ours))

@@ -1,4 +1,4 @@
-"""Write run folders as a table and one HTML page that opens offline."""
+"""Write run folders as tables and one HTML page that opens offline."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def _comparisons_html(runs: list[Reported]) -> str:
-    """For each class what changed against the first run, and how sure that is."""
+    """Format the change of each class against the first run, with its p values."""
     found = comparisons({run.name: run.verdicts for run in runs})
     if not found:
         return ""
@@ -64,7 +64,7 @@ def _comparisons_html(runs: list[Reported]) -> str:
 
 
 def headlines(runs: list[Reported]) -> list[str]:
-    """What the first run reaches under the strongest attack, and what the others change, each with its interval."""
+    """State the first run's accuracy under the last attack, and the others' changes, with intervals."""
     attack = last_attack(runs[0].verdicts)
     row = next(row for row in group_rows({runs[0].name: runs[0].group}) if row["attack"] == attack)
     over = f", mean of {row['seeds']} seeds" if row["seeds"] > 1 else ""
@@ -83,7 +83,10 @@ def headlines(runs: list[Reported]) -> list[str]:
 
 
 def report_tables(runs: list[Reported], paper: Mapping[str, Published]) -> tuple[list[Table], bytes]:
-    """The tables for people, results first, and the same as CSV; raises UnknownName where `paper` names another run."""
+    """Make the tables for readers, results first, and the same numbers as CSV.
+
+    Raises UnknownName if `paper` names a run that is not among `runs`.
+    """
     rows = group_rows({run.name: run.group for run in runs})
     beside = paper_rows(paper, rows)
     each = {name: v for run in runs for name, v in _apart(run).items()}
@@ -92,7 +95,7 @@ def report_tables(runs: list[Reported], paper: Mapping[str, Published]) -> tuple
 
 
 def _apart(run: Reported) -> dict[str, Verdicts]:
-    """The verdicts of each seed by a name of its own."""
+    """Name the verdicts of each seed."""
     if not run.others:
         return {run.name: run.verdicts}
     return {f"{run.name} {number}": found for number, found in enumerate(run.group, 1)}
@@ -104,7 +107,7 @@ def _table_html(table: Table) -> str:
 
 
 def _attacks_html(runs: list[Reported]) -> str:
-    """What each attack did, and the commands that made the numbers."""
+    """Describe each attack, and list the commands that made the numbers."""
     verdicts, about = runs[0].verdicts, runs[0].verdicts.header
     counts = str(len(verdicts.labels))
     rows = [[ATTACK_TITLES[a], _ball(about) if a != "clean" else "", counts, describe(a, verdicts)] for a in verdicts.survived]
@@ -123,7 +126,7 @@ def _ball(about: dict[str, Any]) -> str:
 
 
 def evaluate_command(run: Reported) -> str:
-    """The command by which a run's verdicts were made."""
+    """Build the command that makes a run's verdicts."""
     about, config = run.verdicts.header, run.folder.config()
     words = ["faal-lab", "evaluate", str(run.folder.path), "--attacks", ",".join(run.verdicts.survived)]
     words += ["--epsilon", repr(about["epsilon"])]
@@ -139,11 +142,11 @@ def evaluate_command(run: Reported) -> str:
     return shlex.join(words)
 
 
-_TOGETHER = 8  # bars of as many runs are told apart by their colours
+_TOGETHER = 8  # most runs whose bars differ in colour
 
 
 def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
-    """The report's figures by their headings: classes, then what the attacks did to each run, then how training went."""
+    """Draw the report's figures by heading: classes, then the attacks' effect on each run, then training."""
     verdicts = marked({run.name: run.verdicts for run in runs})
     attacks = [a for a in runs[0].verdicts.survived if a != "clean"]
     shown = list(dict.fromkeys([attacks[-1], attacks[0]])) if attacks else ["clean"]
@@ -161,7 +164,7 @@ def figures_of(runs: list[Reported]) -> dict[str, list[go.Figure]]:
 
 
 def _training_figures(run: Reported) -> list[go.Figure]:
-    """Class weights and validation over a run."""
+    """Draw the class weights and the validation of a run."""
     config, drawn = run.folder.config(), []
     if config.fairness != "none":
         drawn.append(weights_over_batches(run.history, list(run.verdicts.class_names), f"Class weights (CDAW): {run.name}"))
@@ -172,12 +175,12 @@ def _training_figures(run: Reported) -> list[go.Figure]:
 
 
 def _figures_html(runs: list[Reported]) -> str:
-    """The figures of each heading; all but the first are folded away."""
+    """Format the figures by heading; all but the first heading are folded."""
     import plotly.io as pio
 
     parts, first = [], True
     for heading, figures in figures_of(runs).items():
-        # plotly draws a figure in a closed fold too narrow, and again when the window is resized
+        # plotly draws a figure in a closed fold too narrow and redraws on a resize, so each fold sends one when it opens
         fold = "<details ontoggle=\"window.dispatchEvent(new Event('resize'))\">"
         parts.append(f"{fold}<summary>{html.escape(heading)}</summary>" if heading else "")
         for figure in figures:
@@ -211,10 +214,10 @@ def write_report(
     title: str = "Class-wise robustness",
     paper: Mapping[str, Published] | None = None,
 ) -> Path:
-    """Write one HTML page with tables, figures, settings and versions, which needs no network; returns its path.
+    """Write one HTML page with tables, figures, settings and versions; returns its path.
 
-    The tables also go beside it, by its name, as CSV, LaTeX and Markdown. `paper` has a paper's numbers by the names of runs,
-    to stand beside ours. Raises ConfigError, UnknownName or OSError.
+    The page needs no network. The tables are also written beside the page, under its name, as CSV, LaTeX and Markdown.
+    `paper` gives a paper's numbers by run name, to print beside ours. Raises ConfigError, UnknownName or OSError.
     """
     path = Path(out)
     check_page(path)
@@ -237,7 +240,7 @@ def write_report(
 
 
 def _lead(lines: list[str]) -> str:
-    """The sentences that head the page; of many, those after the first ones are folded away."""
+    """Format the sentences at the head of the page; beyond the first eight they are folded."""
     told = [f"<p class='lead'>{html.escape(line)}</p>" for line in lines]
     more = f"<details><summary>{len(told) - _TOGETHER} more sentences</summary>{''.join(told[_TOGETHER:])}</details>"
     return "".join(told[:_TOGETHER]) + (more if len(told) > _TOGETHER else "")

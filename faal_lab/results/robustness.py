@@ -35,13 +35,16 @@ from faal_lab.results.tables import ATTACK_TITLES
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_NAMED = 10  # as many lines can be told apart; of more classes the worst three are named
+_NAMED = 10  # most lines that a reader can tell apart; of more classes the worst three are named
 _WRONG = "#D55E00"
-_GAP, _TEXT = 0.08, 0.34  # between images, and for the words above each, in image widths
+_GAP, _TEXT = 0.08, 0.34  # gap between images, and room for the words above each, in image widths
 
 
 def pictures(verdicts: dict[str, Verdicts], attack: str) -> dict[str, Callable[[], go.Figure]]:
-    """All pictures of some runs: the name of each -> what draws it, or raises VerdictsError with the reason why not."""
+    """Return name -> function that draws the picture, for all pictures of some runs.
+
+    The function raises VerdictsError with the reason if the picture cannot be drawn.
+    """
     found: dict[str, Callable[[], go.Figure]] = {f"clean-and-{attack}": partial(clean_and_robust_bars, verdicts, attack)}
     if len(verdicts) > 1:
         found[f"classes-{attack}"] = partial(class_bars, verdicts, attack)
@@ -51,7 +54,7 @@ def pictures(verdicts: dict[str, Verdicts], attack: str) -> dict[str, Callable[[
 
 
 def run_pictures(name: str, verdict: Verdicts, attack: str) -> dict[str, Callable[[], go.Figure]]:
-    """Those of `pictures` that show one run alone."""
+    """Return the part of `pictures` that shows one run alone."""
     return {
         f"{name}-flow-{attack}": partial(confusion_flow, verdict, attack, name),
         f"{name}-confusion-{attack}": partial(confusion_heatmap, verdict, attack, name),
@@ -61,10 +64,10 @@ def run_pictures(name: str, verdict: Verdicts, attack: str) -> dict[str, Callabl
 
 
 def clean_and_robust_bars(verdicts: dict[str, Verdicts], attack: str) -> go.Figure:
-    """Accuracy class by class, clean beside attacked, with 95 % intervals; one row a run (the paper's Figure 1).
+    """Draw accuracy by class, clean beside attacked, one row a run (the paper's Figure 1).
 
-    Many classes stand by their accuracy under attack in the first run, the attacked bar before the clean one.
-    Raises VerdictsError where clean images or an attack are missing.
+    Bars have 95 % intervals. Many classes are sorted by accuracy under attack in the first run, with the attacked bar in
+    front of the clean one. Raises VerdictsError if clean images or an attack are missing.
     """
     first = next(iter(verdicts.values()))
     if attack == "clean" or "clean" not in first.predicted:
@@ -96,10 +99,11 @@ def _percent(found: Estimate) -> tuple[float, float, float]:
 
 
 def radius_curves(verdict: Verdicts, run: str = "") -> go.Figure:
-    """Accuracy of each class as the radius of PGD-20 grows, the average in front with its 95 % interval.
+    """Draw the accuracy of each class over the radius of PGD-20.
 
-    The axis is logarithmic with the clean images (radius 0) at its left end: a ball of 1/255 and the whole pixel box show
-    both. Of many classes the worst three at the evaluation's radius are named. Raises VerdictsError where there is no curve.
+    The average is in front, with its 95 % interval. The axis is logarithmic, with the clean images (radius 0) at its left
+    end; it shows a ball of 1/255 as well as the whole pixel box. With many classes, the worst three at the evaluation's
+    radius are named. Raises VerdictsError if there is no curve.
     """
     curve = verdict.curve
     if curve is None:
@@ -111,7 +115,7 @@ def radius_curves(verdict: Verdicts, run: str = "") -> go.Figure:
     shares, crowd = correct[:, held] / total[held], len(held) > _NAMED
     worst = held[np.lexsort((shares.mean(0), shares[here]))].tolist()
     looks = {c: class_style(c) for c in held.tolist()}
-    if crowd:  # classes share eight colours, and these three must differ
+    if crowd:  # two of these three could share one of the eight colours, so they get their own
         looks = {c: {"color": RUN_COLOURS[1 + n], "width": 2.5} for n, c in enumerate(worst[:3])}
     rows = {c: [_percent(e) for row in correct for e in class_accuracy(row[[c]], total[[c]]) if e] for c in held.tolist()}
     average = [_percent(average_accuracy(row, total)) for row in correct]
@@ -147,7 +151,7 @@ def _lines(
     looks: dict[int, Any],
     average: _Rows,
 ) -> go.Figure:
-    """The line of each class, faint where `looks` names none, and in front the average with its band."""
+    """Draw the line of each class, faint if it is not in `looks`, and in front the average with its band."""
     import plotly.graph_objects as go
 
     said = "%{fullData.name} at %{customdata[0]}: %{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f})<extra></extra>"
@@ -168,7 +172,7 @@ def _lines(
 
 
 def radius_text(radius: float) -> str:
-    """A radius as people write it: 0.1, or 8/255 where no short decimal number says it."""
+    """Format a radius as people write it: 0.1, or 8/255 if no short decimal number is exact."""
     levels = round(255 * radius)
     if float(f"{radius:.3g}") != radius and levels and abs(255 * radius - levels) < 2e-3:
         return f"{levels}/255"
@@ -176,7 +180,7 @@ def radius_text(radius: float) -> str:
 
 
 def _spaced(places: np.ndarray, first: list[int]) -> list[int]:
-    """Indices of places whose names do not run into each other on a narrow page, those of `first` preferred."""
+    """Choose indices of places whose names do not overlap on a narrow page, those of `first` preferred."""
     chosen: list[int] = []
     for i in [*first, *range(len(places))]:
         if all(abs(places[i] - places[j]) > 0.13 * np.ptp(places) for j in chosen):
@@ -185,9 +189,10 @@ def _spaced(places: np.ndarray, first: list[int]) -> list[int]:
 
 
 def image_strip(verdict: Verdicts, run: str = "", most: int = 10) -> go.Figure:
-    """Images before and after an attack, a row each: clean, what was added (grey is nothing), attacked; at most `most`.
+    """Draw images before and after an attack, a row each: clean, perturbation (grey is zero), attacked.
 
-    Above each image stands what the model takes it for, and how surely. Raises VerdictsError where there are no examples.
+    At most `most` images are drawn. Above the clean and the attacked image are the predicted class and its probability.
+    Raises VerdictsError if there are no examples.
     """
     import plotly.graph_objects as go
 
@@ -227,7 +232,7 @@ def _word(figure: go.Figure, x: float, y: float, text: str, colour: str) -> None
 
 
 def _words(verdict: Verdicts, shown: Examples, k: int) -> list[tuple[str, str]]:
-    """Text and colour above the three images of an example."""
+    """Return text and colour above the three images of an example."""
     true = int(verdict.labels[shown.indices[k]])
     found = [("true class:<br>" + verdict.class_names[true], INK)]
     for place, belief in ((0, shown.clean_belief[k]), (2, shown.adversarial_belief[k])):
@@ -252,15 +257,18 @@ def _belief_row(verdict: Verdicts, shown: Examples, k: int) -> tuple[Any, ...]:
 
 
 def _magnification(largest: float) -> float:
-    """The factor, a short number, by which the largest change becomes about 0.4: nearly white or black, not the page's own."""
+    """Return a short factor that scales the largest change to about 0.4.
+
+    Such a pixel is nearly white or black, but differs from the page.
+    """
     if largest == 0:
         return 1
-    factor = 0.4 / largest * (1 + 1e-5)  # 0.1 in float32 is a little more than 0.1
+    factor = 0.4 / largest * (1 + 1e-5)  # float32's 0.1 is slightly above 0.1: 4 became 3
     return math.floor(factor) if factor >= 1 else math.floor(10 * factor) / 10
 
 
 def _png(pixels: np.ndarray) -> str:
-    """float [channels, H, W] in [0, 1] as a picture that a page holds within itself."""
+    """Encode float [channels, H, W] in [0, 1] as a picture inside the page (a data URL)."""
     from PIL import Image
 
     values = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Turn verdicts into rows and sentences: results with intervals, inequality of classes, differences, seconds an epoch."""
+"""Turn verdicts into rows and sentences: results with intervals, inequality, differences, times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ ATTACK_TITLES = {
 
 
 def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
-    """The result table: one row a run and attack, shares in percent with 95 % intervals, and what must stand beside them."""
+    """Make the result table: one row a run and attack, shares in percent with 95 % intervals.
+
+    `labels` has the warnings that must be printed beside the numbers.
+    """
     rows = []
     for run, verdict in verdicts.items():
         for attack in verdict.survived:
@@ -50,10 +53,10 @@ def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
 
 
 def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]:
-    """The result table of groups of seeds, as of `result_rows`, and in `seeds` how many runs a row stands for.
+    """Make the result table of groups of seeds: `result_rows`, and the number of runs in `seeds`.
 
-    Of several runs it holds means over them with Student's interval, cut at 0 and 100, and all their worst classes. Raises
-    VerdictsError where the runs of a group were not evaluated with the same attacks.
+    For several runs a row has their means with Student's interval, cut at 0 and 100, and all their worst classes. Raises
+    VerdictsError if the runs of a group were not evaluated with the same attacks.
     """
     rows = []
     for name, group in groups.items():
@@ -65,7 +68,7 @@ def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]
 
 
 def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What rows of the same run and attack with other seeds say together."""
+    """Combine the rows of one run and attack over seeds."""
     found: dict[str, Any] = {"gap": combine_seeds([row["gap"] for row in alike]).mean}
     for key in ("average", "worst"):
         mean = combine_seeds([row[key] for row in alike])
@@ -77,7 +80,7 @@ def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def text_table(verdicts: dict[str, Verdicts]) -> str:
-    """The result table for a terminal, with what has to be said about its attacks."""
+    """Format the result table for a terminal, with the notes on its attacks."""
     lines = [f"{'run':<12} {'attack':<11} {'average, %':>22} {'worst class, %':>24}"]
     for row in result_rows(verdicts):
         average = f"{row['average']:5.1f} [{row['average_low']:5.1f}, {row['average_high']:5.1f}]"
@@ -91,7 +94,7 @@ def _marked(row: dict[str, Any]) -> str:
 
 
 def notes(verdicts: dict[str, Verdicts]) -> list[str]:
-    """What the evaluations say about their attacks, each remark once."""
+    """List the remarks of the evaluations on their attacks, each once."""
     said = [v.header["note"] for v in verdicts.values() if "note" in v.header]
     shaky = [name for name, v in verdicts.items() if v.header.get("deterministic") is False]
     if shaky:
@@ -112,7 +115,7 @@ def notes(verdicts: dict[str, Verdicts]) -> list[str]:
 
 
 def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:
-    """Each run against the first one, paired on the same images, under `attack` (empty: the last one of the evaluation)."""
+    """Compare each run with the first, paired on the same images, under `attack` (empty: the last one)."""
     (first, base), *others = verdicts.items()
     attack = attack or last_attack(base)
     check_name("attack", attack, base.survived)
@@ -125,22 +128,22 @@ def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Co
 
 
 def paired_sentences(found: dict[str, Comparison]) -> list[str]:
-    """Each comparison in a plain sentence that names both runs."""
+    """State each comparison in a plain sentence that names both runs."""
     return [c.sentence() if c.identical else f"{c.names[1]} against {c.names[0]}: {c.sentence()}" for c in found.values()]
 
 
 def last_attack(verdicts: Verdicts) -> str:
-    """The attack that headlines are about: the last one of an evaluation."""
+    """Return the last attack of an evaluation, which headlines report."""
     return list(verdicts.survived)[-1]
 
 
 def marked(verdicts: Mapping[str, Verdicts]) -> dict[str, Verdicts]:
-    """The same by names that say what must stand beside every number, for columns, legends and files."""
+    """Add the labels of `labels_of` to the names, for columns, legends and files."""
     return {name + "".join(f" [{label}]" for label in labels_of(v)): v for name, v in verdicts.items()}
 
 
 def labels_of(verdicts: Verdicts) -> list[str]:
-    """What must stand beside every number of a run, in two or three words."""
+    """Return the warnings to print beside every number of a run, in two or three words each."""
     header = verdicts.header
     marks = {
         "selected on test": header.get("selected_on_test"),
@@ -158,10 +161,10 @@ SPREAD_TITLES = {
 
 
 def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict[str, Any]]:
-    """How unequal the classes of each run are under `attack` (empty: the last one).
+    """Measure the inequality of the classes of each run under `attack` (empty: the last one).
 
-    Shares in percent but for the ratios `normalised`, `gini`, `ratio`, `spectral` and `rho`; rho (WAT's) is against the first
-    run; None where a run says nothing of it.
+    Values are shares in percent, except the ratios `normalised`, `gini`, `ratio`, `spectral` and `rho`. rho (WAT's) is
+    relative to the first run. None means that a run does not give the value.
     """
     rows: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
@@ -189,7 +192,7 @@ def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict
 
 
 def spread_cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of `spread_rows` as text, by the keys of SPREAD_TITLES."""
+    """Format a row of `spread_rows` as text, by the keys of SPREAD_TITLES."""
     cells = {}
     for key in SPREAD_TITLES:
         value = row[key]
@@ -205,7 +208,7 @@ def spread_cells(row: dict[str, Any]) -> dict[str, str]:
 
 
 def spread_table(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
-    """How unequal the classes are, for a terminal: one line a measure, one column a run."""
+    """Format the inequality of the classes for a terminal: one line a measure, one column a run."""
     rows = spread_rows(marked(verdicts), attack)
     cells = [spread_cells(row) for row in rows]
     lines = [f"{'under ' + rows[0]['attack']:<36}" + "".join(f"{row['run']:>24}" for row in rows)]
@@ -213,10 +216,10 @@ def spread_table(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
 
 
 def seed_sentences(groups: Mapping[str, Sequence[Verdicts]], attack: str = "") -> list[str]:
-    """Each group of seeds against the first one: mean difference over seeds with Student's interval, pairs in order.
+    """Compare each group of seeds with the first: mean difference over seeds with Student's interval.
 
-    The first run of a group is held against the first of the other, and so on; raises VerdictsError where a pair was not
-    evaluated on the same images, or groups differ in size.
+    Runs are paired in order: first with first, and so on. Raises VerdictsError if a pair was not evaluated on the same
+    images, or groups differ in size.
     """
     (first, base), *others = groups.items()
     lines = []
@@ -236,9 +239,10 @@ def seed_sentences(groups: Mapping[str, Sequence[Verdicts]], attack: str = "") -
 
 
 def epoch_seconds(run_folder: str | Path) -> list[float]:
-    """Seconds of each epoch from the second on: the first one also compiles, fills caches and waits for files.
+    """Read the seconds of each epoch from the second on.
 
-    Epochs in which the run stood still between a stop and a resume are left out. Raises RunFolderError where none is left.
+    The first epoch also compiles, fills caches and waits for files. The first epoch that ends after a resume is left out,
+    too: it may contain the pause. Raises RunFolderError if none is left.
     """
     folder = RunFolder.open(run_folder)
     try:
@@ -259,9 +263,9 @@ def epoch_seconds(run_folder: str | Path) -> list[float]:
 
 
 def time_rows(runs: Mapping[str, str | Path], paper: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-    """One row a run: minutes an epoch (median, shortest, longest), times longer than the first run, and the method's properties.
+    """Make a row a run: minutes an epoch (median, shortest, longest) and their ratio to the first run.
 
-    `paper` has a paper's minutes by the names of runs. Raises RunFolderError.
+    A row also has the properties of the method. `paper` gives a paper's minutes by run name. Raises RunFolderError.
     """
     rows: list[dict[str, Any]] = []
     for name, path in runs.items():
@@ -279,7 +283,7 @@ def time_rows(runs: Mapping[str, str | Path], paper: Mapping[str, float] | None 
 
 
 def minutes_of(entries: Iterable[str]) -> dict[str, float]:
-    """A paper's minutes from texts as `name=2.63`; raises ConfigError."""
+    """Read a paper's minutes from texts such as `name=2.63`; raises ConfigError."""
     found = {}
     for entry in entries:
         name, equals, value = entry.partition("=")

@@ -1,8 +1,8 @@
-"""Show, check and state in teaching notebooks: figures of sets, attacks and batches; answers; sentences made from numbers.
+"""Show, check and describe results in teaching notebooks: figures, answers, sentences from numbers.
 
-A check reports right, or what to look at again. It never gives the answer away. Each slider is part of its figure, so that a
-saved page has it too. A network trained on another processor ends with other weights: a sentence written down beside a picture
-would be wrong there, so sentences are made from the numbers.
+A check reports right, or where to look again; it never reveals the answer. Each slider is part of its figure, so a saved
+page keeps it. A network trained on another processor ends with other weights, so a fixed sentence beside a picture would be
+wrong there. The sentences are therefore made from the numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 def check(answer: Any, right: Callable[[Any], bool], hint: str) -> str:
-    """A sentence on `answer`: not given yet (None), right, or not right with the hint; nonsense counts as not right."""
+    """Check `answer`: not given (None), right, or not right, with the hint.
+
+    An answer that makes `right` fail (TypeError, ValueError, IndexError, RuntimeError) is reported with the error and the
+    hint.
+    """
     if answer is None:
         return "Not answered yet: replace None above and run both cells again."
     try:
@@ -39,13 +43,13 @@ def check(answer: Any, right: Callable[[Any], bool], hint: str) -> str:
     return "Right." if good else f"Not yet. {hint}"
 
 
-CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # where the three classes sit
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # the places of the three classes
 _DIRECTIONS = 360
 _FILL = "rgba(0,114,178,0.22)"
 
 
 def region(ambiguity: AmbiguitySet) -> np.ndarray:
-    """Outline of a set of three-class distributions, [n, 2] in the plane of CORNERS, closed.
+    """Compute the closed outline of a set of three-class distributions, [n, 2] in the plane of CORNERS.
 
     A convex set is the hull of its farthest points: one worst case for each direction around the circle.
     """
@@ -56,7 +60,7 @@ def region(ambiguity: AmbiguitySet) -> np.ndarray:
 
 
 def arrow(scores: Sequence[float]) -> np.ndarray:
-    """From the centre towards larger expected score, [2, 2]; a point where all scores are equal."""
+    """Compute the arrow from the centre to larger expected score, [2, 2]; a point for equal scores."""
     centre = CORNERS.mean(0)
     push = (np.asarray(scores) - np.mean(scores)) @ (CORNERS - centre)
     size = float(np.linalg.norm(push))
@@ -64,7 +68,7 @@ def arrow(scores: Sequence[float]) -> np.ndarray:
 
 
 def explorer_values(ambiguity: AmbiguitySet, scores: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """x and y of every trace of `explorer_figure`, in its order."""
+    """Compute x and y of every trace of `explorer_figure`, in its order."""
     weights = ambiguity.worst_case(torch.tensor(scores, dtype=torch.float64)).weights.numpy()
     places = np.arange(len(scores))
     bars = [(places, np.asarray(scores, dtype=float)), (places, weights)]
@@ -75,7 +79,7 @@ def explorer_values(ambiguity: AmbiguitySet, scores: Sequence[float]) -> list[tu
 
 
 def explorer_figure(ambiguity: AmbiguitySet, scores: Sequence[float], names: Sequence[str]) -> go.Figure:
-    """Scores, the worst case's weights beside them and, for three classes, the simplex with the set drawn on it."""
+    """Draw the scores, the worst case's weights and, for three classes, the set on the simplex."""
     from plotly.subplots import make_subplots
 
     three = len(scores) == 3
@@ -118,7 +122,10 @@ def _draw_simplex(figure: go.Figure, values: list[Any], names: Sequence[str], co
 
 
 def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[float], names: Sequence[str]) -> go.Figure:
-    """The weights that several sets give the same scores, one bar a set, classes from easy to hard; the scores as text."""
+    """Draw the weights of several sets for the same scores, one bar a set, classes from easy to hard.
+
+    The scores are in the labels of the axis.
+    """
     import plotly.graph_objects as go
 
     order = np.argsort(scores, kind="stable")
@@ -135,7 +142,10 @@ def weights_beside_scores(sets: Mapping[str, AmbiguitySet], scores: Sequence[flo
 
 
 def multiplier_curves(ambiguity: AmbiguitySet, classes: Sequence[int], radii: np.ndarray) -> go.Figure:
-    """What a radius means: the most that one class can count, in multiples of its share, for several numbers of classes."""
+    """Draw the largest multiplier of one class over the radius, for several numbers of classes.
+
+    It is the largest possible weight in multiples of the class's share; it shows the meaning of a radius.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -148,7 +158,10 @@ def multiplier_curves(ambiguity: AmbiguitySet, classes: Sequence[int], radii: np
 
 
 def coverage_curves(found: Mapping[tuple[float, int], Coverage]) -> go.Figure:
-    """How often the robust objective fell below the truth, against n, beside exp(-tau n); keys are (tau, n)."""
+    """Draw how often the robust objective was below the true loss, over n, beside exp(-tau n).
+
+    The keys of `found` are (tau, n).
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -165,19 +178,19 @@ def coverage_curves(found: Mapping[tuple[float, int], Coverage]) -> go.Figure:
 
 
 _WRONG = "#D55E00"
-_SPREAD = 0.5  # how wide the dots of a class lie
+_SPREAD = 0.5  # width over which the dots of a class are spread
 
 
 def _pixels(image: torch.Tensor) -> np.ndarray:
-    """[channels, H, W] in [0, 1] as uint8 [H, W, 3]."""
+    """Convert [channels, H, W] in [0, 1] to uint8 [H, W, 3]."""
     values = (255 * image.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
     return np.repeat(values, 3, 0).transpose(1, 2, 0) if len(values) == 1 else values.transpose(1, 2, 0)
 
 
 def walk_figure(found: Walk, names: Sequence[str], label: int, radius: float) -> go.Figure:
-    """One attack with a slider over its steps: image, what was added, belief in each class, loss so far.
+    """Draw one attack with a slider over its steps: image, perturbation, class beliefs, loss so far.
 
-    What was added is drawn so that plus and minus `radius` are white and black, and grey is nothing. It opens at the last step.
+    In the perturbation, plus and minus `radius` are white and black, and grey is zero. The figure opens at the last step.
     """
     from plotly.subplots import make_subplots
 
@@ -210,7 +223,7 @@ def walk_figure(found: Walk, names: Sequence[str], label: int, radius: float) ->
 
 
 def _walk_traces(found: Walk, names: Sequence[str], label: int, radius: float, k: int) -> list[Any]:
-    """The five traces of `walk_figure` after step `k`."""
+    """Make the five traces of `walk_figure` after step `k`."""
     import plotly.graph_objects as go
 
     belief, losses = found.beliefs[k].tolist(), found.losses.tolist()
@@ -229,7 +242,7 @@ def _walk_traces(found: Walk, names: Sequence[str], label: int, radius: float, k
 
 
 def phases_figure(found: Phases, names: Sequence[str]) -> go.Figure:
-    """One batch: the margin of each image and the mean of each class above, what each class's loss is multiplied by below."""
+    """Draw one batch: image margins and class means above, each class's loss multiplier below."""
     from plotly.subplots import make_subplots
 
     labels, margins = found.labels.cpu().numpy(), found.margins.cpu().numpy()
@@ -259,7 +272,7 @@ def phases_figure(found: Phases, names: Sequence[str]) -> go.Figure:
 
 
 def _beside(labels: np.ndarray) -> np.ndarray:
-    """Where the dot of each image lies beside the middle of its class, so that dots of one height do not cover each other."""
+    """Offset the dots of each class around its middle, so that dots of equal height do not overlap."""
     offsets = np.zeros(len(labels))
     for c in np.unique(labels):
         mine = np.flatnonzero(labels == c)
@@ -272,7 +285,7 @@ if TYPE_CHECKING:
 
 
 def extremes(verdicts: Mapping[str, Verdicts], attack: str) -> str:
-    """Say each run's average, best and worst class under an attack, with the worst class's 95 % interval."""
+    """State each run's average, best and worst class under an attack, the worst with its 95 % interval."""
     return "\n".join(f"{name}, {attack}: {_extremes(verdict, attack)}" for name, verdict in verdicts.items())
 
 
@@ -288,7 +301,7 @@ def _extremes(verdict: Verdicts, attack: str) -> str:
 
 
 def changes(before: Verdicts, after: Verdicts, attack: str) -> str:
-    """Say which class gained most and which least from one run to another on the same images, in points."""
+    """State which class gained most and which least between two runs on the same images, in points."""
     count = before.counts(attack)[1]
     gains = 100 * (after.counts(attack)[0] - before.counts(attack)[0]) / count
     names, most, least = before.class_names, int(gains.argmax()), int(gains.argmin())
@@ -299,7 +312,7 @@ def changes(before: Verdicts, after: Verdicts, attack: str) -> str:
 
 
 def taken_for(verdict: Verdicts, attack: str, places: int = 2) -> str:
-    """Say what the worst class is taken for most often under an attack, in shares of its images."""
+    """State which classes the worst class is most often taken for under an attack, in percent of it."""
     right, count = verdict.counts(attack)
     label = worst_accuracy(right, count)[1]
     taken = confusion(verdict.labels, verdict.predicted[attack], len(count))[:, label]  # shares by prediction
@@ -310,7 +323,10 @@ def taken_for(verdict: Verdicts, attack: str, places: int = 2) -> str:
 
 
 def lost_before(verdict: Verdicts, attack: str) -> str:
-    """Say how many images were wrong without the attack, of all and of the class that is worst under it."""
+    """State how many of the images that are wrong under an attack are wrong without it.
+
+    Also state, for the class that is worst under it, how many images are wrong without and with it.
+    """
     right, count = verdict.counts(attack)
     clean, label = verdict.counts("clean")[0], worst_accuracy(right, count)[1]
     wrong, before = count - right, count - clean
@@ -322,7 +338,7 @@ def lost_before(verdict: Verdicts, attack: str) -> str:
 
 
 def over_radii(verdict: Verdicts) -> str:
-    """Say the highest and the lowest class at each radius of the evaluation's curve."""
+    """State the lowest and the highest class accuracy at each radius of the evaluation's curve."""
     if verdict.curve is None:
         return "No curve was measured."
     labels = verdict.labels[verdict.curve.indices]
@@ -334,7 +350,7 @@ def over_radii(verdict: Verdicts) -> str:
 
 
 def steps(walk: Walk, label: int, names: Sequence[str]) -> str:
-    """Say how an attack on one image went: belief at both ends, the step that fools, and where the loss grew."""
+    """State how an attack on one image went: belief at both ends, the step that fools, loss growth."""
     first, last = (walk.beliefs[n] for n in (0, -1))
     fooled, half = walk.fooled_after(label), len(walk.losses) // 2
     grown = [float(walk.losses[b] - walk.losses[a]) for a, b in ((0, half), (half, -1))]
@@ -347,7 +363,10 @@ def steps(walk: Walk, label: int, names: Sequence[str]) -> str:
 
 
 def heavy(found: Phases, names: Sequence[str]) -> str:
-    """Say which classes count more than once in a batch, how little the others do, and whose the loss is."""
+    """State which classes count more than once in a batch, and their share of the images and of the loss.
+
+    Also state the range of the other multipliers, and the mean loss with and without multipliers.
+    """
     multipliers = found.multipliers.tolist()
     order = sorted(range(len(names)), key=lambda c: -multipliers[c])
     more = [f"{names[c]} ({multipliers[c]:.1f})" for c in order if multipliers[c] > 1]

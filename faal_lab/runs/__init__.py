@@ -1,6 +1,6 @@
-"""The run folder and everything in it: settings, events, commands, heartbeat, checkpoints, history.
+"""Read and write run folders: settings, events, commands, heartbeat, checkpoints, history.
 
-It is the only bus between a run and whoever watches or steers it. Loads no torch.
+The folder is the only channel between a run and the programs that watch or steer it. This package does not load torch.
 """
 
 from faal_lab.errors import RunFolderError

@@ -1,4 +1,4 @@
-"""Write and read checkpoints: one safetensors file with its own checksum. No code in a file is ever executed."""
+"""Write and read checkpoints: a safetensors file with its checksum. No code in it is executed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,61 @@ _KEY = "faal_lab"
 
 
 class CheckpointError(FaalLabError, RuntimeError):
-    """A checkpoint that is missing, damaged, foreign or not finite; the message names the file and the cure."""
+    """A checkpoint is missing, damaged, foreign or not finite; the message names the file and the cure."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors and a header of plain values."""
+    """Named tensors and a header of plain values.
+
+    Args:
+        tensors: the tensors by name, such as "model.conv1.weight".
+        header: values that JSON can store.
+
+    >>> import torch
+    >>> from faal_lab.runs import Checkpoint
+    >>> list(Checkpoint({"model.bias": torch.zeros(2), "sgd.lr": torch.ones(1)}, {}).part("model"))
+    ['bias']
+    """
 
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors whose names begin with `prefix.`, without it."""
+        """Return the tensors of one part of the checkpoint.
+
+        Args:
+            prefix: the part's name, such as "model".
+
+        Returns:
+            The tensors whose names begin with `prefix.`, by the rest of their names.
+        """
         return {n.removeprefix(prefix + "."): t for n, t in self.tensors.items() if n.startswith(prefix + ".")}
 
 
 def digest(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> str:
-    """SHA-256 over the header, and over name, type, shape and bytes of every tensor."""
+    """Return the SHA-256 of the header and of the name, type, shape and bytes of every tensor."""
     return tensors_sha256(tensors, json.dumps(header, sort_keys=True))
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically. Refuses weights that are not finite, so that the last good ones stay; raises OSError too."""
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file to write; an older one is replaced.
+        checkpoint: its tensors and header.
+
+    Raises:
+        CheckpointError: a tensor is not finite; the last good file then stays in place.
+        OSError: the file cannot be written.
+
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from faal_lab.runs import Checkpoint, read_checkpoint, write_checkpoint
+    >>> write_checkpoint(Path("last.safetensors"), Checkpoint({"model.bias": torch.zeros(2)}, {"step": 7}))
+    >>> read_checkpoint(Path("last.safetensors")).header
+    {'step': 7}
+    """
     import torch
     from safetensors.torch import save
 
@@ -51,7 +84,14 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is someone else's checkpoint; a .safetensors file too damaged to tell counts as ours."""
+    """Return whether a file is a checkpoint of another program.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if faal-lab did not write it. A damaged .safetensors file that cannot be opened counts as ours.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -62,7 +102,17 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify; raises CheckpointError."""
+    """Read a checkpoint and verify its checksum.
+
+    Args:
+        path: a file that `write_checkpoint` wrote.
+
+    Returns:
+        Its tensors, on the CPU, and its header.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was not written by faal-lab.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

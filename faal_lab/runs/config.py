@@ -1,8 +1,8 @@
 """Declare all settings of a run in one flat, frozen record.
 
-A setting is declared once: its type, default, range or names, and help. The command line, the parameters of notebooks,
-`faal-lab settings` and the workbench's tooltips are read from there. A subclass of Config that adds a setting is taken by all of
-them.
+Each setting is declared once: type, default, range or valid names, and help. The command line, the parameters of notebooks,
+`faal-lab settings` and the workbench's tooltips read these declarations. All of them accept a subclass of Config with more
+settings.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _Kind = TypeVar("_Kind", bound="Config")
 
 
 class Setting(NamedTuple):
-    """What is declared of one setting."""
+    """The declaration of one setting."""
 
     name: str
     type: type
     default: Any
     about: str
-    among: tuple[str, ...] | None  # the names it is one of
-    kind: str  # what such a name is called in an error
+    among: tuple[str, ...] | None  # the valid names; None for any value
+    kind: str  # the word for such a name in an error
     low: float
     high: float
 
     def checked(self, value: Any) -> Any:
-        """Return `value` as the setting's type; raises ConfigError or UnknownName."""
+        """Return `value` as the setting's type; raises ConfigError or UnknownName for an invalid one."""
         value = typed(self.name, value, self.type)
         if self.among is not None:
             check_name(self.kind, value, self.among)
@@ -80,11 +80,12 @@ def setting(
     """Declare a field of Config.
 
     Args:
-        default: its value where nobody states one.
-        about: its help, in one or two sentences.
-        among: the names it must be one of; None for any text.
-        kind: what such a name is called in an error (default: the field's name).
-        low, high: the range of a number, ends included.
+        default: the value of a setting that is not stated.
+        about: the help text, one or two sentences.
+        among: the valid names; None for any text.
+        kind: the word for such a name in an error (default: the field's name).
+        low: the smallest valid number.
+        high: the largest valid number.
     """
     names = None if among is None else tuple(among)
     return field(default=default, metadata={"about": about, "among": names, "kind": kind, "low": low, "high": high})
@@ -92,7 +93,7 @@ def setting(
 
 @cache
 def settings(kind: type[Config] | None = None) -> dict[str, Setting]:
-    """Return name -> declaration of all settings of a Config class, in their order."""
+    """Return a Config class's declarations by name, in order; raises ConfigError for a plain field."""
     kind = kind or Config
     types, found = get_type_hints(kind), {}
     for entry in fields(kind):
@@ -105,7 +106,7 @@ def settings(kind: type[Config] | None = None) -> dict[str, Setting]:
 
 
 def typed(name: str, value: Any, kind: type) -> Any:
-    """`value` as `kind`; an int is welcome where a float is expected, every other mix-up is an error."""
+    """Return `value` as `kind`, an int also as a float; raises ConfigError for other types and NaN."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
@@ -119,7 +120,7 @@ def typed(name: str, value: Any, kind: type) -> Any:
 
 
 def check_model(name: str, filters: int, normalization: str) -> None:
-    """Raise UnknownName or ConfigError unless the network is one that can be named, with settings that it has."""
+    """Raise UnknownName or ConfigError for an unknown network, or for a setting that it does not have."""
     if ":" not in name:
         check_name("model", name, MODELS)
     elif not PATH_FORM.fullmatch(name):
@@ -132,8 +133,16 @@ def check_model(name: str, filters: int, normalization: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one training run. Radii are in pixel units of [0, 1]; 8/255 is 0.03137, not 0.031.
+    """The settings of one training run. Radii are in pixel units of [0, 1]: 8/255 is 0.03137, not 0.031.
 
+    Args:
+        **settings: any of the fields below; `faal-lab settings` prints the type, default, range and meaning of each.
+
+    Raises:
+        UnknownName: a name, such as that of a network, is not in its list.
+        ConfigError: a value is of the wrong type or out of range, or two settings exclude each other.
+
+    >>> from faal_lab import Config
     >>> Config(fairness="faal", tau=0.3).tau
     0.3
     """
@@ -297,14 +306,25 @@ class Config:
             )
 
     def _needs_whole_batches(self) -> str:
-        """The setting whose attacks look at a batch as a whole; empty where none does."""
+        """Return the setting whose attacks need the whole batch at once; empty if none does."""
         if self.replays or self.batch_norm == "train":
             return "replays" if self.replays else "batch_norm=train"
         looks = self.fairness == "trix" or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
         return f"fairness={self.fairness}" if looks else ""
 
     def tau_schedule(self) -> dict[int, float]:
-        """tau_changes as epoch -> tau; raises ConfigError."""
+        """Parse tau_changes.
+
+        Returns:
+            The new tau by epoch.
+
+        Raises:
+            ConfigError: the text is not of the form 100:0.25,150:0.5, or names an epoch twice.
+
+        >>> from faal_lab import Config
+        >>> Config(epochs=200, tau_changes="100:0.25,150:0.5").tau_schedule()
+        {100: 0.25, 150: 0.5}
+        """
         try:
             pairs = [entry.split(":") for entry in self.tau_changes.split(",") if entry.strip()]
             found = {int(epoch): float(tau) for epoch, tau in pairs}
@@ -317,7 +337,14 @@ class Config:
             raise ConfigError(f"tau_changes must be like 100:0.25,150:0.5 (epoch:tau), got {self.tau_changes!r}.") from error
 
     def drops(self) -> tuple[float, ...]:
-        """lr_drops as numbers; raises ConfigError."""
+        """Parse lr_drops.
+
+        Returns:
+            The shares of the run, in [0, 1], at which the step schedule drops.
+
+        Raises:
+            ConfigError: an entry is not a number in [0, 1].
+        """
         try:
             shares = tuple(float(entry) for entry in self.lr_drops.split(",") if entry.strip())
         except ValueError:
@@ -328,27 +355,35 @@ class Config:
 
     @classmethod
     def from_mapping(cls: type[_Kind], mapping: Mapping[str, Any]) -> _Kind:
-        """Build from names and values; raises UnknownName (nearest name offered) or ConfigError."""
+        """Create a Config from names and values.
+
+        Args:
+            mapping: the values by name; the others keep their defaults.
+
+        Raises:
+            UnknownName: a setting does not exist; the message offers the nearest name.
+            ConfigError: a value is invalid.
+        """
         for name in mapping:
             check_name("setting", name, settings(cls))
         return cls(**mapping)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return all settings as plain values."""
+        """Return the values of all settings by name."""
         return asdict(self)
 
     def digest(self) -> str:
-        """Return a short hash of all settings."""
+        """Return a hash of all settings, 12 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-DIALS = ("tau", "epsilon", "learning_rate", "fairness_on")  # what may be turned while a run goes on
+DIALS = ("tau", "epsilon", "learning_rate", "fairness_on")  # these can be turned during a run
 
 
 def check_dial(name: str, value: object, config: Config) -> float:
-    """The value of a dial as a float in the range it has in a run with `config`; raises UnknownName or ConfigError."""
+    """Return a dial's value as a float; raises UnknownName or ConfigError if the run cannot take it."""
     check_name("dial", name, DIALS)
-    if name == "fairness_on":  # no setting: every run begins with its fairness method on
+    if name == "fairness_on":  # not a setting: every run begins with its fairness method on
         if value not in (0, 1):
             raise ConfigError(f"fairness_on must be 1 (the fairness method acts) or 0, got {value}.")
         if config.fairness == "none":

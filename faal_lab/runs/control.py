@@ -1,6 +1,7 @@
-"""Send commands to a run as files: `control/000001.json`, one small file per command, linked into place.
+"""Send commands to a run as small files, one per command: `control/000001.json`.
 
-One file per command, because appending to a file is not atomic on network disks. Numbers order them across writers.
+Appending to one file is not atomic on network disks, so each command is a file of its own, linked into place. The numbers order
+the commands of all writers.
 """
 
 from __future__ import annotations
@@ -20,12 +21,31 @@ def _number(path: Path) -> int:
 
 
 def last_number(control: Path) -> int:
-    """The highest number among the commands sent so far; 0 if there is none."""
+    """Return the highest number among the commands sent so far; 0 if there is none."""
     return max((_number(p) for p in control.glob("*.json")), default=0)
 
 
 def send(control: Path, command: Command) -> Command:
-    """Drop a command; returns it with its number. Raises OSError where the folder cannot be written."""
+    """Send a command to a run.
+
+    Args:
+        control: the run's folder of commands; created where it is missing.
+        command: the command; its number is ignored.
+
+    Returns:
+        The command with the number it got.
+
+    Raises:
+        OSError: the folder cannot be written.
+
+    >>> from pathlib import Path
+    >>> from faal_lab.runs import CommandReader, send
+    >>> from faal_lab.runs.events import Command
+    >>> send(Path("control"), Command("pause")).number
+    1
+    >>> [command.do for command in CommandReader(Path("control")).poll()]
+    ['pause']
+    """
     control.mkdir(exist_ok=True)
     aside = control / f".{secrets.token_hex(8)}.tmp"
     number = last_number(control)
@@ -44,7 +64,7 @@ def send(control: Path, command: Command) -> Command:
 
 
 def _appear(source: Path, target: Path) -> None:
-    """Put a whole file in place unless the name is taken (os.replace would overwrite another's command)."""
+    """Link a whole file into place unless the name is taken; os.replace would overwrite a command."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -56,13 +76,22 @@ def _appear(source: Path, target: Path) -> None:
 
 
 class CommandReader:
-    """Reads commands later than `after`, in order."""
+    """A reader of the commands to a run, in order.
+
+    Args:
+        control: the run's folder of commands.
+        after: skip the commands up to this number.
+    """
 
     def __init__(self, control: Path, after: int = 0) -> None:
         self.control, self.after = control, after
 
     def poll(self) -> list[Command]:
-        """Commands that came since the last call. An unreadable file comes as a command nobody knows, and is refused."""
+        """Return the commands sent since the last call.
+
+        Returns:
+            The commands by number. An unreadable file becomes an unknown command, which the run refuses.
+        """
         try:
             names = sorted(n for n in os.listdir(self.control) if n.endswith(".json") and not n.startswith("."))
         except FileNotFoundError:

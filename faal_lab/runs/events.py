@@ -1,6 +1,6 @@
-"""Define the events a run reports and the commands it obeys: plain numbers and text only.
+"""Define the events that a run reports and the commands that it obeys, as plain numbers and text.
 
-Nothing here depends on the clock, so that the same seed gives the same bytes.
+No event depends on the clock, so that the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The first record of a run: what its arrays mean, and what comes."""
+    """The first record of a run: its classes, its planned length, and the dials at the start."""
 
     class_names: list[str]
     steps_per_epoch: int
@@ -27,10 +27,10 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunResumed:
-    """The run goes on after `from_step` steps; earlier records later than that did not happen.
+    """The run was resumed after `from_step` steps; older records of later steps no longer count.
 
-    `steps` are those of the whole run. `versions`: what changed of that which `RunFolder.versions` says since the run was
-    begun; None where nothing did.
+    `steps` counts the whole run. `versions` are the entries of `RunFolder.versions` that changed since the run began; None where
+    none did.
     """
 
     from_step: int
@@ -54,14 +54,14 @@ class StepDone:
     margin: list[float | None]
     robust_correct: list[int] | None
     clean_correct: list[int] | None
-    radii: list[float | None] | None = None  # attack radius by class, where the fairness method sets them apart
+    radii: list[float | None] | None = None  # attack radius by class, where the fairness method sets one for each
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """Class-wise validation after an epoch: how many of `count` were classified correctly, clean and under PGD.
+    """Validation after an epoch: images per class, and those correct, clean and under PGD.
 
-    All are 0 where no images are kept for validation.
+    All are 0 where the run has no validation images.
     """
 
     epoch: int
@@ -73,7 +73,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test images were opened: how many of `count` survived each attack, per class."""
+    """The test images were opened: `correct` are those of `count` that survived each attack, per class."""
 
     checkpoint: str
     epsilon: float
@@ -83,7 +83,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class DialTurned:
-    """A setting was changed by hand; it holds from the step after `step`."""
+    """A dial was turned from `old` to `new`; the new value holds from the step after `step`."""
 
     step: int
     dial: str
@@ -93,7 +93,7 @@ class DialTurned:
 
 @dataclass(frozen=True)
 class CommandRefused:
-    """A command that could not be obeyed; the run went on."""
+    """A command was refused; the run continued."""
 
     step: int
     reason: str
@@ -101,7 +101,7 @@ class CommandRefused:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run ended in order: `reason` is "done" or "stopped"."""
+    """The run ended without an error: `reason` is "done" or "stopped"."""
 
     step: int
     reason: str
@@ -109,7 +109,7 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class RunFailed:
-    """The run ended by an error; the last good state is in its checkpoint."""
+    """The run ended with an error; the last good state is in its checkpoint."""
 
     step: int
     error: str
@@ -120,16 +120,16 @@ _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
 
 class SchemaError(FaalLabError, ValueError):
-    """A record written by another version of the project."""
+    """A record was written by another version of faal-lab."""
 
 
 def to_record(event: Event) -> dict[str, Any]:
-    """The event as plain values for one JSON line."""
+    """Return the event as plain values, for one line of JSON."""
     return {"event": type(event).__name__, "schema": SCHEMA, **asdict(event)}
 
 
 def from_record(record: dict[str, Any]) -> Event:
-    """Read a record back; raises SchemaError where it is of another schema or kind."""
+    """Return the event of a record; raises SchemaError for another schema or an unknown kind."""
     kind, schema = record.get("event"), record.get("schema")
     if schema != SCHEMA or kind not in _KINDS:
         raise SchemaError(
@@ -141,12 +141,12 @@ def from_record(record: dict[str, Any]) -> Event:
 
 @dataclass(frozen=True)
 class Command:
-    """What a run is told: `do` is pause, resume, step, stop or turn (a `dial` to a `value`)."""
+    """A command to a run: `do` is pause, resume, step, stop, or turn (set a `dial` to a `value`)."""
 
     do: str
     dial: str = ""
     value: float = 0.0
-    number: int = 0  # its place in the order of commands, given when it is sent
+    number: int = 0  # its place in the order of commands; `send` sets it
 
 
 COMMANDS = ("pause", "resume", "step", "stop", "turn")

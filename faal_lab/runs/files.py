@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees the old one or the new one, never half of it; hash named tensors."""
+"""Write a file atomically, so that a reader sees the old one or the new one; hash named tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
-_TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that somebody is reading; the reader is soon done
+_TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that is open for reading: wait for the reader
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, then rename it over `path`.
 
-    Raises OSError naming the path; the file as it was stays in place.
+    Raises OSError, which names the path; the old file then stays in place.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,7 +35,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def patiently(action: Callable[[], _T]) -> _T:
-    """Try `action` again for half a second while it raises PermissionError."""
+    """Call `action`; try again for half a second while it raises PermissionError."""
     for _ in range(_TRIES - 1):
         try:
             return action()
@@ -45,7 +45,7 @@ def patiently(action: Callable[[], _T]) -> _T:
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> str:
-    """SHA-256 over `prefix`, and over name, type, shape and bytes of every tensor, in the order of their names."""
+    """Return the SHA-256 of `prefix` and of each tensor's name, type, shape and bytes, sorted by name."""
     import torch
 
     total = hashlib.sha256(prefix.encode())

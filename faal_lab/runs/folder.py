@@ -1,13 +1,13 @@
-"""Open a run folder, and write to it.
+"""Create, open, read and write run folders.
 
-config.json        every setting, its hash, versions of the libraries, the git commit, parts that were objects
-metrics.jsonl      one event a line; the same bytes for the same seed
-timing.jsonl       clock times, kept apart for that reason
+config.json        every setting, their hash, versions of the libraries, the git commit, parts that were objects
+metrics.jsonl      one event per line; the same bytes for the same seed
+timing.jsonl       clock times, in a file of their own so that metrics.jsonl does not depend on the clock
 control/           commands to the run, one file each
-heartbeat.json     sign of life: process, host, activity
-last.safetensors   the latest state; best.safetensors, the best by validation
+heartbeat.json     process, host and activity, written each second
+last.safetensors   the latest state; best.safetensors: the best state by validation
 verdicts-*.npz     per-image results of evaluations
-log.txt            what a child process printed
+log.txt            the output of a child process
 """
 
 from __future__ import annotations
@@ -28,11 +28,21 @@ from faal_lab.runs.files import replace_file
 from faal_lab.runs.follower import METRICS, Follower
 from faal_lab.runs.heartbeat import HEARTBEAT
 
-ENDED = ("done", "stopped", "failed", "lost")  # what a run's status may be once nothing comes any more
+ENDED = ("done", "stopped", "failed", "lost")  # the states of a run that sends no more events
 
 
 class RunFolder:
-    """A run folder by its path. Reading one never changes it."""
+    """A run folder. Reading never changes it.
+
+    Args:
+        path: its path; `open` and `create` also check that it holds a run, or none.
+
+    >>> from faal_lab.runs import RunFolder
+    >>> from faal_lab.runs.config import Config
+    >>> folder = RunFolder.create("runs/example", Config(tau=0.3), {"faal-lab": "1.0"})
+    >>> folder.config().tau, folder.status()
+    (0.3, 'waiting')
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -47,9 +57,19 @@ class RunFolder:
 
     @staticmethod
     def create(path: str | Path, config: Config, versions: dict[str, str], own: Mapping[str, str] | None = None) -> RunFolder:
-        """Make a new run folder; raises RunFolderError where one is already there, or none can be made.
+        """Create a new run folder.
 
-        `own` names the parts that were handed over as objects, which no setting says: {"model": "Linear"}.
+        Args:
+            path: the folder; its parents are created too.
+            config: the settings of the run.
+            versions: the versions of Python, faal-lab and the libraries.
+            own: the parts that were passed as objects, which no setting names, such as {"model": "Linear"}.
+
+        Returns:
+            The new folder, without events.
+
+        Raises:
+            RunFolderError: the folder already holds a run, or cannot be written.
         """
         folder = RunFolder(path)
         if folder.metrics_file.exists() or folder.config_file.exists():
@@ -68,7 +88,14 @@ class RunFolder:
 
     @staticmethod
     def open(path: str | Path) -> RunFolder:
-        """An existing run folder; raises RunFolderError where there is none."""
+        """Open an existing run folder.
+
+        Args:
+            path: the folder.
+
+        Raises:
+            RunFolderError: there is no run in it.
+        """
         folder = RunFolder(path)
         if not folder.config_file.is_file():
             raise RunFolderError(f"{path} is not a run folder (no config.json in it). Train one first: faal-lab run --out {path}")
@@ -83,61 +110,89 @@ class RunFolder:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}.") from error
 
     def config(self) -> Config:
-        """The settings of the run."""
+        """Return the settings of the run.
+
+        Raises:
+            RunFolderError: config.json cannot be read, or is of another version of faal-lab.
+        """
         try:
             return Config.from_mapping(self._header()["config"])
         except (UnknownName, ValueError) as error:
             raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}") from error
 
     def versions(self) -> dict[str, str]:
-        """Versions of Python, faal-lab and the libraries that made the run."""
+        """Return the versions of Python, faal-lab and the libraries that the run was created with."""
         return self._header()["versions"]
 
     def own(self) -> dict[str, str]:
-        """Which parts (model, recipe) were objects of the process that made the run, and of which class."""
+        """Return the parts (model, recipe) that were passed as objects, with the names of their classes."""
         return self._header()["own"]
 
     def checkpoint(self, which: str = "last") -> Path:
-        """Where the checkpoint `last` or `best` lies."""
+        """Return the path of a checkpoint; the file may be missing.
+
+        Args:
+            which: "last" or "best".
+        """
         return self.path / f"{which}.safetensors"
 
     def verdicts_file(self, which: str = "last", classes: Sequence[str] = ()) -> Path:
-        """Where the per-image verdicts of an evaluation of that checkpoint lie, on all classes or on `classes` alone."""
+        """Return the path of the per-image verdicts of an evaluation; the file may be missing.
+
+        Args:
+            which: the evaluated checkpoint, "last" or "best".
+            classes: the names of the evaluated classes; empty for all.
+        """
         of = "".join("-" + re.sub(r"\W", "_", name) for name in classes)
         return self.path / f"verdicts-{which}{of}.npz"
 
     def send(self, command: Command) -> Command:
-        """Tell the run something; it listens a few times a second."""
+        """Send a command to the run, which reads commands a few times a second.
+
+        Args:
+            command: the command; its number is ignored.
+
+        Returns:
+            The command with its number.
+        """
         return control.send(self.control, command)
 
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
-        """Append events; each line is flushed, so that it can be followed."""
+        """Open the folder for new events, in a `with` statement.
+
+        Returns:
+            A recorder. It flushes each line, so that another program can follow the run.
+        """
         _end_broken_line(self.metrics_file)
         with open(self.metrics_file, "a", encoding="utf-8") as metrics, open(self.timing_file, "a", encoding="utf-8") as timing:
             yield Recorder(metrics, timing)
 
     def events(self) -> list[Event]:
-        """All events so far; those undone by a resume are left out."""
+        """Return all events so far, without those that a resume undid."""
         follower = Follower(self.path)
         follower.poll()
         return follower.events
 
     def status(self) -> str:
-        """What the run does: waiting, a live activity (training, paused, ...), done, stopped, failed, or lost."""
+        """Return the run's state in one word.
+
+        Returns:
+            waiting, a live activity (training, paused, ...), done, stopped, failed or lost.
+        """
         follower = Follower(self.path)
         follower.poll()
         return follower.status()
 
 
 class Recorder:
-    """Writes events; clock times go to their own file."""
+    """A writer of events; their clock times go to a file of their own."""
 
     def __init__(self, metrics: IO[str], timing: IO[str]) -> None:
         self._metrics, self._timing = metrics, timing
 
     def write(self, event: Event) -> None:
-        """Append one event and the clock time it was written at."""
+        """Append one event, and the current time to the file of clock times."""
         self._metrics.write(json.dumps(to_record(event), allow_nan=False) + "\n")
         self._metrics.flush()
         step = getattr(event, "step", None)
@@ -146,7 +201,7 @@ class Recorder:
 
 
 def _end_broken_line(file: Path) -> None:
-    """A killed writer may have left half a line: cut it off, so that the next record starts on its own."""
+    """Cut off the half line that a killed writer may have left."""
     if not file.exists():
         return
     with open(file, "rb+") as stream:
@@ -156,14 +211,39 @@ def _end_broken_line(file: Path) -> None:
 
 
 def by_name(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Run folders by their last part, or by the whole path where two share it."""
+    """Name run folders by the last part of their path, or by the whole path where two share that part.
+
+    Args:
+        paths: the folders; one that comes twice counts once.
+
+    Returns:
+        The path of each name.
+
+    >>> from faal_lab.runs import by_name
+    >>> list(by_name(["runs/base", "runs/faal", "old/faal"]))
+    ['base', 'runs/faal', 'old/faal']
+    """
     folders = list(dict.fromkeys(map(Path, paths)))
     names = [folder.name for folder in folders]
     return {str(folder) if names.count(folder.name) > 1 else folder.name: folder for folder in folders}
 
 
 def free_name(parent: str | Path, stem: str) -> Path:
-    """`parent/stem`, or `parent/stem-2`, ...: the first that is not taken."""
+    """Return the first free path of `parent/stem`, `parent/stem-2`, `parent/stem-3`, ...
+
+    Args:
+        parent: the folder to look in; it may be missing.
+        stem: the preferred name.
+
+    Returns:
+        A path where nothing exists; nothing is created.
+
+    >>> from pathlib import Path
+    >>> from faal_lab.runs import free_name
+    >>> Path("taken/base").mkdir(parents=True)
+    >>> free_name("taken", "base").name
+    'base-2'
+    """
     path, number = Path(parent) / stem, 1
     while path.exists():
         number += 1

@@ -1,6 +1,6 @@
-"""Follow a run from outside: read what was added, and drop what a resume undid.
+"""Follow a run from outside: read its new events, and drop those that a resume undid.
 
-The run may be in this process, in another one, on another machine, or long over.
+The run may be in this process, in another one or on another machine, or it may have ended long ago.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRICS = "metrics.jsonl"
 
 
 def status_of(events: list[Event], beat: dict[str, Any] | None) -> str:
-    """The one word for a run's state, from its events and its heartbeat."""
+    """Return a run's state in one word, from its events and its heartbeat; see `RunFolder.status`."""
     if is_alive(beat) and beat is not None and beat["activity"] != "ended":
         return str(beat["activity"])
     for event in reversed(events):
@@ -37,21 +37,36 @@ def status_of(events: list[Event], beat: dict[str, Any] | None) -> str:
         if isinstance(event, RunFailed):
             return "failed"
         if isinstance(event, RunResumed):
-            break  # how it ended before it was resumed is over
+            break  # an end before the resume no longer counts
     return "lost" if beat is not None else "waiting"
 
 
 class Follower:
-    """Keeps all events of a run, and its steps and epochs by kind. Costs one read of what is new a poll."""
+    """The events of a run, and its steps, epochs and dial changes by kind. A poll reads only what is new.
+
+    Args:
+        path: the run folder.
+        keep_steps: keep every StepDone in `events` and `steps`; without it only the newest, in `latest`.
+
+    >>> from faal_lab.runs import Follower, RunFolder
+    >>> from faal_lab.runs.config import Config
+    >>> from faal_lab.runs.events import RunFinished
+    >>> folder = RunFolder.create("runs/followed", Config(), {})
+    >>> with folder.recording() as recorder:
+    ...     recorder.write(RunFinished(12, "stopped"))
+    >>> follower = Follower(folder.path)
+    >>> follower.poll(), follower.status()
+    (1, 'stopped')
+    """
 
     def __init__(self, path: str | Path, keep_steps: bool = True) -> None:
         self.path = Path(path)
-        self._keep_steps = keep_steps  # a long run's steps take 3 kB each; who draws has arrays of them
+        self._keep_steps = keep_steps  # a step takes 3 kB, too much in a long run: plots use History's arrays
         self.new: list[Event] = []
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything and read from the beginning at the next poll."""
+        """Forget all events; the next poll reads from the beginning."""
         self._offset = 0
         self.events: list[Event] = []
         self.started: RunStarted | None = None
@@ -59,16 +74,23 @@ class Follower:
         self.steps: list[StepDone] = []
         self.epochs: list[EpochDone] = []
         self.turns: list[DialTurned] = []
-        self.restarts = getattr(self, "restarts", -1) + 1  # above 0: what was read so far is of a run that is gone
+        self.restarts = getattr(self, "restarts", -1) + 1  # above 0: the events read before belong to a run that is gone
 
     def poll(self) -> int:
-        """Read whole new lines into `new`; returns how many events came. A half-written last line waits for its end.
+        """Read the new events into `new`, and add them to the others.
 
-        Raises RunFolderError where the folder is gone, SchemaError on a record of another version.
+        A line that is only half written is read by a later poll.
+
+        Returns:
+            The number of new events.
+
+        Raises:
+            RunFolderError: the folder is gone, or a line is not JSON.
+            SchemaError: a record is of another version of faal-lab.
         """
         file = self.path / METRICS
         try:
-            if file.stat().st_size < self._offset:  # the run was deleted and made anew
+            if file.stat().st_size < self._offset:  # the run was deleted and started anew
                 self.restart()
             with open(file, "rb") as stream:
                 stream.seek(self._offset)
@@ -112,5 +134,5 @@ class Follower:
             self.turns.append(event)
 
     def status(self) -> str:
-        """The run's state in one word; see `RunFolder.status`."""
+        """Return the run's state in one word; see `RunFolder.status`."""
         return status_of(self.events, read_heartbeat(self.path / HEARTBEAT))

@@ -1,7 +1,7 @@
-"""Keep one writer at a time, and show a sign of life to whoever watches.
+"""Allow one writer per run folder, and write a heartbeat for the programs that watch.
 
-The lock is the operating system's: it ends with the process, however that ends. The heartbeat is a small file, so that a watcher
-on another machine can tell a run that works from one that died.
+The lock is the operating system's: it ends with the process, even after a crash. The heartbeat is a small file: from it a program
+on another machine sees whether the run still works.
 """
 
 from __future__ import annotations
@@ -29,16 +29,28 @@ class RunLocked(FaalLabError, RuntimeError):
 
 
 class Heartbeat:
-    """Holds a run folder for this process and tells what it does; a context manager.
+    """A context manager that locks a run folder for this process and writes its heartbeat.
 
-    `report` is asked at each beat what the run does and which share of its work is done.
-    Raises RunLocked on entry where another process holds the folder.
+    It writes each second, and when the activity changes.
+
+    Args:
+        folder: the run folder; it must exist.
+        report: called ten times a second; returns the activity, such as "training", and the share of the work done in [0, 1].
+
+    Raises:
+        RunLocked: on entry, another process holds the folder.
+
+    >>> from pathlib import Path
+    >>> from faal_lab.runs import Heartbeat
+    >>> with Heartbeat(Path(), lambda: ("training", 0.5)):
+    ...     Path("heartbeat.json").is_file()
+    True
     """
 
     def __init__(self, folder: Path, report: Callable[[], tuple[str, float]]) -> None:
         from filelock import FileLock
 
-        # not thread-local: a run's generator may be closed from another thread than the one that started it
+        # a run's generator may be closed in another thread than the one that started it, so the lock is not thread-local
         self._lock = FileLock(str(folder / "writer.lock"), thread_local=False)
         self._file, self._report = folder / HEARTBEAT, report
         self._done = threading.Event()
@@ -77,12 +89,12 @@ class Heartbeat:
     def _say(self) -> None:
         activity, share = self._report()
         record = {"pid": os.getpid(), "host": socket.gethostname(), "activity": activity, "share": share, "time": time.time()}
-        with contextlib.suppress(OSError):  # a full disk must not end a run through its heartbeat
+        with contextlib.suppress(OSError):  # a full disk must not end the run
             replace_file(self._file, json.dumps(record).encode())
 
 
 def read_heartbeat(file: Path) -> dict[str, Any] | None:
-    """The last sign of life, with `age` in seconds; None if there is none."""
+    """Return the last heartbeat, with its `age` in seconds; None if there is none that can be read."""
     try:
         beat = json.loads(patiently(lambda: file.read_text(encoding="utf-8")))
         beat["age"] = max(0.0, time.time() - float(beat["time"]))
@@ -92,7 +104,7 @@ def read_heartbeat(file: Path) -> dict[str, Any] | None:
 
 
 def is_alive(beat: dict[str, Any] | None) -> bool:
-    """Whether the process behind a heartbeat still works: by its process id on this host, by silence elsewhere."""
+    """Return whether a run's process is alive: by its recent beat and, on this host, its process id."""
     if beat is None or beat["age"] > SILENT:
         return False
     if beat.get("host") == socket.gethostname() and os.name == "posix":

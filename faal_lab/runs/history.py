@@ -1,4 +1,4 @@
-"""Keep a run's events as growing arrays, and write them as files that other programs read."""
+"""Keep the events of a run as growing arrays, and export them as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from faal_lab.runs.follower import Follower
 
 
 def run_files(path: str | Path) -> dict[str, bytes]:
-    """Steps and epochs as CSV, one column a number and class, and settings with all events as JSON, by their file names.
+    """Export steps and epochs as CSV, and settings with all events as JSON.
 
-    Raises RunFolderError where the folder holds no run that was started.
+    Returns the contents by file name. A list of one number per class becomes one column per class. Raises RunFolderError where no
+    run was started in the folder.
     """
     folder = RunFolder.open(path)
     events = folder.events()
@@ -37,7 +38,7 @@ def run_files(path: str | Path) -> dict[str, bytes]:
 
 
 def _table(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
-    """One row an event; a list becomes a column for each class, a list that is missing stays away."""
+    """Write one row per event; a list becomes one column per class, and an absent list gives none."""
     rows = []
     for event in events:
         row: dict[str, object] = {}
@@ -54,11 +55,11 @@ def _table(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
     return file.getvalue().encode()
 
 
-MAX_POINTS = 400  # a line on a screen shows no more
+MAX_POINTS = 400  # more points on a line cannot be seen
 
 
 class Column:
-    """An array that grows by rows, doubling its room, so that appending is cheap."""
+    """An array that grows by rows; it doubles its memory when it is full, so that appending is cheap."""
 
     def __init__(self, *shape: int) -> None:
         self._room, self._length = np.empty((256, *shape), dtype=np.float64), 0
@@ -66,13 +67,13 @@ class Column:
     def append(self, row: Any) -> None:
         """Add one row; None becomes NaN."""
         if self._length == len(self._room):
-            room = np.empty((2 * self._length, *self._room.shape[1:]))  # its second half is not touched before it is used
+            room = np.empty((2 * self._length, *self._room.shape[1:]))  # empty: the second half takes no memory yet
             room[: self._length], self._room = self._room, room
         self._room[self._length] = row
         self._length += 1
 
     def cut(self, length: int) -> None:
-        """Forget all rows from `length` on."""
+        """Drop all rows from index `length` on."""
         self._length = min(self._length, length)
 
     @property
@@ -82,20 +83,20 @@ class Column:
 
 
 class Sums(Column):
-    """Sums of all rows so far, so that a mean over any window costs two reads."""
+    """Cumulative sums of the rows, so that a mean over any window costs two reads."""
 
     def append(self, row: Any) -> None:
-        """Add one row to what was summed."""
+        """Add one row to the sum."""
         super().append(row + self.values[-1] if self._length else row)
 
     def over_last(self, window: int, at: np.ndarray) -> np.ndarray:
-        """Sums of the last `window` rows, fewer at the beginning, at each of the places `at` [K]: [K, ...]."""
+        """Return the sums of the last `window` rows (fewer at first) at the indices `at` [K]: [K, ...]."""
         total, before = self.values[at], at - window
         return total - np.where((before >= 0)[:, None], self.values[np.maximum(before, 0)], 0)
 
 
 class History:
-    """Steps and epochs of one run as arrays. `add` what is new; nothing is read twice."""
+    """The steps and epochs of one run as arrays; `add` appends new events."""
 
     def __init__(self, num_classes: int) -> None:
         c = num_classes
@@ -106,7 +107,7 @@ class History:
         self.valid_clean, self.valid_robust = Column(c), Column(c)
 
     def add(self, events: Iterable[Event]) -> None:
-        """Append the steps and epochs among `events`; a resume takes back what came after the point it went on from."""
+        """Append the steps and epochs among `events`; a RunResumed drops those after its `from_step`."""
         for event in events:
             if isinstance(event, StepDone):
                 self._add_step(event)
@@ -138,20 +139,20 @@ class History:
                 column.cut(epochs if name.startswith(("epoch", "valid")) else steps)
 
     def accuracy(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
-        """Accuracy per class of the attacked training images over the last `window` batches: [T, C], or [K, C] at `at` [K]."""
+        """Return attacked training accuracy over the last `window` batches: [T, C], or [K, C] at `at` [K]."""
         return _share(*self.attacked(window, self._all(at)))
 
     def attacked(self, window: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Attacked training images per class over the last `window` batches: how many were right, of how many, [K, C] each."""
+        """Count attacked training images over the last `window` batches: (correct, all), [K, C] each."""
         return self._correct.over_last(window, at), self._count.over_last(window, at)
 
     def mean_margin(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
-        """Mean margin per class over the samples of the last `window` batches: [T, C], or [K, C] at `at` [K]."""
+        """Return the mean margin over samples of the last `window` batches: [T, C], or [K, C] at `at` [K]."""
         at = self._all(at)
         return _share(self._margin.over_last(window, at), self._count.over_last(window, at))
 
     def mean_weights(self, window: int, at: np.ndarray | None = None) -> np.ndarray:
-        """Mean class weights over the last `window` batches (fewer at the beginning): [T, C], or [K, C] at `at` [K]."""
+        """Return mean weights over the last `window` batches (fewer at first): [T, C], or [K, C] at `at` [K]."""
         at = self._all(at)
         return self._weights.over_last(window, at) / np.minimum(at + 1, window)[:, None]
 
@@ -159,12 +160,12 @@ class History:
         return np.arange(len(self.step.values)) if at is None else at
 
     def validation(self, kind: str) -> np.ndarray:
-        """Validation accuracy per class after each epoch [E, C]; `kind` is "clean" or "robust"."""
+        """Return the validation accuracy per class after each epoch [E, C]; `kind` is "clean" or "robust"."""
         correct = self.valid_clean if kind == "clean" else self.valid_robust
         return _share(correct.values, self.valid_count.values)
 
     def validation_summary(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Average and worst class of `validation`, [E] each; NaN after an epoch without validation images."""
+        """Return average and worst class of `validation`, [E] each; NaN without validation images."""
         values = self.validation(kind)
         held = ~np.isnan(values)
         average = _share(np.where(held, values, 0.0).sum(1), held.sum(1))
@@ -177,7 +178,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def load_history(path: str | Path) -> tuple[History, list[str]]:
-    """The history of a run folder and its class names; raises RunFolderError where no run was started in it."""
+    """Read a run's history and class names; raises RunFolderError where no run was started in the folder."""
     follower = Follower(path, keep_steps=False)
     follower.poll()
     if follower.started is None:
@@ -188,7 +189,7 @@ def load_history(path: str | Path) -> tuple[History, list[str]]:
 
 
 def thinned(length: int, most: int = MAX_POINTS) -> np.ndarray:
-    """Which of `length` points to draw: at most `most`, evenly, the last one always."""
+    """Return the indices of at most `most` of `length` points, evenly spaced, with the last one."""
     if length <= most:
         return np.arange(length)
     return np.unique(np.linspace(0, length - 1, most).astype(np.int64))

@@ -1,7 +1,7 @@
-"""Show how far a long task is: a bar with an ETA in a terminal, complete lines everywhere else.
+"""Show the progress of a long task: a bar with an ETA in a terminal, whole lines everywhere else.
 
-A log, a file or an executed notebook cannot take a carriage return back. There a task prints one line when it begins, one at most
-every ten seconds, and one when it ends.
+A log, a file or an executed notebook cannot rewrite a line. There a task prints a line when it begins, at most one every ten
+seconds, and one when it ends.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone
 
 EVERY = 10.0  # seconds between two lines
-_REDRAW = 1.0  # seconds between two looks of a bar: its clock moves while torch loads or a network compiles
+_REDRAW = 1.0  # seconds between two redraws of a bar: its clock moves even while torch loads or a network compiles
 _COUNTED = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt} {postfix}"
 _SHARED = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
 class Bar:
-    """One task: how much of it is done, and what it is doing. The caller tells; a thread of its own shows."""
+    """The progress of one task. The caller reports it; a thread of its own shows it."""
 
     def __init__(self, title: str, total: float, unit: str, doing: str, where: str) -> None:
-        self._title, self._total, self._unit = title, total, unit  # unit "": only the share is shown
+        self._title, self._total, self._unit = title, total, unit  # unit "": show only the share
         self._done = self._initial = 0.0
         self._doing, self._began = doing, time.monotonic()
         self._ended = threading.Event()
@@ -43,7 +43,7 @@ class Bar:
             self._thread.start()
 
     def at(self, done: float, total: float | None = None, doing: str | None = None) -> None:
-        """Tell how much is done, of how much, and what is being done."""
+        """Report the amount done, the total and the current activity; None keeps the last one."""
         self._done, self._total = done, self._total if total is None else total
         if self._tqdm is not None:
             self._tqdm.total = self._total
@@ -52,11 +52,11 @@ class Bar:
             self._set(doing, refresh=False)
 
     def doing(self, what: str) -> None:
-        """Tell what is being done, for a task that cannot tell how far it is."""
+        """Report the current activity of a task that cannot measure its progress."""
         self._set(what, refresh=True)
 
     def begin_at(self, done: float, total: float) -> None:
-        """Tell that so much was done before: it took none of this task's time."""
+        """Report an amount that was done before, and the total; the clock starts anew."""
         self._done = self._initial = done
         self._total, self._began = total, time.monotonic()
         if self._tqdm is not None:
@@ -64,7 +64,7 @@ class Bar:
             self._tqdm.total = total
 
     def write(self, text: str) -> None:
-        """Print a complete line on standard output, above the bar where there is one."""
+        """Print a line on standard output, above the bar if there is one."""
         if self._tqdm is not None:
             self._tqdm.write(text, file=sys.stdout)
         else:
@@ -72,7 +72,7 @@ class Bar:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Show the end: done, or where it stopped if `stopped` was set."""
+        """Show the end: "done", or the point where the task stopped if `stopped` is set."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -96,12 +96,12 @@ class Bar:
 
     def _print(self, text: str) -> None:
         said = f"{' '.join(self._title.split())}: {text}" + (f" | {self._doing}" if self._doing else "")
-        sys.stderr.write(f"{said}\n")  # at once: print writes the end of the line by itself
+        sys.stderr.write(f"{said}\n")  # in one write: print writes the end of the line separately
         sys.stderr.flush()
 
     def _count(self) -> str:
         if not self._total:
-            return ""  # nobody knows yet
+            return ""  # the total is not known yet
         share = f"{100 * self._done / self._total:.0f} %"
         return f"{self._unit} {int(self._done)} of {self._total:.0f}, {share}" if self._unit else share
 
@@ -116,7 +116,10 @@ _open: list[Bar] = []
 
 @contextmanager
 def bar(title: str, total: float = 0, unit: str = "", doing: str = "", *, quiet: bool = False) -> Iterator[Bar]:
-    """Show a task while it lasts. The one place that decides how: a terminal gets a bar, anything else gets lines."""
+    """Show a task while it runs, and nothing if `quiet`.
+
+    Only this function chooses the form: a bar in a terminal, lines elsewhere.
+    """
     where = "nowhere" if quiet else "terminal" if sys.stderr.isatty() else "lines"
     shown_bar = Bar(title, total, unit, doing, where)
     _open.append(shown_bar)
@@ -131,20 +134,20 @@ def bar(title: str, total: float = 0, unit: str = "", doing: str = "", *, quiet:
 
 
 def doing(what: str) -> None:
-    """Tell the innermost open bar, if there is one, what is being done: code far below it knows of no bar."""
+    """Report the current activity to the innermost open bar, if any, from code that has no access to it."""
     if _open:
         _open[-1].doing(what)
 
 
 def clock(seconds: float) -> str:
-    """A length of time as 0:07 or 1:02:03."""
+    """Format a length of time as 0:07 or 1:02:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
-    """Pass events on and show how many steps are done, with the latest validation figures."""
+    """Pass events on, and show the number of steps done and the latest validation result."""
     with bar("training", 0, "batch", "preparing" if "torch" in sys.modules else "loading torch", quiet=quiet) as told:
         for event in events:
             if isinstance(event, StepDone):
@@ -153,7 +156,7 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
                 told.begin_at(event.from_step, event.steps or 0)
                 told.doing("")
             elif isinstance(event, RunStarted):
-                told.begin_at(0, event.epochs * event.steps_per_epoch)  # loading and compiling were no steps
+                told.begin_at(0, event.epochs * event.steps_per_epoch)  # loading and compiling are not counted as steps
                 told.doing("")
             elif isinstance(event, EpochDone):
                 told.doing(validation_line(event))
@@ -163,7 +166,7 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
 
 
 def validation_line(event: EpochDone) -> str:
-    """An epoch's validation in one line."""
+    """Format the validation of an epoch as one line."""
     robust = [100 * k / n for k, n in zip(event.robust_correct, event.count, strict=True) if n]
     if not robust:
         return f"epoch {event.epoch}: no validation images"
@@ -172,7 +175,7 @@ def validation_line(event: EpochDone) -> str:
 
 @contextmanager
 def share_bar(title: str, quiet: bool = False, doing: str = "") -> Iterator[Callable[[str, float], None]]:
-    """Show a task that tells what it does and which share of it is done."""
+    """Yield a function by which a task reports its activity and the share done in [0, 1]; show both."""
     with bar(title, 100, "", doing, quiet=quiet) as told:
         yield lambda what, share: told.at(100 * share, doing=what)
         told.at(100, doing="")

@@ -1,1 +1,1 @@
-"""The trainer: a generator of events, steering, resuming, and runs in a process of their own."""
+"""Train: a generator of events, steering, resuming, and runs in a process of their own."""

@@ -1,4 +1,4 @@
-"""Phase 1 of a training step: make the images of a batch adversarial."""
+"""Make the images of a batch adversarial: phase 1 of a training step."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from faal_lab.training.trainer import Trainer
 
 
 class Attacked(NamedTuple):
-    """What phase 1 made."""
+    """The result of phase 1."""
 
-    images: torch.Tensor  # [B, C, H, W], or [2, B, C, H, W] where the objective wants two points
+    images: torch.Tensor  # [B, C, H, W], or [2, B, C, H, W] if the objective wants two points
     radius: torch.Tensor | None  # [B] in pixel units, or None: the run's epsilon for all
 
 
 def parts_of(images: int, accumulation: int) -> int:
-    """In how many parts a batch goes through the network: an epoch's last and smaller one in fewer, none of a single image."""
+    """Return the number of parts in which a batch goes through the network.
+
+    A small last batch of an epoch has fewer, so that no part is a single image.
+    """
     return max(1, min(accumulation, images // 2))
 
 
 def attack(trainer: Trainer, batch: Batch) -> Attacked:
-    """Find the worst perturbation of each image, as far as the attack finds it (FAAL, Algorithm 1, lines 2 and 3).
+    """Search for the worst perturbation of each image (FAAL, Algorithm 1, lines 2 and 3).
 
     A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
     """
@@ -75,7 +78,7 @@ def _climbed(
     plan: AttackPlan | None,
     clean_logits: Callable[[], torch.Tensor],
 ) -> torch.Tensor:
-    """PGD, or both sides of the boundary, with the objective's attack loss."""
+    """Run PGD with the objective's attack loss, or find both sides of the boundary."""
     state, config = trainer.state, trainer.config
     objective, kind = state.acting().objective, state.acting().start
     loss = objective.attack_loss
@@ -97,7 +100,10 @@ def _climbed(
 
 
 def _carried(trainer: Trainer, batch: Batch, radius: torch.Tensor | float) -> torch.Tensor:
-    """Free training's images: the perturbation of the batch before, from zero at first (Shafahi et al., NeurIPS 2019)."""
+    """Return free training's images: moved by the perturbation of the batch before.
+
+    It is zero at first (Shafahi et al., NeurIPS 2019).
+    """
     state, config, images = trainer.state, trainer.config, batch.images
     if state.perturbation is None or state.perturbation.shape[1:] != images.shape[1:]:
         state.perturbation = torch.zeros(config.batch_size, *images.shape[1:], device=images.device)
@@ -106,7 +112,10 @@ def _carried(trainer: Trainer, batch: Batch, radius: torch.Tensor | float) -> to
 
 
 def climb_along(trainer: Trainer, batch: Batch, attacked: Attacked, gradient: torch.Tensor) -> None:
-    """Free training's ascent: one step of the whole radius along the training loss's own gradient [B, C, H, W]."""
+    """Move free training's perturbation one step of the whole radius.
+
+    `gradient` [B, C, H, W] is that of the training loss itself.
+    """
     state, ball, images = trainer.state, NORMS[trainer.config.norm], batch.images
     assert state.perturbation is not None
     radius = per_sample(attacked.radius if attacked.radius is not None else state.dials["epsilon"], images)

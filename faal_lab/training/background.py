@@ -1,6 +1,6 @@
-"""Run a training beside the notebook: in a child process (the default) or in a thread of this one.
+"""Run a training beside the notebook: in a child process (the default) or in a thread.
 
-A child process leaves the kernel quick and survives its restart. A thread is for models defined in the notebook.
+A child process keeps the kernel quick and survives its restart. A thread is for models defined in the notebook.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from faal_lab.runs.heartbeat import is_alive, read_heartbeat
 
 
 class RunError(FaalLabError, RuntimeError):
-    """A run that ended with an error; the message is its last words."""
+    """A run that ended with an error; the message is the end of its output."""
 
 
 class LiveRun:
-    """A run that goes on while the caller does something else. Commands travel through the run folder alone."""
+    """A run in the background, while the caller does something else.
+
+    Commands travel through the run folder alone.
+    """
 
     def __init__(self, path: str | Path, process: subprocess.Popen[bytes] | None, thread: threading.Thread | None) -> None:
         self.folder = RunFolder(path)
@@ -38,9 +41,10 @@ class LiveRun:
 
     @staticmethod
     def start(config: Config, out: str | Path, *, resume: bool = False) -> LiveRun:
-        """Start a run in a child process, which goes on if this one ends. Its output goes to log.txt in the folder.
+        """Start a run in a child process, which continues if this process ends.
 
-        Raises RunFolderError where `out` already holds a run (unless it is resumed).
+        Its output goes to log.txt in the folder. Raises RunFolderError if `out` already holds a run and `resume` is False,
+        and ConfigError if the run to resume has other settings.
         """
         path = Path(out)
         if not resume and (path / "config.json").exists():
@@ -55,7 +59,7 @@ class LiveRun:
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=os.name == "posix",
             )  # fmt: skip
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a child that ended at once says why in its log
+        with contextlib.suppress(BrokenPipeError):  # a child that ended at once gives its error in the log
             process.stdin.write(json.dumps(config.to_mapping()).encode())
             process.stdin.close()
         return LiveRun(path, process, None)
@@ -74,7 +78,7 @@ class LiveRun:
             except BaseException as error:
                 live._error.append(error)
 
-        Path(out).mkdir(parents=True, exist_ok=True)  # whoever follows the folder takes a missing one for deleted
+        Path(out).mkdir(parents=True, exist_ok=True)  # a follower would take a missing folder for deleted
         thread = threading.Thread(target=work, name="faal-run", daemon=True)
         live = LiveRun(out, None, thread)
         thread.start()
@@ -82,45 +86,49 @@ class LiveRun:
 
     @staticmethod
     def attach(path: str | Path) -> LiveRun:
-        """A run that somebody else started, to steer it: another kernel, papermill, or this kernel before its restart.
+        """Attach to a run that was started elsewhere, to steer it.
 
-        Raises RunFolderError where there is no run.
+        Another kernel, papermill, or this kernel before its restart may have started it. Raises RunFolderError if there is
+        no run.
         """
         return LiveRun(RunFolder.open(path).path, None, None)
 
     def running(self) -> bool:
-        """Whether the process or thread has not ended yet; of a run that was attached to, whether it shows a sign of life."""
+        """Return whether the process or thread is still alive.
+
+        For an attached run: whether its heartbeat shows a sign of life.
+        """
         if self._process is not None:
             return self._process.poll() is None
         if self._thread is not None:
             return self._thread.is_alive()
-        beat = read_heartbeat(self.folder.heartbeat_file)  # not its status: that reads all its events, and this is asked often
+        beat = read_heartbeat(self.folder.heartbeat_file)  # its status would read all its events, and this is called often
         return is_alive(beat) and beat is not None and beat["activity"] != "ended"
 
     def pause(self) -> None:
-        """Stand still before the next attack step."""
+        """Pause before the next attack step."""
         self.folder.send(Command("pause"))
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Resume after a pause."""
         self.folder.send(Command("resume"))
 
     def step(self) -> None:
-        """Make one step, then stand still."""
+        """Make one step, then pause."""
         self.folder.send(Command("step"))
 
     def turn(self, dial: str, value: float) -> None:
-        """Turn tau, epsilon or learning_rate from the next batch on; raises ConfigError on nonsense."""
+        """Turn a dial from the next batch on; raises UnknownName or ConfigError for an invalid one."""
         self.folder.send(Command("turn", dial, check_dial(dial, value, self.folder.config())))
 
     def stop(self) -> None:
-        """End the run in order: its state is saved and can be resumed."""
+        """Stop the run in order: its state is saved and can be resumed."""
         self.folder.send(Command("stop"))
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait for the end and return the status ("done" or "stopped").
 
-        Raises RunError where the run failed, TimeoutError after `timeout` seconds.
+        Raises RunError if the run failed, TimeoutError after `timeout` seconds.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while self.running():
@@ -133,7 +141,7 @@ class LiveRun:
         return self.folder.status()
 
     def error(self) -> str:
-        """The last words of a run that failed; empty otherwise."""
+        """Return the last output of a run that failed; empty otherwise."""
         if self._error:
             return f"{type(self._error[0]).__name__}: {self._error[0]}"
         if self._process is None or self._process.poll() in (None, 0):

@@ -1,7 +1,7 @@
 """Train: one loop, a generator of plain events.
 
-Pausing is not pulling, stopping is closing, a single step is `next()`. Commands, where a `poll` is given, do the same from
-outside. All that a run is lives in `TrainingState`: between two events it is whole and can be saved.
+To pause, stop pulling events; to stop, close the generator; for a single step, call `next()`. Commands from `poll` do the
+same from outside. The whole state of a run is in `TrainingState`: between two events it is complete and can be saved.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from faal_lab.training.trainer import Trainer
 
 
 def train(trainer: Trainer, poll: Poll = list, script: Sequence[DialTurned] = ()) -> Iterator[Event]:
-    """Train from where the trainer's state is to the last epoch, yielding an event after each step, epoch and command.
+    """Train to the last epoch; yield an event after each step, epoch and command.
+
+    Test images are never read.
 
     Args:
-        trainer: the training. Between two events its state is whole and can be saved.
-        poll: returns commands that came since it was last called; a stop ends the generator in order.
-        script: turns of dials, each after a step, that are made again as another run recorded them.
+        trainer: the training, which continues from its state. Between two events that state is whole and can be saved.
+        poll: returns the commands that came since its last call; a stop ends the generator in order.
+        script: turns of dials, each after a step, to make again as another run recorded them.
 
     Raises:
-        TrainingDiverged: where loss or gradient is not finite.
-        Stopped: after a stop. Test images are never read.
+        TrainingDiverged: if loss or gradient is not finite.
+        Stopped: after a stop.
     """
     state, steering = trainer.state, Steering(trainer, poll, script)
     try:
@@ -42,14 +44,17 @@ def train(trainer: Trainer, poll: Poll = list, script: Sequence[DialTurned] = ()
             yield from _batches(trainer, steering)
             state.activity, trainer.tick = "validating", steering.look
             yield _end_epoch(trainer)
-            yield from steering.obey()  # after it: between the two the state would be ahead of what was said
+            yield from steering.obey()  # after the epoch: its state must not be ahead of the record
     except Stopped:
         yield from steering.obey()
         raise
 
 
 def _begin_epoch(trainer: Trainer, steering: Steering) -> Iterator[Event]:
-    """Let the fairness method measure, and turn scheduled dials; once an epoch, however often it is resumed."""
+    """Let the fairness method measure, and turn scheduled dials.
+
+    This happens once an epoch, however often it is resumed.
+    """
     state = trainer.state
     if state.begun >= state.epoch:
         return
@@ -67,7 +72,7 @@ def _begin_epoch(trainer: Trainer, steering: Steering) -> Iterator[Event]:
 
 
 def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
-    """The steps of one epoch that are still to be made."""
+    """Make the steps of one epoch that are still to be made."""
     state, splits, config = trainer.state, trainer.splits, trainer.config
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
     low = wants_bfloat16(config.precision, state.model, splits.train.labels.device)
@@ -98,7 +103,10 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
 
 
 def _end_epoch(trainer: Trainer) -> EpochDone:
-    """Validate, average, let the fairness method learn. The state changes last: all before may be interrupted."""
+    """Validate, average, and let the fairness method learn.
+
+    All of these may be interrupted, so the state changes last.
+    """
     state = trainer.state
     average: Tensors = {name: tensor.clone() for name, tensor in state.average.items()}
     done, averaging, method = None, state.recipe.averaging, state.recipe.fairness
@@ -117,7 +125,10 @@ def _end_epoch(trainer: Trainer) -> EpochDone:
 
 
 def validate(trainer: Trainer) -> EpochDone:
-    """Count correct validation images by class, clean and under PGD, at the epsilon of the run's configuration."""
+    """Count correct validation images by class, clean and under PGD.
+
+    The radius is the epsilon of the run's configuration, not the dial.
+    """
     state, config, validation = trainer.state, trainer.config, trainer.splits.validation
     if not len(validation):
         nothing = [0] * trainer.num_classes

@@ -1,4 +1,4 @@
-"""Find the device of a run, and the versions of what made it."""
+"""Find the device of a run, and the versions of the software that made it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safeten
 
 
 def device_of(name: str) -> torch.device:
-    """The device a configuration names; raises ConfigError where this machine does not have it."""
+    """Return the device that a configuration names.
+
+    Raises ConfigError if this machine does not have it.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,7 +30,10 @@ def device_of(name: str) -> torch.device:
 
 
 def versions() -> dict[str, str]:
-    """What made a run: Python, faal-lab, the git commit (where there is one) and the libraries."""
+    """Return the versions behind a run: Python, faal-lab, the git commit and the libraries.
+
+    The commit is "unknown" outside a git repository.
+    """
     found = {"python": platform.python_version()}
     for name in ("faal-lab", *_LIBRARIES):
         try:

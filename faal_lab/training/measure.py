@@ -1,4 +1,4 @@
-"""Measure what fairness methods ask for between two epochs, and the batch size that fits in memory.
+"""Measure between two epochs for fairness methods, and find the batch size that fits in memory.
 
 Test images are never read.
 """
@@ -30,13 +30,19 @@ class Measurement:
 
     @staticmethod
     def of(trainer: Trainer) -> Measurement:
-        """By the dials as they stand: one that is turned meanwhile holds from the next step, as is then recorded."""
-        quiet = replace(trainer.config, replays=0, batch_norm="eval")  # free training has no attack on images of no batch
+        """Return the measurements of a training, by its present dials.
+
+        A dial that is turned meanwhile holds from the next step, as it is then recorded.
+        """
+        quiet = replace(trainer.config, replays=0, batch_norm="eval")  # free training cannot attack images outside of its batches
         state = replace(trainer.state, dials=dict(trainer.state.dials))
         return Measurement(replace(trainer, state=state, config=quiet))
 
     def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class error rates [C] on validation images, clean and under PGD; a class without images has the mean's."""
+        """Return class error rates [C] on validation images, clean and under PGD of `steps` steps.
+
+        A class without images gets the mean.
+        """
         validation = self._validation()
         found = []
         for kind in (None, Attack("cross-entropy", steps, self.trainer.config.step_ratio)):
@@ -45,12 +51,15 @@ class Measurement:
         return found[0], found[1]
 
     def validation_cost(self) -> torch.Tensor:
-        """Class means [C] of the sum of the objective's terms on validation images under the training attack, evaluation mode."""
+        """Return class means [C] of the training loss on attacked validation images, in evaluation mode.
+
+        The loss is the sum of the objective's terms, the attack that of training.
+        """
         images, model = self._validation(), self.trainer.state.model
         costs = []
         for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
             pixels, labels = images.batch(indices)
-            batch = Batch(pixels, labels, indices + 2 * len(self.trainer.splits.train))  # noise of their own
+            batch = Batch(pixels, labels, indices + 2 * len(self.trainer.splits.train))  # keys, so noise, of their own
             adv = attack(self.trainer, batch).images
             with frozen(model), torch.no_grad():
                 costs.append(
@@ -59,7 +68,7 @@ class Measurement:
         return _class_means(torch.cat(costs), images.labels, self.trainer.num_classes)
 
     def training_confusion(self, steps: int) -> torch.Tensor:
-        """Counts [C, C] by (predicted, true) of all training images, not augmented, under PGD."""
+        """Count all training images, not augmented, by (predicted, true) under PGD: [C, C]."""
         images, classes = self.trainer.splits.train, self.trainer.num_classes
         predicted = self._predicted(images, Attack("cross-entropy", steps, self.trainer.config.step_ratio))
         rows = [count_by_class(predicted == label, images.labels, classes) for label in range(classes)]
@@ -84,13 +93,14 @@ def _class_means(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -
 
 
 class BatchTooLarge(FaalLabError, RuntimeError):
-    """A batch that the device's memory does not hold; the message says what it holds."""
+    """A batch too large for the memory of the device; the message states a size that fits, if any."""
 
 
 def too_large(trainer: Trainer, batch: Batch, low: bool) -> BatchTooLarge:
-    """The error for a batch that was too large as it was tried, with what fits. Weights, buffers and gradients stay as they were.
+    """Return the error for a batch that was too large, with a size that fits.
 
-    To be made outside of the `except` that caught the failure, whose traceback holds on to the memory that is missing.
+    Weights, buffers and gradients stay as they were. Call it outside of the `except` that caught the failure: that traceback
+    holds on to the memory that is missing.
     """
     if batch.images.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -113,7 +123,7 @@ def too_large(trainer: Trainer, batch: Batch, low: bool) -> BatchTooLarge:
 
 
 def _fits(state: TrainingState, batch: Batch, size: int, low: bool) -> bool:
-    """Whether the objective's passes of `size` images go through the network and back."""
+    """Return whether the objective's passes of `size` images fit in memory, forward and backward."""
     model, objective = state.model, state.acting().objective
     before = [b.detach().clone() for b in model.buffers()]
     gradients = [p.grad for p in model.parameters()]

@@ -1,7 +1,7 @@
 """Check the parameters of a notebook, and turn them into settings.
 
-papermill injects any name it is handed, known or not, and its -r option and quoted YAML give text where a number
-was meant. Here an unknown name is an error that offers the nearest valid one, and a type mix-up is an error too.
+papermill accepts any name, and its -r option and quoted YAML give text where a number was meant. Here an unknown name is an
+error that offers the nearest valid one, and a wrong type is an error too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 class OverriddenWarning(UserWarning):
-    """A parameter wins over a recipe or protocol; the message says which, and how to take theirs."""
+    """A parameter wins over a recipe or protocol.
+
+    The message states which, and how to take theirs.
+    """
 
 
 def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in a notebook's `globals()`: public names with plain values."""
+    """Return the parameters in a notebook's `globals()`: public names with plain values."""
     return {
         name: value
         for name, value in namespace.items()
@@ -37,15 +40,15 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# What suits a training from random weights suits no fine-tuning: the rate would undo what the base has learned.
-# Nor does what counts the epochs of another run.
+# The learning rate of a training from random weights would undo what the base has learned, and settings that count epochs are
+# those of another run. So a fine-tuning has defaults of its own.
 FINE_TUNING: dict[str, Any] = {
     "epochs": 4, "batch_size": 50, "learning_rate": 0.01, "tau_changes": "", "fairness_start": 0, "awp_start": 0,
     "average_start": 0,
 }  # fmt: skip
 
 
-# What an adopted folder goes by beside epsilon, and what stands for "not given" in a notebook.
+# The settings of an adopted folder besides epsilon; these values mean "not given" in a notebook.
 ADOPTION_SETTINGS: dict[str, Any] = {
     "data": "", "data_dir": "", "image_size": 0, "download": False, "split_seed": -1, "model": "", "filters": 0,
     "normalization": "", "norm": "", "seed": -1,
@@ -53,9 +56,22 @@ ADOPTION_SETTINGS: dict[str, Any] = {
 
 
 def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a notebook that knows just `defaults`, each of its default's type.
+    """Check the parameters of a notebook against its defaults.
 
-    Raises UnknownName or ConfigError.
+    Args:
+        namespace: the notebook's `globals()`.
+        defaults: every parameter that the notebook has, with its default.
+
+    Returns:
+        A value for each name in `defaults`, of the type of its default.
+
+    Raises:
+        UnknownName: if there is a parameter without a default.
+        ConfigError: if a value is of another type.
+
+    >>> from faal_lab.training.parameters import checked
+    >>> checked({"epochs": 2}, {"epochs": 4, "data": "digits"})
+    {'epochs': 2, 'data': 'digits'}
     """
     values = dict(defaults)
     for name, value in given(namespace).items():
@@ -70,7 +86,7 @@ def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def listed(text: str) -> list[str]:
-    """The entries of a comma-separated parameter; raises ConfigError where there is none."""
+    """Return the entries of a comma-separated parameter; raises ConfigError if there are none."""
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not entries:
         raise ConfigError(f"expected names separated by commas, got {text!r}.")
@@ -78,12 +94,26 @@ def listed(text: str) -> list[str]:
 
 
 def run_parameters(namespace: Mapping[str, Any], kind: type[Config] = Config) -> tuple[Config, Path, bool]:
-    """Settings and run folder of a training notebook, and whether it goes on with the run that lies there.
+    """Turn the parameters of a training notebook into settings and a run folder.
 
-    The parameters are any setting of Config, `recipe`, `protocol`, `out` and `resume`.
+    A parameter wins over the recipe, and the recipe over the protocol. With a base, a setting that is None or not given is
+    the base run's.
 
-    Settings win over the recipe's, the recipe's over the protocol's. With a base, a setting that is None or not given is the base
-    run's. An empty `out` becomes a free name in `runs/`.
+    Args:
+        namespace: the notebook's `globals()`: any setting of Config, `recipe`, `protocol`, `out` and `resume`.
+        kind: the class of the settings; default Config.
+
+    Returns:
+        The settings; the run folder, for an empty `out` a free name in `runs/`; and whether to resume the run in that folder.
+
+    Raises:
+        UnknownName: if there is no such parameter, recipe or protocol.
+        ConfigError: if a value is wrong, or nothing would read it.
+
+    >>> from faal_lab.training.parameters import run_parameters
+    >>> config, folder, resume = run_parameters({"recipe": "faal-at", "epochs": 2, "out": "mine"})
+    >>> config.fairness, config.epochs, str(folder), resume
+    ('faal', 2, 'mine', False)
     """
     names = ["out", "resume", "recipe", "protocol", *settings(kind)]
     values = given(namespace)
@@ -116,7 +146,10 @@ def run_parameters(namespace: Mapping[str, Any], kind: type[Config] = Config) ->
 
 
 def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) -> Config:
-    """The settings that are stated, else with a base FINE_TUNING, else those of the run folder `base`, else the defaults."""
+    """Return the stated settings, completed by a base run or by the defaults.
+
+    With a base, FINE_TUNING comes next, then the settings of the run folder `base`.
+    """
     inherited: dict[str, Any] = {}
     if isinstance(base, str) and base:
         if (root := Path(base).expanduser() / "config.json").is_file():
@@ -126,9 +159,20 @@ def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) 
 
 
 def settings_of(file: str | None, stated: Mapping[str, Any], preset: Mapping[str, Any], kind: type[Config] = Config) -> Config:
-    """Put settings together: stated ones, a recipe's and protocol's, those of a JSON file ("-": standard input), a base run's.
+    """Put the settings of a run together; the first source that has a setting wins.
 
-    The first one wins. Raises UnknownName or ConfigError.
+    Args:
+        file: a JSON file of settings, "-" for standard input; None or "" for none. Third source, before a base run.
+        stated: settings that a person gave. First source.
+        preset: settings of a recipe and a protocol. Second source.
+        kind: the class of the settings; default Config.
+
+    Returns:
+        All settings.
+
+    Raises:
+        UnknownName: if a name is unknown.
+        ConfigError: if a value is wrong, the file is not a JSON object, or nothing would read a stated setting.
     """
     loaded: Any = {}
     if file:
@@ -157,11 +201,14 @@ _ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def check_used(config: Config, stated: Mapping[str, Any]) -> None:
-    """Refuse a stated setting that nothing would read; raises ConfigError.
+    """Refuse a stated setting that nothing would read.
 
     Args:
         config: the run's settings.
-        stated: those that a person gave. What a recipe, a protocol or a base brings along may lie idle.
+        stated: those that a person gave. Unused ones of a recipe, a protocol or a base are allowed.
+
+    Raises:
+        ConfigError: if a stated setting would have no effect.
     """
     for name, (by, values) in _ACTS.items():
         value, default = stated.get(name), settings()[name].default
@@ -173,7 +220,11 @@ def check_used(config: Config, stated: Mapping[str, Any]) -> None:
 
 
 def stated_settings(config: Config) -> dict[str, Any]:
-    """Those settings that a run would not take by itself, from the defaults or from its base; all where the base is gone."""
+    """Return the settings that differ from those that a run takes by itself.
+
+    A run takes them from the defaults or from its base. If the config.json of the base is damaged, all settings are
+    returned.
+    """
     implied: dict[str, Any] = {}
     with suppress(RunFolderError, ConfigError):
         implied = based_on(config.base, {"base": config.base} if config.base else {}).to_mapping()
@@ -182,7 +233,7 @@ def stated_settings(config: Config) -> dict[str, Any]:
 
 
 def run_command(config: Config, out: str | Path) -> str:
-    """The `faal-lab run` that makes a run with these settings."""
+    """Return the `faal-lab run` command that makes a run with these settings."""
     words = ["faal-lab", "run"]
     for name, value in stated_settings(config).items():
         flag = name.replace("_", "-")
@@ -191,15 +242,21 @@ def run_command(config: Config, out: str | Path) -> str:
 
 
 def papermill_command(config: Config, out: str | Path) -> str:
-    """The papermill run of `train.ipynb` with these settings, from the top of the project."""
+    """Return the papermill command that runs `train.ipynb` with these settings.
+
+    Run it at the top of the project.
+    """
     words = ["papermill", "parameterized/train.ipynb", "out.ipynb", "-k", "python3"]
     for name, value in {**stated_settings(config), "out": str(out)}.items():
-        words += ["-r" if isinstance(value, str) else "-p", name, str(value)]  # -r keeps text text: 0.5 would be a number
+        words += ["-r" if isinstance(value, str) else "-p", name, str(value)]  # with -p the text 0.5 would become a number
     return shlex.join(words)
 
 
 def as_yaml(config: Config) -> str:
-    """The settings that a run would not take by itself, as YAML that papermill's -f and a sweep take."""
+    """Return the settings that differ from those that a run takes by itself, as YAML.
+
+    papermill's -f and a sweep read it.
+    """
     import yaml
 
     text = yaml.safe_dump(stated_settings(config), sort_keys=False)

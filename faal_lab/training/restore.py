@@ -19,7 +19,10 @@ from faal_lab.training.trainer import Trainer
 
 
 def base_file(config: Config) -> Path:
-    """The checkpoint a run starts from: a file, or a run folder's `base_checkpoint`."""
+    """Return the checkpoint that a run starts from: a file, or a run folder's `base_checkpoint`.
+
+    Raises CheckpointError if it does not exist.
+    """
     path = Path(config.base).expanduser()
     if path.is_file():
         return path
@@ -29,19 +32,21 @@ def base_file(config: Config) -> Path:
 
 
 def _checkpoint_file(folder: RunFolder, which: str) -> Path:
-    """Where a run's checkpoint lies; raises CheckpointError for a best one of a run without validation images."""
+    """Return the path of a run's checkpoint.
+
+    Raises CheckpointError for a best one of a run without validation images.
+    """
     if which == "best" and folder.config().validation == "none":
         raise CheckpointError(f"{folder.path} has no best checkpoint: it was trained with validation=none. Use its last one.")
     return folder.checkpoint(which)
 
 
 def load_weights(model: nn.Module, spec: ModelSpec, config: Config, file: Path, splits: Splits | None = None) -> bool:
-    """Put a checkpoint's weights in `model`; raises CheckpointError where network, number of classes or split differ.
+    """Load a checkpoint's weights into `model`.
 
-    Returns whether they are known to have been selected on test images.
-
-    Another split of the same images would test the model on what its base was trained on. A foreign file says nothing of
-    its split; whether its normalisation is right is tried on the validation images of `splits`.
+    Returns True if they are known to have been selected on test images. Raises CheckpointError if network, number of classes
+    or split differ: another split of the same images would test the model on images that its base was trained on. A foreign
+    file does not state its split; its normalisation is checked on the validation images of `splits`.
     """
     if file.is_file() and is_foreign(file):
         brought = load_foreign(model, spec.channels, spec.num_classes, file)
@@ -66,24 +71,27 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: Config, file: Path, 
 
 
 def delivered(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The weights that are the run's result: the averaged ones, once there are any."""
+    """Return the weights that are the run's result: the averaged ones, once there are any."""
     return checkpoint.part("average") or checkpoint.part("model")
 
 
 def spec_of(checkpoint: Checkpoint) -> ModelSpec:
-    """The network a checkpoint was made for."""
+    """Return the network that a checkpoint was made for."""
     stored = dict(checkpoint.header["spec"])
     return ModelSpec(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
 
 def source_of(config: Config) -> dict[str, str | int]:
-    """Which images a run learned from."""
+    """Return the source of a run's images: data set, absolute folder and seed of the split."""
     where = str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else ""
     return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
 
 
 def to_checkpoint(trainer: Trainer) -> Checkpoint:
-    """Collect all that is needed to resume: weights, their average, momentum, the fairness method's state, counters, dials."""
+    """Collect all that is needed to resume.
+
+    These are weights, their average, momentum, the fairness method's state, counters and dials.
+    """
     state, spec = trainer.state, trainer.spec
     assert spec is not None, "what is saved knows the shape of its network"
     tensors = {f"model.{n}": t for n, t in state.model.state_dict().items()}
@@ -104,7 +112,7 @@ def to_checkpoint(trainer: Trainer) -> Checkpoint:
 
 
 def from_checkpoint(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Bring a fresh training to where a checkpoint of the same run stood, bit for bit."""
+    """Restore a fresh training to a checkpoint of the same run, bit for bit."""
     state, header = trainer.state, checkpoint.header
     state.model.load_state_dict(checkpoint.part("model"))
     where = next(state.model.parameters()).device
@@ -134,9 +142,10 @@ def from_checkpoint(trainer: Trainer, checkpoint: Checkpoint) -> None:
 def load_model(
     run_folder: str | Path, which: str = "last", model: nn.Module | None = None
 ) -> tuple[nn.Module, Config, Checkpoint]:
-    """The trained network of a run, on the CPU in evaluation mode; raises RunFolderError or CheckpointError.
+    """Load the trained network of a run, on the CPU in evaluation mode.
 
-    `model` is needed where the run had a network of its own: an object of the same kind, which gets the run's weights.
+    `model` is needed if the run had a network of its own: an object of the same kind, which gets the run's weights. Raises
+    RunFolderError or CheckpointError.
     """
     folder = RunFolder.open(run_folder)
     config, checkpoint = folder.config(), read_checkpoint(_checkpoint_file(folder, which))

@@ -41,17 +41,17 @@ from faal_lab.training.trainer import Trainer, TrainingState
 
 
 class Caught:
-    """Which signal asked the run to end."""
+    """The signal that asked the run to end, if one came."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def commands(self) -> list[Command]:
-        """A stop, once a signal came."""
+        """Return a stop command once a signal came, else nothing."""
         return [Command("stop")] if self.signal else []
 
     def raise_if_any(self) -> None:
-        """End as the signal would have; raises KeyboardInterrupt or SystemExit."""
+        """End as the signal would have: raise KeyboardInterrupt or SystemExit."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal:
@@ -60,7 +60,10 @@ class Caught:
 
 @contextmanager
 def caught_signals() -> Iterator[Caught]:
-    """Turn the first Ctrl-C or SIGTERM into a stop between two steps; a second one ends the process at once."""
+    """Turn the first Ctrl-C or SIGTERM into a stop between two steps.
+
+    A second one ends the process at once.
+    """
     caught = Caught()
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -85,7 +88,7 @@ def caught_signals() -> Iterator[Caught]:
 
 
 def load_data(config: Config) -> Splits:
-    """The data set of a run in its three parts; raises what `data.load` raises."""
+    """Load the data set of a run in its three parts. Raises the errors of `data.sets.load`."""
     return load(
         config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
         imbalance=config.imbalance, validation=config.validation,
@@ -93,9 +96,10 @@ def load_data(config: Config) -> Splits:
 
 
 def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True) -> Trainer:
-    """Load the data, build the network (from its base, where one is named) and put the recipe together.
+    """Load the data, build the network and its recipe, and return a fresh training.
 
-    `model` and `recipe` may be objects of the user's own; the model takes pixels in [0, 1] and returns logits.
+    The weights are those of the base, if one is named. `model` and `recipe` may be objects of the user's own; the model
+    takes pixels in [0, 1] and returns logits.
     """
     device = device_of(config.device)
     splits = load_data(config)
@@ -128,7 +132,10 @@ def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | Non
 
 
 def _first_tau(config: Config, num_classes: int) -> float:
-    """The radius a run begins with, as the dial has it: stated as tau, or as the most that a class can count."""
+    """Return the initial radius: `tau`, or that of `multiplier`.
+
+    A multiplier is the most that a class can count, in multiples of its share.
+    """
     if not config.multiplier:
         return config.tau
     try:
@@ -138,13 +145,13 @@ def _first_tau(config: Config, num_classes: int) -> float:
 
 
 def recipe_settings(config: Config, validation: bool) -> dict[str, Any]:
-    """Those settings of a run that Recipe.of takes, by the same names."""
+    """Return the settings of a run that Recipe.of takes, by the same names."""
     known = inspect.signature(Recipe.of).parameters
     return {n: v for n, v in config.to_mapping().items() if n in known} | {"validation": validation}
 
 
 def own_parts(model: nn.Module | None, recipe: Recipe | None) -> dict[str, str]:
-    """Which parts of a run are objects that no setting names, and of which class they are."""
+    """Return the parts of a run that are the user's own objects, with the names of their classes."""
     named = {} if model is None else {"model": type(model).__name__}
     if recipe is not None:
         named["recipe"] = f"{type(recipe.objective).__name__} with {type(recipe.fairness).__name__}"
@@ -162,8 +169,9 @@ def run(
 ) -> Generator[Event, None, None]:
     """Train into the run folder `out`, and yield every event after it was recorded.
 
-    Pausing is not pulling, stopping is closing, a single step is `next()`. Ctrl-C or SIGTERM ends the run in order: state saved,
-    the folder readable, then KeyboardInterrupt or SystemExit. Any error is recorded before it is raised.
+    To pause, stop pulling events; to stop, close the generator; for a single step, call `next()`. Ctrl-C or SIGTERM ends the
+    run in order: the state is saved, the folder is readable, then comes KeyboardInterrupt or SystemExit. Any error is
+    recorded before it is raised.
 
     Args:
         config: all settings.
@@ -174,9 +182,10 @@ def run(
         script: dials to turn again, as `turns_of` reads them from another run.
 
     Raises:
-        RunFolderError: where `out` already holds a run, or none to resume.
-        RunLocked: where another process is training there.
-        TrainingDiverged: where loss or gradient is not finite; the last good state is saved.
+        RunFolderError: if `out` already holds a run, or none to resume.
+        ConfigError: if the run to resume has other settings, or parts of its own that are missing here.
+        RunLocked: if another process is training there.
+        TrainingDiverged: if loss or gradient is not finite; the last good state is saved.
     """
     if resume:
         folder = RunFolder.open(out)
@@ -212,7 +221,7 @@ def run(
             for event in events:
                 recorder.write(event)
                 yield event
-        except GeneratorExit:  # whoever pulled the events stopped pulling
+        except GeneratorExit:  # the caller stopped pulling events
             events.close()
             if not isinstance(event, (RunFinished, RunFailed)):
                 recorder.write(RunFinished(trainer.state.step, "stopped"))
@@ -225,9 +234,10 @@ def _made_by(trainer: Trainer) -> dict[str, str]:
 
 
 def turns_of(run_folder: str | Path) -> list[DialTurned]:
-    """The dials that were turned by hand in a run, for `run(..., script=...)` to make the same metrics once more.
+    """Return the dials that were turned by hand in a run.
 
-    A dial that was turned while a fairness method measured between two epochs is turned before that measurement.
+    `run(..., script=...)` makes the same metrics with them. A dial that was turned while a fairness method measured between
+    two epochs is then turned before that measurement.
     """
     folder = RunFolder.open(run_folder)
     config, events = folder.config(), folder.events()
@@ -254,7 +264,7 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
     stale = last_number(folder.control) if resume else 0
 
     def poll() -> list[Command]:
-        # what was said to the run before it was resumed is over, but for the dials that were turned
+        # A stop from before the resume would end the run again. So older commands are dropped, except turns of dials.
         return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
 
     event: Event | None = None
@@ -273,7 +283,7 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
             raise
         except Exception as error:
             if isinstance(error, TrainingDiverged):
-                with suppress(CheckpointError):  # the file holds an earlier good state then, and this error is the news
+                with suppress(CheckpointError):  # the file then holds an earlier good state; report the divergence
                     _write(trainer, folder, "last")
             state.activity = "ended"
             yield RunFailed(state.step, f"{type(error).__name__}: {error}")
@@ -285,7 +295,7 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
 
 
 def _save(trainer: Trainer, folder: RunFolder, event: Event) -> None:
-    """Checkpoint after an epoch (and every so many steps), and keep the best by validation apart."""
+    """Write a checkpoint after an epoch and every `checkpoint_every` steps; keep the best one apart."""
     state, every = trainer.state, trainer.config.checkpoint_every
     if isinstance(event, EpochDone):
         rates = [r / n for r, n in zip(event.robust_correct, event.count, strict=True) if n]

@@ -15,7 +15,10 @@ Poll = Callable[[], list[Command]]
 
 
 class BatchAgain(Exception):
-    """A dial was turned during an attack: the batch begins again with it. Noise is keyed, so nothing else changes."""
+    """A dial was turned during an attack: the batch begins again with it.
+
+    Noise is keyed, so nothing else changes.
+    """
 
 
 class Stopped(Exception):
@@ -23,21 +26,21 @@ class Stopped(Exception):
 
 
 class Steering:
-    """Obeys commands: turns dials, and blocks while paused. One per call of `train`."""
+    """The commands of one call of `train`. Turns dials, and blocks while paused."""
 
-    _INTERVAL = 0.2  # seconds between looks between attack steps, and where one look is slow (a network disk)
+    _INTERVAL = 0.2  # seconds between looks during an attack, and if one look is slow (a network disk)
 
     def __init__(self, trainer: Trainer, poll: Poll, script: Sequence[DialTurned] = ()) -> None:
         self.state, self.config, self.poll = trainer.state, trainer.config, poll
         self._script = [turn for turn in script if turn.step >= trainer.state.step]
-        self.turns: list[DialTurned] = []  # turned, not yet told
+        self.turns: list[DialTurned] = []  # turned, not yet reported
         self.refused: list[str] = []
         self.paused, self.stop = False, False
         self.singles = 0  # steps that may be made while paused
         self._looked, self._cost = -math.inf, 0.0
 
     def look(self, *, now: bool = False) -> None:
-        """Read new commands; raises Stopped on a stop. Blocks while paused."""
+        """Read new commands, and block while paused. Raises Stopped on a stop."""
         self._read(now)
         while self.paused and not self.singles and not self.stop:
             self.state.activity = "paused"
@@ -48,13 +51,13 @@ class Steering:
         self.state.activity = "training"
 
     def replay(self) -> None:
-        """Turn what the script turned after the step that was just made."""
+        """Turn the dials that the script turned after the step just made."""
         while self._script and self._script[0].step <= self.state.step:
             turn = self._script.pop(0)
             self._take(Command("turn", turn.dial, turn.new))
 
     def during_attack(self) -> None:
-        """Look between two attack steps."""
+        """Read commands between two attack steps. Raises BatchAgain if a dial was turned."""
         self.look()
         if self.turns:
             raise BatchAgain
@@ -75,7 +78,7 @@ class Steering:
     def _take(self, command: Command) -> None:
         do = check_name("command", command.do, COMMANDS)
         if do == "turn":
-            # turned as it is read, so that a checkpoint never holds a command as read whose dial it does not hold
+            # Turn it as it is read: else a checkpoint could hold a turn as read without its new value.
             value, old = check_dial(command.dial, command.value, self.config), self.state.dials[command.dial]
             self.state.dials[command.dial] = value
             self.turns.append(DialTurned(self.state.step, command.dial, old, value))
@@ -84,7 +87,10 @@ class Steering:
         self.stop = self.stop or do == "stop"
 
     def obey(self) -> Iterator[DialTurned | CommandRefused]:
-        """What was turned and refused since the last call; the caller records it before a batch feels it."""
+        """Yield the turns and refusals since the last call.
+
+        The caller records them before a batch feels them.
+        """
         for reason in self.refused:
             yield CommandRefused(self.state.step, reason)
         yield from self.turns

@@ -1,9 +1,8 @@
-"""Make one training step: attack the batch, find the worst class distribution, descend the weighted loss.
+"""Make one training step: attack the batch, find the worst class distribution, descend the loss.
 
-`step` is FAAL's Algorithm 1, line by line.
-A batch goes through the network whole, or part after part where memory is short. Class weights are those of the whole batch
-either way. Parts cost one forward pass more, since no part's loss is known before all are scored. BatchNorm normalises each part
-by itself, in both passes alike.
+`step` is FAAL's Algorithm 1, line by line. A batch goes through the network whole, or in parts if memory is short; class
+weights are those of the whole batch either way. Parts cost one more forward pass, since all parts must be scored before the
+loss of one is known. BatchNorm normalises each part by itself, in both passes alike.
 """
 
 from __future__ import annotations
@@ -38,27 +37,36 @@ class Part(NamedTuple):
 
 
 def scored_logits(outcome: Outcome) -> torch.Tensor:
-    """The logits [B, C] that classes are scored by: of the attacked images where there are any. Without gradient."""
+    """Return the logits [B, C] that classes are scored by, without gradient.
+
+    They are those of the attacked images, if there are any.
+    """
     logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
     assert logits is not None, "an objective must return the logits that classes are scored by"
     return logits.detach()
 
 
 class Passes:
-    """A batch's images and attacked images, in `parts` pieces, through a model in training mode."""
+    """The passes of a batch and its attacked images through a model in training mode.
+
+    The batch goes through in `parts` pieces.
+    """
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int
     ) -> None:
         self._model, self._recipe = model, recipe
-        sample = adv.ndim - images.ndim  # two points of each image come first
+        sample = adv.ndim - images.ndim  # 1 if the two points of each image come first
         pieces = zip(images.tensor_split(parts), adv.tensor_split(parts, dim=sample), labels.tensor_split(parts), strict=True)
         self._parts = (
             [Part(x, a, y, len(y) / len(labels)) for x, a, y in pieces] if parts > 1 else [Part(images, adv, labels, 1.0)]
         )
 
     def whole(self) -> Outcome:
-        """The outcome of all images: with its graph where there is one part; else without, and BatchNorm is left as it was."""
+        """Return the outcome of all images.
+
+        With one part it keeps its graph. With several it has none, and BatchNorm is left as it was.
+        """
         if len(self._parts) == 1:
             return self._outcome(self._parts[0])
         before = [b.detach().clone() for b in self._model.buffers()]
@@ -70,7 +78,10 @@ class Passes:
         return Outcome(terms, _joined([o.clean_logits for o in found]), _joined([o.adv_logits for o in found]))
 
     def backward(self, whole: Outcome, multipliers: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Add the gradients of the weighted loss to those of the weights; returns the loss []. `whole` is of `whole`."""
+        """Add the gradients of the weighted loss to those of the weights; return the loss [].
+
+        `whole` is the outcome that `whole()` returned.
+        """
         if len(self._parts) == 1:
             loss = weighted(whole.terms, multipliers, self._parts[0].labels, scored_logits(whole).argmax(1))
             loss.backward()
@@ -84,7 +95,7 @@ class Passes:
         return total
 
     def unweighted(self) -> Iterator[torch.Tensor]:
-        """The objective's own loss, in summands: what a weight perturbation ascends."""
+        """Yield the summands of the objective's own loss, which a weight perturbation ascends."""
         for part in self._parts:
             outcome = self._recipe.objective(self._model, part.images, part.adv, part.labels)
             yield part.share * weighted(outcome.terms, {}, part.labels)
@@ -109,24 +120,24 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Before(NamedTuple):
-    """What a step that is then refused must leave as it was."""
+    """The values to restore if a step is refused."""
 
     buffers: list[torch.Tensor]  # a train-mode forward moves BatchNorm
-    fairness: Tensors  # weighing may learn from the batch
+    fairness: Tensors  # a method may learn from the batch
 
 
 class TrainingDiverged(FaalLabError, FloatingPointError):
-    """Loss or gradient is not finite; the state is that of the last good step."""
+    """A loss or gradient that is not finite; the state is that of the last good step."""
 
 
 def before_batch(state: TrainingState) -> Before:
-    """Copies of what a batch changes besides weights and momentum."""
+    """Copy the values that a batch changes besides weights and momentum."""
     buffers = [b.detach().clone() for b in state.model.buffers()]
     return Before(buffers, {name: tensor.clone() for name, tensor in state.recipe.fairness.state.items()})
 
 
 def put_back(state: TrainingState, before: Before) -> None:
-    """Undo what forward passes and weighing did."""
+    """Undo the changes of forward passes and weighing."""
     for buffer, old in zip(state.model.buffers(), before.buffers, strict=True):
         buffer.copy_(old)
     state.recipe.fairness.state.clear()
@@ -134,10 +145,11 @@ def put_back(state: TrainingState, before: Before) -> None:
 
 
 def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
-    """Make one step of FAAL's Algorithm 1 (Zhang et al., CVPR 2024): max over images, max over classes, min over weights.
+    """Make one step of FAAL's Algorithm 1 (Zhang et al., CVPR 2024).
 
-    Every other method goes the same way: it puts its own attack plan, class weights or loss terms in the place of FAAL's.
-    `before` is of `before_batch`. Raises TrainingDiverged, with the state as it was before the batch.
+    Min over weights of the max over class distributions of the max over images. Every other method takes the same path, with
+    its own attack plan, class weights or loss terms. `before` is the result of `before_batch`. Raises TrainingDiverged, with
+    the state as it was before the batch.
     """
     state, recipe, labels, rate = trainer.state, trainer.state.acting(), batch.labels, trainer.learning_rate
     # Lines 2 and 3: for each image x, the worst x' in its ball, max over |x' - x| <= epsilon of the attack loss.
@@ -175,7 +187,7 @@ def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
 
 
 def _reported(state: TrainingState, seen: dict[str, list[float]], rate: float) -> StepDone:
-    """The step that was just made, as an event."""
+    """Return the step just made as an event."""
     count = [int(n) for n in seen["count"]]
 
     def counts(name: str) -> list[int] | None:
@@ -192,7 +204,7 @@ def _reported(state: TrainingState, seen: dict[str, list[float]], rate: float) -
 
 
 def _statistics(trainer: Trainer, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor) -> ClassStats:
-    """What the fairness method needs to know of the batch, and the margin, which is always shown."""
+    """Collect the class statistics that the fairness method needs, and the margin for display."""
     needs = {"margin", *trainer.state.recipe.fairness.needs}
     values = {name: CLASS_SCORES[name](logits, labels) for name in needs - {"loss", "softmax"}}
     if "loss" in needs:
@@ -203,7 +215,10 @@ def _statistics(trainer: Trainer, outcome: Outcome, logits: torch.Tensor, labels
 
 
 def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> Tensors:
-    """What is shown of a batch, by class: counts, means [C]; what this objective or method does not have is left out."""
+    """Collect the counts and means [C] of a batch that are reported.
+
+    Those that this objective or method does not have are left out.
+    """
     found, classes = {"count": stats.count, "margin": stats.mean("margin")}, len(stats.count)
     for name, logits in (("robust", outcome.adv_logits), ("clean", outcome.clean_logits)):
         if logits is not None:
@@ -214,7 +229,10 @@ def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats
 
 
 def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: Tensors) -> dict[str, list[float]]:
-    """All that is known of a step once its gradients are, in one transfer: each look at a GPU waits for all before it."""
+    """Read all numbers of a step in one transfer, once its gradients are known.
+
+    Each read from a GPU waits for all work before it.
+    """
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     values = {"loss": loss, "size": size, "weights": weighing.weights, "divergence": weighing.divergence, **found}
     there = {name: tensor for name, tensor in values.items() if tensor.device == loss.device}
@@ -224,7 +242,7 @@ def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: T
 
 
 def _descend(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
-    """One optimiser step with the gradients that are there; raises TrainingDiverged where it must not be made."""
+    """Make one optimiser step with the gradients; raise TrainingDiverged if they are not finite."""
     loss, size = seen["loss"][0], seen["size"][0]
     if not (math.isfinite(loss) and math.isfinite(size)):
         raise _diverged(state, before, f"Loss {loss} and gradient norm {size} are", rate)
@@ -234,7 +252,7 @@ def _descend(state: TrainingState, seen: dict[str, list[float]], before: Before,
 
 
 def _diverged(state: TrainingState, before: Before, what: str, rate: float) -> TrainingDiverged:
-    """The error to raise; what the batch changed is put back."""
+    """Undo the changes of the batch, and return the error to raise."""
     put_back(state, before)
     return TrainingDiverged(
         f"{what} not finite at step {state.step + 1}. The last good state is step {state.step}. "

@@ -19,33 +19,37 @@ from faal_lab.runs.config import Config
 
 @dataclass
 class TrainingState:
-    """Everything a run needs to go on from where it is. Noise needs no state: it is keyed by seed, epoch and image."""
+    """All that a run needs to resume.
+
+    Noise needs no state: it is keyed by seed, epoch and image.
+    """
 
     model: nn.Module
     optimizer: torch.optim.SGD
     recipe: Recipe
-    dials: dict[str, float]  # those of config.DIALS as they stand now
+    dials: dict[str, float]  # present values of config.DIALS
     epoch: int = 0
     batch: int = 0  # steps of this epoch already done
     step: int = 0
     begun: int = -1  # the last epoch for which the fairness method measured and scheduled dials were turned
     commands_read: int = 0  # so that a command obeyed before an interruption is not obeyed again
-    average: dict[str, torch.Tensor] = field(default_factory=dict)  # averaged weights, empty before there are any
-    averaged: int = 0  # how many steps they have absorbed
+    average: dict[str, torch.Tensor] = field(default_factory=dict)  # averaged weights, empty at first
+    averaged: int = 0  # number of steps in the average
     tally: ClassStats | None = None  # the fairness method's class statistics, summed over this epoch
-    perturbation: torch.Tensor | None = None  # free training's, which climbs from batch to batch
-    quick: QuickPasses | None = field(default=None, compare=False)  # compiled passes, where there are any
+    perturbation: torch.Tensor | None = None  # of free training, which climbs from batch to batch
+    quick: QuickPasses | None = field(default=None, compare=False)  # compiled passes, if there are any
     activity: str = field(default="starting", compare=False)
 
     def acting(self) -> Recipe:
-        """The recipe that the next step is made by."""
+        """Return the recipe of the next step."""
         return self.recipe.at(self.epoch, on=self.dials["fairness_on"] > 0)
 
     @staticmethod
     def fresh(model: nn.Module, recipe: Recipe, config: Config, tau: float | None = None) -> TrainingState:
-        """The state before the first step. A recipe that was trained by before forgets what its fairness method learned.
+        """Return the state before the first step.
 
-        `tau` is the radius to begin with (default: the config's), where it was stated as a multiplier.
+        A recipe that was used before forgets what its fairness method learned. `tau` is the initial radius if it was stated
+        as a multiplier; None: the config's.
         """
         recipe.fairness.state.clear()
         optimizer = torch.optim.SGD(
@@ -62,7 +66,7 @@ class TrainingState:
 
 @dataclass
 class Trainer:
-    """A training and all that a step needs. `attack`, `step`, `validate` and the loop take it alone.
+    """A training and all that a step needs: the one argument of `attack`, `step`, `validate` and the loop.
 
     >>> from faal_lab.runs.config import Config
     >>> from faal_lab.training.run import prepare
@@ -74,31 +78,34 @@ class Trainer:
     state: TrainingState  # what a checkpoint keeps
     splits: Splits  # on the device; test images are never read
     config: Config
-    spec: ModelSpec | None = None  # the network's shape; None where nothing is saved
+    spec: ModelSpec | None = None  # the network's shape; None if nothing is saved
     best: float = -1.0  # best validation score so far: average + worst class, under attack
-    not_compiled: str = ""  # why the compiler failed
-    selected_on_test: bool = False  # this run or one that it started from validates on the test images
+    not_compiled: str = ""  # the compiler's error, if it failed
+    selected_on_test: bool = False  # this run, or one that it started from, validates on the test images
     tick: AttackTick = field(default=lambda: None, compare=False)  # called between attack steps; may raise, to interrupt
 
     @property
     def num_classes(self) -> int:
-        """How many classes the data set has."""
+        """The number of classes in the data set."""
         return self.splits.num_classes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch; the last batch may be smaller, and free training uses each several times."""
+        """Optimiser steps in an epoch.
+
+        The last batch may be smaller. Free training uses each batch several times.
+        """
         return -(-len(self.splits.train) // self.config.batch_size) * max(1, self.config.replays)
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step: the dial times the schedule's factor."""
+        """The learning rate of the next step: the dial times the factor of the schedule."""
         progress = self.state.step / (self.config.epochs * self.steps_per_epoch)
         return self.state.dials["learning_rate"] * learning_rate_factor(self.config, progress, self.state.epoch)
 
 
 def learning_rate_factor(config: Config, progress: float, epoch: int) -> float:
-    """Multiplier of the peak learning rate at `progress` in [0, 1) of the run."""
+    """Return the multiplier of the peak learning rate at `progress` in [0, 1) of the run."""
     if config.lr_schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     if config.lr_schedule == "one-cycle":

@@ -1,5 +1,5 @@
-"""Fairness methods: class statistics become class weights, radii or draws. One file per method.
+"""Turn class statistics into class weights, radii or draws: the fairness methods, one file each.
 
-To add a method, write one file and add one row to `FAIRNESS` in `catalogue.py`. An object with the same methods can be passed
-directly.
+To add a method, write its file and add one row to `FAIRNESS` in `catalogue.py`. An object with the same methods can be
+passed directly.
 """

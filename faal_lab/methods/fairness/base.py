@@ -1,4 +1,4 @@
-"""Define what a fairness method is to the training loop: one required part, and five optional ones."""
+"""Define the interface of a fairness method: one required part and five optional ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ State = dict[str, torch.Tensor]
 
 
 class Weighing(NamedTuple):
-    """A method's verdict on one batch."""
+    """The class weights of a method for one batch."""
 
-    weights: torch.Tensor  # [C] on the simplex, for the eye: uniform where the method does nothing
+    weights: torch.Tensor  # [C] on the simplex, for display: uniform where the method does nothing
     multipliers: dict[str, torch.Tensor]  # term -> [C], or [C, C] by (predicted, label); absent terms count fully
-    divergence: torch.Tensor  # [] how far the weights are from uniform
+    divergence: torch.Tensor  # [] distance of the weights from uniform
 
 
 class AttackedBatch(NamedTuple):
-    """What a method may look at before the attack."""
+    """The data that a method may read before the attack."""
 
     labels: torch.Tensor  # int64 [B]
     num_classes: int
@@ -32,7 +32,7 @@ class AttackedBatch(NamedTuple):
 
 
 class AttackPlan(NamedTuple):
-    """How each sample of a batch is attacked, in multiples of the run's epsilon and step."""
+    """The attack on each sample of a batch, in multiples of the run's epsilon and step."""
 
     radius: torch.Tensor  # [B]
     step: torch.Tensor  # [B]
@@ -40,29 +40,38 @@ class AttackPlan(NamedTuple):
 
 
 class Measure(Protocol):
-    """What can be measured between two epochs, under the model as it stands. Each costs attacks; nothing is made unasked."""
+    """Measurements between two epochs, on the model as it is then.
+
+    Each costs attacks; none is made unless a method asks for it.
+    """
 
     def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class error rates [C] on validation images: clean, and under PGD of so many steps."""
+        """Return class error rates [C] on validation images: clean, and under PGD of `steps` steps."""
         ...
 
     def validation_cost(self) -> torch.Tensor:
-        """Class means [C] of the training loss on validation images under the training attack."""
+        """Return class means [C] of the training loss on validation images under the training attack."""
         ...
 
     def training_confusion(self, steps: int) -> torch.Tensor:
-        """Counts [C, C] by (predicted, true) of training images under PGD of so many steps."""
+        """Count training images by (predicted, true) under PGD of `steps` steps: [C, C]."""
         ...
 
 
 class Fairness(Protocol):
-    """Turns class statistics into class weights, batch by batch. `state` is all it remembers, so that it survives a resume."""
+    """A method that turns class statistics into class weights, batch by batch.
 
-    needs: tuple[str, ...]  # which class scores it reads: rows of `class_stats.CLASS_SCORES`, "loss" or "softmax"
+    `state` is all that it remembers, so that it survives a resume.
+    """
+
+    needs: tuple[str, ...]  # the class scores it reads: rows of `class_stats.CLASS_SCORES`, "loss" or "softmax"
     state: State
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Weigh the classes of one batch for the named loss terms, cross-entropy first; `tau` is the dial as it stands now."""
+        """Weigh the classes of one batch.
+
+        `terms` are the names of the loss terms, cross-entropy first; `tau` is the present value of the dial.
+        """
         ...
 
 
@@ -71,7 +80,7 @@ class PlansAttacks(Protocol):
     """A method that gives classes radii, steps or targets of their own."""
 
     def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
-        """Called before each attack."""
+        """Return the attack plan of a batch. Called before each attack."""
         ...
 
 
@@ -80,16 +89,19 @@ class Samples(Protocol):
     """A method that decides how often a class is drawn."""
 
     def class_probabilities(self, num_classes: int) -> torch.Tensor:
-        """Probabilities [C] of the next batch's classes; images are drawn uniformly inside a class, with replacement."""
+        """Return the probabilities [C] of the classes in the next batch.
+
+        Images are drawn uniformly inside a class, with replacement.
+        """
         ...
 
 
 @runtime_checkable
 class AddsTerms(Protocol):
-    """A method whose loss has terms the objective does not have."""
+    """A method whose loss has terms that the objective does not have."""
 
     def more_terms(self, outcome: Outcome, labels: torch.Tensor) -> Terms:
-        """Per-sample terms [B] with gradient, made from the logits of the objective's own forward passes."""
+        """Return per-sample terms [B] with gradient, made from the logits of the objective's own passes."""
         ...
 
 
@@ -98,7 +110,10 @@ class BeginsEpochs(Protocol):
     """A method that measures before an epoch, so that it acts from the first one on."""
 
     def begin_epoch(self, measure: Measure) -> None:
-        """Called once before each epoch in which the method acts. Measure first, change state last: it may be interrupted."""
+        """Measure, then change the state. Called once before each epoch in which the method acts.
+
+        The call may be interrupted during a measurement, so the state must change last.
+        """
         ...
 
 
@@ -107,18 +122,21 @@ class EndsEpochs(Protocol):
     """A method that learns from a whole epoch."""
 
     def end_epoch(self, epoch: ClassStats, measure: Measure) -> None:
-        """Called after each epoch, from the one before the method first acts. `epoch` sums the batches' `needs`."""
+        """Learn from an epoch. Called after each epoch, from the one before the method first acts.
+
+        `epoch` holds the sums of the batches' `needs`.
+        """
         ...
 
 
 def uniform_over(present: torch.Tensor) -> torch.Tensor:
-    """The uniform distribution over the present classes: float64 [C], 0 where absent."""
+    """Return the uniform distribution over the present classes: float64 [C], 0 where absent."""
     held = present.to(torch.float64)
     return held / held.sum().clamp(min=1)
 
 
 def fixed(multipliers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights on the simplex [C] and KL(U || w) [] of class multipliers [C] that no ambiguity set made."""
+    """Return weights w on the simplex [C] and KL(U || w) [] of class multipliers [C] without a set."""
     positive = multipliers.double().clamp(min=1e-12)
     weights = positive / positive.sum()
     return weights, -torch.log(weights * len(weights)).mean()
@@ -133,6 +151,6 @@ class NoFairness:
         self.state: State = {}
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Uniform weights over the classes present."""
+        """Return uniform weights over the classes present."""
         weights = uniform_over(stats.present)
         return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))

@@ -1,4 +1,4 @@
-"""CFOL: let a bandit over classes decide which of them is drawn."""
+"""Let a bandit over classes choose the classes of a batch (CFOL)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from faal_lab.dro.base import check_radius
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.methods.fairness.base import State, Weighing, fixed
 
-_EXPLORED = 0.5  # share of draws that are uniform, so that no class falls below half of its share
+_EXPLORED = 0.5  # share of uniform draws, so that no class falls below half of its share
 
 
 class CFOL:
-    """Class-focused online learning: classes are drawn by p = U / 2 + softmax(scores) / 2 (Pethick et al., TMLR 2023).
+    """Class-focused online learning: draws by p = U / 2 + softmax(scores) / 2 (Pethick et al., TMLR 2023).
 
-    A class's score grows by rate / p for each of its samples that an attack fooled (Exp3's unbiased estimate). Updates are
-    made once a batch, with the p that drew it. The authors' rate suits about ten million samples; keep rate * samples *
-    epochs near 50. At rate 0 classes are drawn evenly, with replacement: that is not plain training, which sees each image
-    once an epoch.
+    The score of a class grows by rate / p for each of its samples that an attack fooled (Exp3's unbiased estimate). Updates
+    are made once a batch, with the p that drew it. The authors' rate suits about ten million samples; keep rate * samples *
+    epochs near 50. Rate 0 draws classes evenly, with replacement. That is not plain training, which sees each image once an
+    epoch.
     """
 
     needs: tuple[str, ...] = ("error",)
@@ -28,14 +28,17 @@ class CFOL:
         self.state: State = {}  # scores [C]
 
     def class_probabilities(self, num_classes: int) -> torch.Tensor:
-        """Of the next batch: float64 [C], none below 0.5 / C."""
+        """Return the class probabilities of the next batch: float64 [C], none below 0.5 / C."""
         scores = self.state.get("scores", torch.zeros(num_classes, dtype=torch.float64))
         return _EXPLORED / num_classes + (1 - _EXPLORED) * scores.softmax(0)
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Nothing is weighed in the loss: the sampler did it. The scores learn from what was fooled."""
+        """Update the scores by the fooled samples, and weigh nothing.
+
+        The sampler has weighed the classes already.
+        """
         errors = stats.sums["error"].double()
         drawn = self.class_probabilities(len(errors)).to(errors.device)
         scores = self.state.get("scores", torch.zeros_like(errors)) + self.rate * errors / drawn
-        self.state["scores"] = scores - scores.max()  # softmax does not see the shift, and float64 keeps the differences
+        self.state["scores"] = scores - scores.max()  # softmax ignores the shift, and float64 keeps the differences
         return Weighing(drawn, {}, fixed(drawn)[1])

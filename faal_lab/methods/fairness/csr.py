@@ -1,4 +1,4 @@
-"""CSR: weight the adversarial cross-entropy by which class is taken for which."""
+"""Weigh the adversarial cross-entropy by the confusion of classes (CSR)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from faal_lab.methods.fairness.base import Measure, State, Weighing, fixed
 from faal_lab.methods.objectives import Outcome, Terms
 
 _STEPS = 10  # PGD steps of the pass over the training images
-_LOW, _HIGH = 0.01, 2.01  # what the singular vectors' product is stretched to
+_LOW, _HIGH = 0.01, 2.01  # range of the stretched product of singular vectors
 _MARGIN, _SHRINK = 0.1, 0.9
 
 
 class CSR:
-    """Confusional spectral regularisation: descend the spectral norm of the robust confusion matrix (Jin et al., ICLR 2025).
+    """Confusional spectral regularisation (Jin et al., ICLR 2025).
+    Descends the spectral norm of the robust confusion matrix.
 
-    Before each epoch the training images are attacked (PGD-10) and counted by (predicted, true), each column as a share of
-    its class, without the diagonal. The outer product of the leading singular vectors, which is the norm's gradient,
-    stretched to [0.01, 2.01], is G. Loss: (1 - strength) * CE(clean) + beta * KL + strength * mean of G[predicted, true] *
-    CE(adv), whose true logit is lowered by a margin of 0.1 (`variant="release"`: multiplied by 0.9, which raises a negative
-    one). Strength 0 is TRADES.
+    Loss: (1 - strength) * CE(clean) + beta * KL + strength * mean of G[predicted, true] * CE(adv).
+
+    Before each epoch the training images are attacked (PGD-10) and counted by (predicted, true): each column as a share of
+    its class, without the diagonal. G is the outer product of the leading singular vectors, which is the gradient of the
+    norm, stretched to [0.01, 2.01]. The true logit in CE(adv) is lowered by a margin of 0.1 (`variant="release"`: multiplied
+    by 0.9, which raises a negative one). Strength 0 is TRADES.
     """
 
     needs: tuple[str, ...] = ()
@@ -33,14 +35,14 @@ class CSR:
         self.state: State = {}  # gradient [C, C] by (predicted, true), expected [C]
 
     def begin_epoch(self, measure: Measure) -> None:
-        """Attack the training images and find the gradient of their confusion's spectral norm."""
+        """Attack the training images and compute the gradient of their confusion's spectral norm."""
         counts = measure.training_confusion(_STEPS).double()
         shares = counts / counts.sum(0).clamp(min=1)
         gradient = spectral_gradient(shares)
         self.state.update(gradient=gradient, expected=(gradient * shares).sum(0))
 
     def more_terms(self, outcome: Outcome, labels: torch.Tensor) -> Terms:
-        """Cross-entropy of the attacked logits, the true one made worse."""
+        """Return the cross-entropy of the attacked logits, with the true logit made worse."""
         logits = outcome.adv_logits
         assert logits is not None, "CSR needs an objective with adversarial images"
         true = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
@@ -48,17 +50,23 @@ class CSR:
         return {"confusion": F.cross_entropy(worse, labels, reduction="none")}
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """The same multipliers at every batch of an epoch; the weights shown are what a class can expect to count."""
+        """Return the multipliers of the epoch, the same at every batch.
+
+        The weights shown are the expected multipliers of the classes, normalised.
+        """
         weights, spent = fixed(1 - self.strength + self.strength * self.state["expected"])
         less = torch.full_like(weights, 1 - self.strength)
         return Weighing(weights, {"clean": less, "confusion": self.strength * self.state["gradient"]}, spent)
 
 
 def spectral_gradient(shares: torch.Tensor) -> torch.Tensor:
-    """u v^T of the leading singular vectors of `shares` [C, C] without its diagonal, stretched to [0.01, 2.01]."""
+    """Return u v^T of the leading singular vectors of `shares` [C, C], stretched to [0.01, 2.01].
+
+    The diagonal of `shares` is left out.
+    """
     confusion = shares - torch.diag(shares.diagonal())
     if not bool(confusion.any()):
         return torch.ones_like(confusion)  # nothing is confused
     left, _, right = torch.linalg.svd(confusion)
-    outer = torch.outer(left[:, 0], right[0]).abs()  # both vectors of a matrix without negative entries can be chosen so
+    outer = torch.outer(left[:, 0], right[0]).abs()  # no entry of the matrix is negative, so both vectors can be chosen so
     return _LOW + (_HIGH - _LOW) * (outer - outer.min()) / (outer.max() - outer.min()).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""FAAL: at every batch, find the worst class distribution in the ball around uniform (Zhang et al., CVPR 2024)."""
+"""Find the worst class distribution around uniform at every batch (FAAL; Zhang et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,31 @@ from faal_lab.methods.fairness.base import State, Weighing, uniform_over
 class FAAL:
     """Class-wise distributionally adversarial weights (CDAW; Zhang et al., CVPR 2024, eqs. 7, 8 and 10).
 
-    Class scores are means of the softmax margin over the classes present. The release instead sums margins over samples,
-    so that a frequent class is pushed further from 0, and lets an absent class act as a score of 0: `score="sum"` is that.
-    `score="running"` (ours) is for many classes, of which a batch holds few images or none: sums and counts of all batches so
-    far, fading by `score_decay` a batch; then every class that was seen takes part. All terms of the objective share the weights.
-    `solver` is "exact" or "cvxpy". `measure` is what a sample is scored by: "margin", or the ablation's "cross-entropy", "error".
+    w = argmax of sum_c w_c * score_c over the ambiguity set around uniform. All terms of the objective share the multipliers
+    w / U.
+
+    Args:
+        ambiguity: the set of class distributions, default `KLBall(0.5)`; tau takes the place of its radius.
+        score: "mean" (default), the paper's mean margin over the classes present; "sum" or "running", see below.
+        solver: "exact" (default) or "cvxpy".
+        score_decay: factor on the running sums and counts from batch to batch, in [0, 1), default 0.9.
+        measure: score of a sample, "margin" of the softmax (default), or "cross-entropy" or "error", the ablation.
+
+    Raises:
+        ValueError: if score, score_decay or solver is not one of these.
+        UnknownName: if there is no such measure.
+
+    `score="sum"` is the release's: it sums over samples, so a frequent class is pushed further from 0, and an absent class
+    acts as a score of 0. `score="running"` (ours) is for many classes, where a batch holds few images of a class or none. It
+    keeps fading sums and counts of all batches so far, and every class that was seen takes part.
+
+    >>> import torch
+    >>> from faal_lab import FAAL
+    >>> from faal_lab.methods.class_stats import ClassStats
+    >>> stats = ClassStats(count=torch.tensor([4.0, 4.0]), sums={"margin": torch.tensor([-2.0, 2.0])})
+    >>> weighing = FAAL().weigh(stats, terms=("robust",), tau=0.5)
+    >>> weighing.weights.numpy().round(3)
+    array([0.102, 0.898])
     """
 
     def __init__(
@@ -44,8 +64,17 @@ class FAAL:
         self.state: State = {}  # fading sums and counts by class
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Solve the middle problem for this batch (Algorithm 1, lines 5 and 6)."""
-        # On the host: a GPU would be told two thousand things, each tiny, to find C numbers it can be asked for.
+        """Solve the middle problem for one batch (Algorithm 1, lines 5 and 6).
+
+        Args:
+            stats: class counts [C] and sums [C] of `measure`.
+            terms: names of the loss terms.
+            tau: radius of the ambiguity set.
+
+        Returns:
+            Weights [C] on the simplex (on the CPU), the multipliers [C] of every term, and the divergence [] from uniform.
+        """
+        # A GPU would run two thousand tiny kernels to find C numbers, so the problem is solved on the CPU.
         scores, taking_part = self._scores(stats)
         scores, taking_part = torch.stack([scores, taking_part.to(scores.dtype)]).cpu()
         present = taking_part > 0
@@ -57,7 +86,7 @@ class FAAL:
         return Weighing(worst.weights, dict.fromkeys(terms, multipliers), worst.divergence)
 
     def _scores(self, stats: ClassStats) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class scores [C], and which classes take part."""
+        """Return class scores [C], and which classes take part: bool [C]."""
         if self.score == "sum":
             return stats.sums[self.measure], torch.ones_like(stats.present)
         if self.score == "mean":

@@ -1,4 +1,4 @@
-"""FAT: add the variance of class losses as a penalty."""
+"""Penalise the variance of class losses (FAT)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from faal_lab.methods.class_stats import ClassStats
 from faal_lab.methods.fairness.base import State, Weighing, fixed
 from faal_lab.methods.objectives import Outcome, Terms
 
-_SLOTS = 100  # the release's vector of class losses is that long, whatever the number of classes
+_SLOTS = 100  # length of the release's vector of class losses, for any number of classes
 
 
 class FAT:
-    """Loss + strength * variance over classes of the mean adversarial cross-entropy (Ma et al., NeurIPS 2022).
+    """Loss + strength * variance over classes of the mean adversarial CE (Ma et al., NeurIPS 2022).
 
-    The variance is unbiased, over the classes present; its gradient is carried by a term `variance` with multipliers 2 *
-    strength * (class mean - mean) / (classes - 1), so the loss that is shown is not the penalty itself but descends it.
-    `variant="release"` takes it over 100 slots of which all but the present classes hold 0: that penalises the mean loss,
-    too, and the spread of ten classes eleven times less. With a strength above about 1/C easy classes may be unlearned.
-    Strength 0 is plain training.
+    The variance is unbiased, over the classes present. A term `variance` carries its gradient, with multipliers 2 * strength
+    * (class mean - mean) / (classes - 1). So the loss that is shown is not the penalty itself, but descends it.
+
+    `variant="release"` takes the variance over 100 slots, all 0 but those of the present classes. That penalises the mean
+    loss, too, and the spread of ten classes eleven times less. With a strength above about 1/C easy classes may be
+    unlearned. Strength 0 is plain training.
     """
 
     needs: tuple[str, ...] = ("cross-entropy",)
@@ -31,13 +32,16 @@ class FAT:
         self.state: State = {}
 
     def more_terms(self, outcome: Outcome, labels: torch.Tensor) -> Terms:
-        """Cross-entropy of the attacked logits, for the penalty alone."""
+        """Return the cross-entropy of the attacked logits, for the penalty alone."""
         logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
         assert logits is not None, "an objective must return the logits that classes are scored by"
         return {"variance": F.cross_entropy(logits, labels, reduction="none")}
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """The penalty's gradient with respect to each sample's loss, times the batch size."""
+        """Return the gradient of the penalty as multipliers.
+
+        It is taken with respect to each sample's loss, times the batch size.
+        """
         mean, present = stats.mean("cross-entropy").double(), stats.present
         count = stats.count.double()
         slots = present.sum().double() if self.variant == "paper" else torch.tensor(float(max(_SLOTS, len(mean))))

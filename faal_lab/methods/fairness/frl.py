@@ -1,4 +1,4 @@
-"""FRL: constrain each class's clean and boundary error."""
+"""Constrain the clean and the boundary error of each class (FRL)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _FLOOR, _CAP = 0.98, 3.0  # of the radius, in multiples of epsilon
 
 
 class FRL:
-    """No class's clean or boundary error may exceed the average by more than `slack` (Xu et al., ICML 2021, eqs. 4 to 7).
+    """Limits on how far each class's errors exceed the average (Xu et al., ICML 2021, eqs. 4 to 7).
+    Neither the clean nor the boundary error may exceed it by more than `slack`.
 
-    Before each epoch both errors are measured on validation images (PGD-20). Multipliers of the violated constraints grow by
-    `rate` times the excess, are cut at 0 and scaled to sum to at most `limit`; TRADES' clean and robust terms are weighed by
-    them, each normalised inside the batch (`reweight`). With `remargin` a class's radius grows as exp(2 psi), where psi sums
-    up `margin_rate` times its boundary excess, between 0.98 and 3 epsilon. Rate 0 is plain training, up to rounding.
-    `variant="release"` steps the boundary multipliers twice as far, and gives all samples the step of the largest radius in
-    the batch.
+    Before each epoch both errors are measured on validation images (PGD-20).
+    - `reweight`: multipliers of violated constraints grow by `rate` times the excess, are cut at 0 and scaled to sum to at most
+      `limit`. They weigh TRADES' clean and robust terms, each normalised inside the batch.
+    - `remargin`: the radius of a class is exp(2 psi) * epsilon, between 0.98 and 3 epsilon. psi sums up `margin_rate` times the
+      boundary excess of the class.
+
+    Rate 0 is plain training, up to rounding. `variant="release"` steps the boundary multipliers twice as far, and gives all
+    samples the step of the largest radius in the batch.
     """
 
     needs: tuple[str, ...] = ()
@@ -53,18 +56,18 @@ class FRL:
         self.state.update(new)
 
     def _projected(self, multipliers: torch.Tensor) -> torch.Tensor:
-        """Cut at 0, then scaled to sum to `limit` where they sum to more."""
+        """Cut at 0, then scale to a sum of `limit` if the sum is larger."""
         positive = multipliers.clamp(min=0)
         return positive * (self.limit / positive.sum().clamp(min=self.limit))
 
     def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
-        """Radii that grow with the boundary error of a class; the step keeps its share of the radius."""
+        """Grow the radius with the boundary error of the class; the step keeps its share of the radius."""
         psi = self.state.get("psi", torch.zeros(batch.num_classes, device=batch.labels.device))
         radius = torch.exp(2 * psi).clamp(_FLOOR, _CAP).float()[batch.labels]
         return AttackPlan(radius, radius if self.variant == "paper" else radius.amax().expand_as(radius))
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Weights 1/C + multiplier - mean multiplier for the clean and the robust term."""
+        """Return weights 1/C + multiplier - mean multiplier for the clean and the robust term."""
         if not self.reweight:
             weights = uniform_over(stats.present)
             return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))

@@ -1,4 +1,4 @@
-"""Group DRO with classes as groups: weights that remember."""
+"""Weigh classes as the groups of group DRO: the weights remember earlier batches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from faal_lab.methods.fairness.base import State, Weighing, fixed
 
 
 class GroupDRO:
-    """A class's weight grows by exp(rate * mean loss) whenever it appears (Sagawa et al., ICLR 2020, Algorithm 1).
+    """Group DRO over classes: w_c grows by exp(rate * mean loss) (Sagawa et al., ICLR 2020, Algorithm 1).
 
-    The loss is the sum over classes of weight * mean loss, however many images of each the batch holds; so a multiplier is
-    weight * batch size / count. Rate 0 keeps uniform weights, which is the average over classes instead of images. Weights of
-    classes absent from a batch stay as they are, up to normalisation, so a batch without some classes has a smaller loss.
-    There is no radius: tau is not read.
+    A weight grows whenever its class appears. The loss is the sum over classes of weight * mean loss, however many images of
+    each the batch holds; so a multiplier is weight * batch size / count. Rate 0 keeps uniform weights: the average over
+    classes instead of images. Weights of classes absent from a batch stay as they are, up to normalisation, so a batch
+    without some classes has a smaller loss. There is no radius: tau is not read.
     """
 
     needs: tuple[str, ...] = ("loss",)
@@ -26,7 +26,7 @@ class GroupDRO:
         self.state: State = {}  # log_weights [C]: products of many steps would underflow
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """Step the weights by this batch's class losses, then weigh with them."""
+        """Step the weights by the class losses of this batch, then weigh with them."""
         mean, present = stats.mean("loss").double(), stats.present
         old = self.state.get("log_weights", torch.zeros_like(mean))
         self.state["log_weights"] = (old + torch.where(present, self.rate * mean, 0.0)).log_softmax(0)

@@ -1,4 +1,4 @@
-"""WAT: play a no-regret game against the worst class on validation images."""
+"""Play a no-regret game against the worst class on validation images (WAT)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from faal_lab.methods.fairness.base import Measure, State, Weighing, fixed
 class WAT:
     """Hedge over C + 1 experts, each class and the plain average (Li and Liu, AAAI 2023, Algorithm 1).
 
-    After each epoch an expert's weight is C * softmax(rate * its validation cost summed over epochs), the cost being the
-    training loss under the training attack, and the average's cost the mean over classes. The loss weighs class c by w_c +
-    w_average; so at rate 0 it is plain training scaled by 2C / (C + 1), 1.82 for ten classes. It never forgets: late epochs
-    hardly undo early ones. `variant="release"` starts with all weights at 1, which sum to C + 1, instead of C / (C + 1).
+    After each epoch the weights of the experts are C * softmax(rate * validation cost summed over epochs). The cost of a
+    class is its training loss under the training attack; the cost of the average is the mean over classes. The loss weighs
+    class c by w_c + w_average, so rate 0 is plain training scaled by 2C / (C + 1), 1.82 for ten classes. The sum never
+    forgets: late epochs hardly undo early ones. `variant="release"` starts with all weights at 1, which sum to C + 1,
+    instead of C / (C + 1).
     """
 
     needs: tuple[str, ...] = ()
@@ -26,20 +27,20 @@ class WAT:
         self.state: State = {}  # cost [C + 1], summed over epochs
 
     def end_epoch(self, epoch: ClassStats, measure: Measure) -> None:
-        """Add this epoch's validation costs."""
+        """Add the validation costs of this epoch."""
         cost = measure.validation_cost().double()
         cost = torch.cat([cost, cost.mean()[None]])
         self.state["cost"] = self.state["cost"] + cost if "cost" in self.state else cost
 
     def experts(self, num_classes: int) -> torch.Tensor:
-        """Weights [C + 1], the average's last; they sum to C."""
+        """Return the weights [C + 1] of the experts, the average's last; they sum to C."""
         if "cost" not in self.state:
             each = 1.0 if self.variant == "release" else num_classes / (num_classes + 1)
             return torch.full((num_classes + 1,), each, dtype=torch.float64)
         return num_classes * (self.rate * self.state["cost"]).softmax(0)
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
-        """The same multiplier for all terms."""
+        """Return the same multipliers for all terms."""
         experts = self.experts(len(stats.count)).to(stats.count.device)
         multipliers = experts[:-1] + experts[-1]
         weights, spent = fixed(multipliers)
