@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import verdicts
 
 import faal_lab as fl
 from faal_lab import api, errors
@@ -94,6 +95,10 @@ def test_a_run_is_steered_from_anywhere(base: Path, tmp_path: Path) -> None:
         (lambda: fl.compare(), "needs at least two runs, got none"),
         (lambda: fl.evaluate("x", "pgd-2O"), "Did you mean 'pgd-20'"),
         (lambda: fl.solve([1, 2], ambiguity="tv"), "Unknown ambiguity set 'tv'"),
+        (lambda: fl.plot.bars({"a": verdicts([3, 4])}, attack="pgd-2O"), "Did you mean 'pgd-20'"),
+        (lambda: fl.plot.confusion(verdicts([3, 4]), "fgsm"), "Unknown attack 'fgsm'"),
+        (lambda: fl.plot.bars({"a": verdicts([3, 4]), "b": verdicts([3, 4, 5])}), "a and b"),
+        (lambda: fl.plot.over("x", setting="taw"), "Did you mean 'tau'"),
     ],
 )
 def test_errors_say_what_was_expected(call, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

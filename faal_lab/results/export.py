@@ -23,8 +23,6 @@ from faal_lab.runs.files import replace_file
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 FORMATS = ("html", "png", "csv")

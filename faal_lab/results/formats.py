@@ -15,7 +15,7 @@ import pandas as pd
 from faal_lab.errors import ConfigError
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.published import NUMBERS
-from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, last_attack, marked, spread_cells, spread_rows
+from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, marked, spread_cells, spread_rows
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 
@@ -104,13 +104,17 @@ def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
 
 
 def inequality_table(rows: Rows) -> Table:
-    """Make the table of the inequality of classes, from rows of `tables.spread_rows`.
-
-    One line a measure, one column a run.
-    """
+    """Tabulate the inequality of the classes, from rows of `tables.spread_rows`: one line a measure, one column a run."""
     cells = [spread_cells(dict(row)) for row in rows]
     lines = [[title, *(cell[key] for cell in cells)] for key, title in SPREAD_TITLES.items()]
-    return Table("How unequal the classes are", [f"under {rows[0]['attack']}", *(row["run"] for row in rows)], lines, [])
+    head = [f"under {ATTACK_TITLES[rows[0]['attack']]}", *(row["run"] for row in rows)]
+    note = (
+        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
+        "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
+        f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
+        f"{rows[0]['run']} minus relative loss of the average."
+    )
+    return Table("How unequal the classes are", head, lines, [note])
 
 
 def times_table(rows: Rows) -> Table:
@@ -243,18 +247,8 @@ def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
 
     One line a measure, one column a run.
     """
-    verdicts = marked(verdicts)
-    first = next(iter(verdicts))
-    cells = [spread_cells(row) for row in spread_rows(verdicts, attack)]
-    head = [f"under {ATTACK_TITLES[attack or last_attack(verdicts[first])]}", *verdicts]
-    rows = [[title, *(c[key] for c in cells)] for key, title in SPREAD_TITLES.items()]
-    note = (
-        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
-        "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
-        f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
-        f"{first} minus relative loss of the average."
-    )
-    return f"{html_table(head, rows)}<p class='note'>{html.escape(note)}</p>"
+    table = inequality_table(spread_rows(marked(verdicts), attack))
+    return f"{html_table(table.head, table.rows)}<p class='note'>{html.escape(table.notes[0])}</p>"
 
 
 def settings_html(folders: Mapping[str, RunFolder]) -> str:

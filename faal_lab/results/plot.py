@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faal_lab.errors import ConfigError
+from faal_lab.errors import ConfigError, check_name
 from faal_lab.evaluation.groups import Reported, read_runs
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.confusion import confusion_flow, confusion_heatmap
@@ -20,6 +20,7 @@ from faal_lab.results.export import accuracy_over, all_pictures, check_formats, 
 from faal_lab.results.figures import class_bars, styled, validation_curves, weights_over_batches
 from faal_lab.results.robustness import clean_and_robust_bars, image_strip, radius_curves
 from faal_lab.results.tables import last_attack, marked
+from faal_lab.runs.config import settings
 from faal_lab.runs.history import load_history
 from faal_lab.training.parameters import listed
 
@@ -70,7 +71,7 @@ def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str
     [50, 100]
     """
     found = verdicts_of(runs, checkpoint)
-    return class_bars(marked(found), attack or last_attack(next(iter(found.values()))))
+    return class_bars(marked(found), _attack(found, attack))
 
 
 def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
@@ -88,7 +89,7 @@ def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", che
         VerdictsError: the clean images were not evaluated, or `attack` is clean.
     """
     found = verdicts_of(runs, checkpoint)
-    return clean_and_robust_bars(marked(found), attack or last_attack(next(iter(found.values()))))
+    return clean_and_robust_bars(marked(found), _attack(found, attack))
 
 
 def confusion(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
@@ -191,7 +192,11 @@ def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") 
     Raises:
         VerdictsError: the runs do not differ in the setting.
     """
-    return accuracy_over(reported(runs, checkpoint), setting, attack)
+    check_name("setting", setting, settings())
+    found = reported(runs, checkpoint)
+    return accuracy_over(
+        found, setting, check_name("attack", attack or last_attack(found[0].verdicts), found[0].verdicts.survived)
+    )
 
 
 def save(
@@ -219,6 +224,14 @@ def save(
     return export_all(all_pictures(reported(runs, checkpoint), attack, setting), Path(out), kinds)
 
 
+def _attack(found: Mapping[str, Verdicts], attack: str) -> str:
+    """Return the attack, or the last one of the first run; raises UnknownName, or VerdictsError where images differ."""
+    (first, base), *others = found.items()
+    for name, other in others:
+        base.check_same(other, f"{first} and {name}")
+    return check_name("attack", attack or last_attack(base), base.survived)
+
+
 def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:
     """Return the verdicts of one run, and its name."""
     if isinstance(run, Verdicts):
@@ -229,4 +242,4 @@ def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:
 
 def _of_one(draw: Callable[[Verdicts, str, str], go.Figure], run: Runs | Verdicts, attack: str, checkpoint: str) -> go.Figure:
     found, name = _one(run, checkpoint)
-    return draw(found, attack or last_attack(found), name)
+    return draw(found, _attack({name: found}, attack), name)

@@ -24,8 +24,6 @@ from faal_lab.results.figures import INK, KIND_COLOURS, RUN_COLOURS, class_style
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 def check(answer: Any, right: Callable[[Any], bool], hint: str) -> str:
@@ -278,10 +276,6 @@ def _beside(labels: np.ndarray) -> np.ndarray:
         mine = np.flatnonzero(labels == c)
         offsets[mine] = np.linspace(-_SPREAD / 2, _SPREAD / 2, len(mine)) if len(mine) > 1 else 0
     return offsets
-
-
-if TYPE_CHECKING:
-    from faal_lab.methods.microscope import Phases, Walk
 
 
 def extremes(verdicts: Mapping[str, Verdicts], attack: str) -> str:
