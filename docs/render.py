@@ -42,6 +42,10 @@ def cleaned(page: dict[str, Any]) -> dict[str, Any]:
     """Without what is of one machine or needs a kernel: warnings, parameters given by papermill, widgets."""
     for cell in page["cells"]:
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+        for output in outputs:  # a bar's lines have times of one machine
+            if output.get("name") == "stdout":
+                output["text"] = re.sub(r"(?m)^(training|evaluate [\w-]+): .*\n", "", "".join(output["text"]))
+        outputs = [o for o in outputs if o.get("name") != "stdout" or o["text"]]
         for output in outputs:
             if _WIDGET in output.get("data", {}):
                 output["data"] = {"text/markdown": _SAID}

@@ -259,4 +259,5 @@ def test_the_memory_benchmark_measures_each_alone() -> None:
 
     found = benchmark.compared(Case("preact-resnet-18", 4, 64, 1), torch.device("cpu"))
     assert set(found["MB"]) == set(benchmark.CONTENDERS)
-    assert all(20 < peak < 90 for peak in found["MB"].values()), "a backward pass keeps 20 MB of 64 images; cvxpy alone is 100"
+    low, high = 20, 90  # a backward pass keeps 20 MB of 64 images; cvxpy alone is 100
+    assert {who: peak for who, peak in found["MB"].items() if not low < peak < high} == {}

@@ -96,8 +96,10 @@ class Bar:
 
     def _print(self, text: str) -> None:
         said = f"{' '.join(self._title.split())}: {text}" + (f" | {self._doing}" if self._doing else "")
-        sys.stderr.write(f"{said}\n")  # in one write: print writes the end of the line separately
-        sys.stderr.flush()
+        # a notebook shows standard error on red, as if the task had failed
+        stream = sys.stdout if type(sys.stderr).__module__.startswith("ipykernel") else sys.stderr
+        stream.write(f"{said}\n")  # one call, line end included: print would write the line end by itself
+        stream.flush()
 
     def _count(self) -> str:
         if not self._total:

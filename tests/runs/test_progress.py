@@ -147,3 +147,15 @@ def test_another_pipe_that_breaks_is_an_error_like_any_other(monkeypatch, capsys
 @pytest.mark.parametrize("seconds, text", [(7.9, "0:07"), (62, "1:02"), (3723, "1:02:03")])
 def test_lengths_of_time(seconds: float, text: str) -> None:
     assert progress.clock(seconds) == text
+
+
+def test_a_notebook_gets_its_lines_on_standard_output(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutStream(io.StringIO):
+        pass
+
+    OutStream.__module__ = "ipykernel.iostream"
+    monkeypatch.setattr(sys, "stderr", OutStream())
+    with progress.bar("work", 2, "part"):
+        pass
+    assert capsys.readouterr().out == "work: begins\nwork: done in 0:00\n"
+    assert sys.stderr.getvalue() == "", "JupyterLab shows standard error on red"
