@@ -105,7 +105,8 @@ class Workbench(Pane):
 
     def close(self) -> None:
         """Remove the widgets and end the dashboard's thread. Runs continue."""
-        self.dashboard.close()
+        if hasattr(self, "dashboard"):  # a widget that could not be made is closed when it is collected, too
+            self.dashboard.close()
         super().close()
 
     def _connect(self) -> None:
