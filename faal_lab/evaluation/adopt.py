@@ -197,7 +197,8 @@ def _known_of(file: Path) -> dict[str, Any]:
     spec, source = spec_of(checkpoint), checkpoint.header["source"]
     if spec.name not in MODELS and ":" not in spec.name:
         raise CheckpointError(
-            f"{file} is of a network of its own ({spec.name}), which no name stands for. In Python: adopt(config, out, model=...)"
+            f"{file} is of a network of its own ({spec.name}), which no name stands for. In Python: "
+            "fl.adopt(config, out, model=...)"
         )
     if (file.parent / "config.json").is_file():
         config = RunFolder.open(file.parent).config()

@@ -190,13 +190,15 @@ def run(
     if resume:
         folder = RunFolder.open(out)
         if folder.config() != config:
-            raise ConfigError(f"{out} was made with other settings; resume it with those: RunFolder({str(out)!r}).config()")
+            raise ConfigError(
+                f"{out} was made with other settings; resume it with those: fl.train(out={str(out)!r}, resume=True)"
+            )
         if absent := {p: name for p, name in folder.own().items() if p not in own_parts(model, recipe)}:
             said = " and ".join(f"a {part} ({name})" for part, name in absent.items())
             again = ", ".join(f"{part}=..." for part in absent)
             raise ConfigError(
                 f"{out} was made with {said} that was an object of another process. Hand it over to resume: in Python by "
-                f"run(config, out, resume=True, {again}), in a notebook by Workbench({again})."
+                f"fl.train(out=..., resume=True, {again}), in a notebook by fl.Workbench({again})."
             )
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())

@@ -167,7 +167,7 @@ class Setup(W.VBox):
         self.radius.value = f"{html.escape(said)} at ten classes: c* is the most a class can count" if said else ""
         if self._own:
             objects = ", ".join(f"{part}={part}" for part in self._own)
-            texts = [f"# in Python alone: this notebook has the {' and '.join(self._own)}\nrun(config, out, {objects})"]
+            texts = [f"# in Python alone: this notebook has the {' and '.join(self._own)}\nfl.train(config, out=out, {objects})"]
         else:
             texts = [run_command(config, "runs/mine"), papermill_command(config, "runs/mine")]
         texts.append(as_yaml(config))

@@ -313,12 +313,12 @@ class Linear(torch.nn.Module):
 
 
 def test_the_workbench_trains_objects_of_the_notebook(tmp_path: Path) -> None:
-    network, recipe = Linear(), Recipe.named("faal-at", tau=0.5)
+    network, recipe = Linear(), Recipe.named("faal-at")
     before = network.layer.weight.clone()
     bench = Workbench(tmp_path, model=network, recipe=recipe, attack_steps=1, validation_steps=1, epochs=500, batch_size=250)
     try:
         assert not {"model", "objective", "fairness", "ambiguity", "averaging", "awp_gamma"} & bench.settings.keys()
-        assert "run(config, out, model=model, recipe=recipe)" in bench.setup.commands.value
+        assert "fl.train(config, out=out, model=model, recipe=recipe)" in bench.setup.commands.value
         bench.buttons["start"].click()
         until(lambda: bench.dashboard.status == "training" and points(bench.dashboard) > 8)
         assert bench.run is not None
@@ -339,7 +339,9 @@ def test_the_workbench_trains_objects_of_the_notebook(tmp_path: Path) -> None:
         assert torch.equal(network.layer.weight, before), "a run trains a copy"
     finally:
         bench.dashboard.close()
-    with pytest.raises(ConfigError, match=r"made with a model \(Linear\) and a recipe \(.*\) .* Workbench\(model=\.\.\., recipe"):
+    with pytest.raises(
+        ConfigError, match=r"made with a model \(Linear\) and a recipe \(.*\) .* fl.Workbench\(model=\.\.\., recipe"
+    ):
         next(iter(run(folder.config(), folder.path, resume=True)))
 
 
