@@ -61,6 +61,7 @@ def test_each_part_has_its_diff() -> None:
     assert sections().keys() == WORKS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", WORKS)
 def test_a_diff_applies_and_runs(title: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "faal_lab", tmp_path / "faal_lab", ignore=shutil.ignore_patterns("__pycache__"))
