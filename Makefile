@@ -30,9 +30,9 @@ test-slow: .venv/installed-dev
 
 test-all: test test-slow
 
-# The quick tests, all lessons and the demo by papermill, by the instruction set of most laptops and many servers.
+# The quick tests, slow ones of numbers, all lessons and the demo by papermill, by the instruction set of most laptops and many servers.
 test-avx2: .venv/installed-dev
-	$(AVX2) $(PYTEST) $(PARALLEL) -m "not browser and (not slow or notebook)"
+	$(AVX2) $(PYTEST) $(PARALLEL) -m "not browser and (not slow or notebook or numbers)"
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu

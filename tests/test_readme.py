@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from made_up import parsed
 
 from faal_lab.methods.presets import preset_settings
@@ -84,6 +85,7 @@ def test_the_tree_is_the_tree() -> None:
             assert name in block, f"{name} is not in the tree"
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
     block = re.sub(r"\bfl\.train\(", "fl.train(epochs=1, batch_size=250, attack_steps=1, ", block).replace(

@@ -112,6 +112,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.numbers
 def test_an_evaluation_compiles_once_for_batches_of_all_sizes(
     traced: None, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

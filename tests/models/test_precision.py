@@ -79,6 +79,8 @@ def test_what_a_setting_comes_to(monkeypatch) -> None:
         Config(precision="half")
 
 
+@pytest.mark.slow
+@pytest.mark.numbers
 def test_bfloat16_changes_no_conclusion(tmp_path: Path) -> None:
     """Three seeds from one base: the difference of robust accuracies is within what seeds make of it, on average and in the worst."""
     base = Config(model="preact-resnet-18", filters=8, epochs=3, attack_steps=2, validation_steps=1, batch_size=50)

@@ -79,6 +79,7 @@ def done(home: Path) -> bool:
     return status is not None and status.state == "done"
 
 
+@pytest.mark.slow
 def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("A_SECRET", "word")
     out = tmp_path / "out"
