@@ -12,6 +12,8 @@ _NEEDED_FOR = {
     "numpy": "everything",
     "safetensors": "checkpoints",
     "filelock": "one writer a run folder",
+    "cyclopts": "the command line",
+    "pandas": "tables of results",
     "scikit-learn": "the digits and stratified splits",
     "scipy": "intervals",
     "torchvision": "networks and data sets",
