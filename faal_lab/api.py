@@ -17,31 +17,21 @@ from faal_lab.errors import ConfigError, check_name
 from faal_lab.evaluation.adopt import run_folders
 from faal_lab.evaluation.comparison import Comparison
 from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
-from faal_lab.evaluation.groups import grouped, read_seeds
+from faal_lab.evaluation.groups import grouped
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
 from faal_lab.results import check as demands
-from faal_lab.results.plot import Runs, reported, verdicts_of
+from faal_lab.results import formats, tables
+from faal_lab.results.plot import Runs, groups_of, reported
 from faal_lab.results.published import read_paper
-from faal_lab.results.report import write_report
-from faal_lab.results.tables import (
-    comparisons,
-    marked,
-    minutes_of,
-    notes,
-    paired_sentences,
-    result_rows,
-    seed_sentences,
-    spread_rows,
-    time_rows,
-)
+from faal_lab.results.report import headlines, write_report
 from faal_lab.runs import RunFolder, by_name, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
 from faal_lab.runs.history import run_files
 from faal_lab.runs.progress import share_bar, shown
-from faal_lab.training.parameters import based_on, check_used, listed
+from faal_lab.training.parameters import based_on, check_used, listed, run_name
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data
 from faal_lab.training.run import run as steps
@@ -145,8 +135,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 def train(
     config: Config | None = None, *, out: str | os.PathLike[str] | None = None, base: Runs | None = None,
-    recipe: str | Recipe = "",
-    protocol: str = "", model: str | nn.Module = "", resume: bool = False, quiet: bool = False, **settings: Any,
+    recipe: str | Recipe = "", protocol: str = "", model: str | nn.Module = "", resume: bool = False, quiet: bool = False,
+    **settings: Any,
 ) -> Run:  # fmt: skip
     """Train until the end, with a progress bar.
 
@@ -189,7 +179,7 @@ def train(
         check_used(config, stated)
     elif settings or base is not None or protocol or (recipe and own is None):
         raise ConfigError("config holds all settings: change it (dataclasses.replace), or give settings by name without it.")
-    folder = Path(out) if out is not None else free_name("runs", f"{config.data}-{config.objective}-{config.fairness}")
+    folder = Path(out) if out is not None else free_name("runs", run_name(config))
     for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own), quiet):
         pass
     return Run(folder)
@@ -197,8 +187,7 @@ def train(
 
 def evaluate(
     runs: Runs | Iterable[Runs], attacks: str | Sequence[str] = DEFAULT_ATTACKS, *, checkpoint: str = "last",
-    epsilon: float | None = None, images: int | None = None, classes: str | Sequence[str] = (),
-    model: str | nn.Module = "",
+    epsilon: float | None = None, images: int | None = None, classes: str | Sequence[str] = (), model: str | nn.Module = "",
     out: str | os.PathLike[str] | None = None, quiet: bool = False, compile: bool = False, device: str = "auto",
     mode: str = "per-image", part: tuple[int, int] = (0, 1), say: Callable[[str], None] = print, **settings: Any,
 ) -> dict[str, Verdicts]:  # fmt: skip
@@ -255,10 +244,10 @@ class Comparisons(dict[str, Comparison]):
     """Comparisons with the first run, by the other runs' names. Shown as sentences."""
 
     def __repr__(self) -> str:
-        return "\n".join(paired_sentences(self))
+        return "\n".join(tables.paired_sentences(self))
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join(paired_sentences(self))
+        return "\n\n".join(tables.paired_sentences(self))
 
 
 class Sentences(list[str]):
@@ -286,53 +275,53 @@ def compare(
         Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
         of seeds only the sentences: mean differences over the seeds.
     """
-    groups: dict[str, list[Verdicts]] = {}
-    for run in runs:
-        groups |= {n: [v] if isinstance(v, Verdicts) else v for n, v in run.items()} if isinstance(run, Mapping) else {}
-    groups |= read_seeds([os.fspath(run) for run in runs if not isinstance(run, Mapping)], checkpoint)
+    groups = groups_of(runs, checkpoint)
     if len(groups) < 2:
-        raise ConfigError(f"compare needs at least two runs, got {', '.join(groups) or 'none'}{' alone' if groups else ''}.")
+        raise ConfigError(f"compare needs at least two runs, got {next(iter(groups))} alone.")
     if any(len(group) > 1 for group in groups.values()):
-        return Sentences(seed_sentences(groups, attack))
-    return Comparisons(comparisons({name: group[0] for name, group in groups.items()}, attack))
+        return Sentences(tables.seed_sentences(groups, attack))
+    return Comparisons(tables.comparisons({name: group[0] for name, group in groups.items()}, attack))
 
 
 def table(
-    *runs: Runs | Mapping[str, Verdicts], kind: str = "results", attack: str = "", checkpoint: str = "last",
-    paper: Sequence[str] = (),
+    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], kind: str = "results", attack: str = "",
+    checkpoint: str = "last", paper: Sequence[str] = (),
 ) -> pd.DataFrame:  # fmt: skip
     """Return numbers of runs as a DataFrame that shows itself with intervals.
 
     Args:
-        runs: evaluated runs, or what `evaluate` returned; for "times" finished runs.
+        runs: evaluated runs, or what `evaluate` returned; groups of seeds as of `compare` give means over them, and the
+            inequality of their first seed. For "times" finished runs.
         kind: "results" (average and worst class of each attack, in percent with 95 % intervals), "inequality" (how unequal the
             classes are under one attack), or "times" (minutes an epoch, and what the method asks for).
         attack: only this one (default: all; for "inequality" the last one).
         checkpoint: which checkpoint's verdicts.
         paper: for "times": a paper's minutes, as name=2.63.
     """
-    from faal_lab.results import formats
-
     check_name("kind of table", kind, ("results", "inequality", "times"))
     if kind == "times":
-        folders = {
-            name: paths[0] for name, paths in grouped(os.fspath(run) for run in runs if not isinstance(run, Mapping)).items()
-        }
-        rows = time_rows(folders, minutes_of(paper))
+        folders = grouped(os.fspath(run) for run in runs if not isinstance(run, Mapping))
+        rows = tables.time_rows({name: paths[0] for name, paths in folders.items()}, tables.minutes_of(paper))
         return formats.ResultTable.of(rows, formats.times_table(rows), ["run"])
-    found = verdicts_of(runs, checkpoint)
+    groups = groups_of(runs, checkpoint)
+    if attack:
+        for group in groups.values():
+            check_name("attack", attack, group[0].survived)
     if kind == "inequality":
-        rows = spread_rows(marked(found), attack)
+        rows = tables.spread_rows(tables.marked({name: group[0] for name, group in groups.items()}), attack)
         return formats.ResultTable.of(rows, formats.inequality_table(rows), ["run", "attack"])
-    rows = [{**row, "seeds": 1} for row in result_rows(found) if attack in ("", row["attack"])]
-    return formats.ResultTable.of(rows, formats.result_table(rows, notes(found)), ["run", "attack"])
+    rows = [row for row in tables.group_rows(groups) if attack in ("", row["attack"])]
+    said = tables.notes(
+        {f"{name} {n}" if len(group) > 1 else name: v for name, group in groups.items() for n, v in enumerate(group, 1)}
+    )
+    return formats.ResultTable.of(rows, formats.result_table(rows, said), ["run", "attack"])
 
 
 def report(
     *runs: Runs, out: str | os.PathLike[str] = "report.html", title: str = "Class-wise robustness",
     paper: str | os.PathLike[str] | None = None, checkpoint: str = "last",
 ) -> Path:  # fmt: skip
-    """Write one HTML page on evaluated runs that opens offline, and its tables as CSV, LaTeX and Markdown.
+    """Write one HTML page on evaluated runs that opens offline, and its tables as CSV, LaTeX and Markdown. Print its headlines.
 
     Args:
         runs: evaluated runs; the first is what the others are held against.
@@ -344,7 +333,11 @@ def report(
     Returns:
         The page's path.
     """
-    return write_report(reported(runs, checkpoint), Path(out), title, read_paper(Path(paper)) if paper else None)
+    beside = read_paper(Path(paper)) if paper else None
+    found = reported(runs, checkpoint)
+    page = write_report(found, Path(out), title, beside)
+    print(*headlines(found), sep="\n")
+    return page
 
 
 def check(
@@ -395,6 +388,5 @@ def solve(
     import torch
 
     ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)].make()
-    given: dict[str, Any] = {name: value for name, value in (("reference", reference), ("present", present)) if value is not None}
-    parts = {name: torch.as_tensor(value) for name, value in given.items()}
-    return ball.worst_case(torch.as_tensor(scores, dtype=torch.float64), radius=tau, **parts)
+    centre, mask = (None if value is None else torch.as_tensor(value) for value in (reference, present))
+    return ball.worst_case(torch.as_tensor(scores, dtype=torch.float64), tau, centre, mask)

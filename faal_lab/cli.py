@@ -20,7 +20,7 @@ from faal_lab.runs.config import Config, Setting, check_dial
 from faal_lab.runs.config import settings as declared
 from faal_lab.runs.events import COMMANDS, Command, Event
 from faal_lab.runs.progress import shown
-from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, settings_of
+from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
 
 EVERYTHING = Group("Commands")
 Which = Literal["last", "best"]
@@ -140,8 +140,7 @@ def _run(kind: type[Config]) -> Any:
             chosen, folder = RunFolder.open(replay).config(), out or free_name("runs", f"{replay.name}-again")
         else:
             chosen = settings_of(config, given, preset_settings(recipe, protocol), kind)
-            stem = f"{chosen.data}-{chosen.objective}-{chosen.fairness}" + ("-tuned" if chosen.base else "")
-            folder = out or free_name("runs", stem)
+            folder = out or free_name("runs", run_name(chosen))
         for _ in shown(_training(chosen, folder, resume, replay), quiet):
             pass
         if not quiet:
@@ -256,12 +255,12 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
     if len(runs) < 2:  # before torch is loaded
         raise ConfigError(f"compare needs at least two runs, got {runs[0]} alone.")
     from faal_lab import api
-    from faal_lab.evaluation.groups import grouped, read_seeds
+    from faal_lab.evaluation.groups import read_seeds
     from faal_lab.results.tables import notes, spread_table
 
-    print(api.compare(*runs, attack=attack, checkpoint=checkpoint))
     groups = read_seeds(runs, checkpoint)
-    if any(len(paths) > 1 for paths in grouped(runs).values()):
+    print(api.compare(groups, attack=attack))
+    if any(len(group) > 1 for group in groups.values()):
         said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
         print(*said, sep="\n")
         return
@@ -310,11 +309,9 @@ def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.h
     """
     from faal_lab import api
     from faal_lab.results.formats import SUFFIXES
-    from faal_lab.results.report import headlines
 
     page = api.report(*runs, out=out, title=title, paper=paper, checkpoint=checkpoint)
-    written = (page, *map(page.with_suffix, SUFFIXES))
-    print("\n".join([*headlines(api.reported(runs, checkpoint)), *(f"Written: {path}" for path in written)]))
+    print(*(f"Written: {path}" for path in (page, *map(page.with_suffix, SUFFIXES))), sep="\n")
 
 
 def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str = "html,csv", attack: str = "", setting: str = "",

@@ -42,6 +42,10 @@ def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (table.worst <= table.worst_high).all()
     assert fl.table(found, attack="clean").average.tolist() == table.average.iloc[::2].tolist()
     compared = fl.compare(base, fair)
+    assert fl.compare(base, {"b": found["fair"]})["b"].names == ("base", "b"), "the first one is the first one"
+    means = fl.table({"seeds": [found["base"], found["fair"]]}, attack="pgd-20")
+    assert means.seeds.item() == 2
+    assert means.average.item() == pytest.approx(fl.table(found, attack="pgd-20").average.mean())
     assert compared["fair"].names == ("base", "fair")
     assert str(compared).startswith("fair against base: ")
     assert str(fl.compare(found, attack="clean")) != str(compared)
@@ -54,6 +58,7 @@ def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert figure.data
     page = fl.report(base, fair, out="report.html")
     assert "fair against base" in page.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.startswith("Under PGD-20, base classifies ")
     assert fl.check(base, worst=0.0)
     assert not fl.check(base, average=99.0)
     assert "average" in capsys.readouterr().out
@@ -92,7 +97,7 @@ def test_a_run_is_steered_from_anywhere(base: Path, tmp_path: Path) -> None:
         (lambda: fl.train(resume=True), "give out, and nothing else"),
         (lambda: fl.train(tau_changes="0:1"), "acts with fairness=faal only"),
         (lambda: fl.open_run("nowhere"), "nowhere is not a run folder"),
-        (lambda: fl.compare(), "needs at least two runs, got none"),
+        (lambda: fl.compare(), "Name at least one evaluated run"),
         (lambda: fl.evaluate("x", "pgd-2O"), "Did you mean 'pgd-20'"),
         (lambda: fl.solve([1, 2], ambiguity="tv"), "Unknown ambiguity set 'tv'"),
         (lambda: fl.plot.bars({"a": verdicts([3, 4])}, attack="pgd-2O"), "Did you mean 'pgd-20'"),

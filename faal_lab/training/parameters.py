@@ -140,9 +140,13 @@ def run_parameters(namespace: Mapping[str, Any], kind: type[Config] = Config) ->
     stated = presets | {name: value for name, value in values.items() if value is not None}
     config = based_on(stated.get("base", ""), stated, kind)
     check_used(config, values)
-    stem = f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
-    folder = Path(out) if out else free_name("runs", stem)
+    folder = Path(out) if out else free_name("runs", run_name(config))
     return config, folder, resume and (folder / "config.json").is_file()
+
+
+def run_name(config: Config) -> str:
+    """Name a run by its settings, for a folder that nobody named."""
+    return f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
 
 
 def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) -> Config:
