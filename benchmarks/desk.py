@@ -1,7 +1,4 @@
-"""The desk at which a run is watched: JupyterLab, a page with a workbench, and what processor time and frames they take.
-
-Knows: processes and pages. Must not know: what is measured.
-"""
+"""The desk at which a run is watched: JupyterLab, a page with a workbench, and what processor time and frames they take."""
 
 from __future__ import annotations
 

@@ -25,14 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faal_lab.data.images import Images
-from faal_lab.data.split import stratified
+from faal_lab.data.images import Images, stratified
 from faal_lab.evaluation.autoattack import autoattack
 from faal_lab.methods.predict import PGD_ATTACKS, predictions
-from faal_lab.models.build import frozen
+from faal_lab.models.build import device_of, frozen
 from faal_lab.models.fast import compiled, takes_bfloat16, try_to_compile
 from faal_lab.models.layout import placed
-from faal_lab.training.machine import device_of
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data
 

@@ -1,7 +1,4 @@
-"""JupyterLab and a headless Chromium on this machine, for benchmarks and browser tests: started, driven, ended.
-
-Knows: which waits are for something that has happened. Must not know: what a notebook shows.
-"""
+"""JupyterLab and a headless Chromium on this machine, for benchmarks and browser tests: started, driven, ended."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from side_by_side import machine
 from tqdm import tqdm
 from training import Case, cases, default_file, ours, plain
 
-from faal_lab.training.machine import device_of
+from faal_lab.models.build import device_of
 
 _STATUS = Path("/proc/self/status")
 CONTENDERS = ("written down", "ours, plain", "ours")

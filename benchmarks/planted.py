@@ -21,8 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faal_lab.data.images import Images
-from faal_lab.data.split import stratified
+from faal_lab.data.images import Images, stratified
 from faal_lab.evaluation.masking import examine
 from faal_lab.evaluation.suite import evaluate
 from faal_lab.training.restore import load_model

@@ -22,18 +22,16 @@ from side_by_side import machine
 from torch import nn
 from tqdm import tqdm
 
-from faal_lab.data.images import Images
-from faal_lab.data.split import stratified
+from faal_lab.data.images import Images, stratified
 from faal_lab.evaluation.comparison import combine_seeds
 from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
 from faal_lab.methods.class_stats import class_sums
 from faal_lab.methods.pgd import pgd
 from faal_lab.methods.predict import PGD_ATTACKS, count_by_class, survivors
-from faal_lab.models.build import frozen
+from faal_lab.models.build import device_of, frozen
 from faal_lab.models.fast import in_bfloat16
 from faal_lab.models.layout import placed
 from faal_lab.runs.config import Config
-from faal_lab.training.machine import device_of
 from faal_lab.training.parameters import based_on
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data, run

@@ -31,12 +31,11 @@ from faal_lab.data.images import Images, Splits
 from faal_lab.dro.paper import release_weights
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.recipe import Recipe
-from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.build import ModelSpec, build, device_of
 from faal_lab.models.fast import has_bfloat16, takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.models.layout import placed
 from faal_lab.runs.config import Config
 from faal_lab.training.loop import train
-from faal_lab.training.machine import device_of
 from faal_lab.training.run import recipe_settings
 from faal_lab.training.trainer import Trainer, TrainingState
 

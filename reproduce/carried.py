@@ -1,6 +1,5 @@
 """What one machine has made, as files of a size that travels, for another one to go on from.
 
-Knows: files, pieces, checksums, which of two states is newer. Must not know: what is in a run folder, which files are needed.
 Everything is one archive, cut in pieces, with a list beside them. The folder that it was made of keeps the list's number, so that
 old work is never taken for new, nor written over it.
 """

@@ -37,13 +37,13 @@ from faal_lab.evaluation.adopt import adopt
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.suite import CHAINS
 from faal_lab.methods.predict import EvaluationError, taken_for
+from faal_lab.models.build import device_of
 from faal_lab.models.fast import wants_bfloat16
 from faal_lab.runs import CheckpointError, RunFolder, RunLocked
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished
 from faal_lab.runs.files import replace_file
 from faal_lab.runs.progress import share_bar, shown
-from faal_lab.training.machine import device_of
 from faal_lab.training.measure import BatchTooLarge
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data, run

@@ -1,7 +1,4 @@
-"""What a CIFAR-10 pipeline found: its verdict files in groups, what FAAL is asked for, and what it did, paired.
-
-Knows: verdict files and how the pipeline calls them. Must not know: pages.
-"""
+"""What a CIFAR-10 pipeline found: its verdict files in groups, what FAAL is asked for, and what it did, paired."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from faal_lab.data.split import stratified
+from faal_lab.data.images import stratified
 from faal_lab.evaluation.comparison import Comparison, Difference
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.tables import ATTACK_TITLES, comparisons

@@ -1,7 +1,4 @@
-"""How long a long computation may go on in this piece, and how long each of its steps took over all pieces.
-
-Knows: minutes, one JSON file. Must not know: what the steps do.
-"""
+"""How long a long computation may go on in this piece, and how long each of its steps took over all pieces."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """The leaderboard's numbers: every method against its control and against FAAL, seed by seed, with intervals.
 
-Knows: verdicts of several seeds, which control a method is held against. Must not know: how they are shown.
 Differences are taken between runs from the same base on the same test images; their intervals are Student's over the seeds.
 """
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from leaderboard import Mean, Row, Seeds, base_of, findings, most_often_worst, panel_rows
 from pictures import draw
 
@@ -153,14 +154,14 @@ def _kind(row: Row) -> str:
 
 def counts_csv(seeds: Seeds) -> bytes:
     """Every count: run, seed, attack, class, images that stand, images."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("run", "seed", "attack", "class", "stand", "images")}
-    for name, group in seeds.items():
-        for seed, verdicts in enumerate(group):
-            for attack in verdicts.predicted:
-                for label, stand, images in zip(verdicts.class_names, *verdicts.counts(attack), strict=True):
-                    for column, value in zip(columns, (name, seed, attack, label, int(stand), int(images)), strict=True):
-                        columns[column].append(value)
-    return csv_of(columns)
+    rows = [
+        (name, seed, attack, label, int(stand), int(images))
+        for name, group in seeds.items()
+        for seed, verdicts in enumerate(group)
+        for attack in verdicts.predicted
+        for label, stand, images in zip(verdicts.class_names, *verdicts.counts(attack), strict=True)
+    ]
+    return csv_of(pd.DataFrame(rows, columns=["run", "seed", "attack", "class", "stand", "images"]))
 
 
 def made_by(folders: Mapping[str, Sequence[str]]) -> str:

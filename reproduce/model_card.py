@@ -1,7 +1,4 @@
-"""The model card of a network that a pipeline keeps: what it is, how it was made, what attacks leave of it, how to use it.
-
-Knows: the weights file, the settings and verdicts of its run. Must not know: how they came about.
-"""
+"""The model card of a network that a pipeline keeps: what it is, how it was made, what attacks leave of it, how to use it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What tests make up, count and parse: verdicts by their numbers, a shorter AutoAttack, operations, command lines."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from faal_lab.cli import application
 from faal_lab.evaluation.verdicts import Verdicts
 
-__all__ = ["ABOUT", "AutoAttack", "Counting", "parsed", "shorter", "verdicts"]
+__all__ = ["ABOUT", "AutoAttack", "Counting", "parsed", "shorter", "unpadded", "unspaced", "verdicts"]
 
 ABOUT = {"epsilon": 0.1, "norm": "linf", "data_sha256": "same", "mode": "per-image", "queries": 5000}
 
@@ -54,3 +55,13 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     command, bound, *_ = application().parse_args(words, exit_on_error=False, print_error=False)
     bound.apply_defaults()
     return command.__name__, bound.arguments
+
+
+def unpadded(markdown: str) -> str:
+    """Markdown whose columns are not padded, so that a test can look for a row."""
+    return re.sub(" +", " ", markdown)
+
+
+def unspaced(page: str) -> str:
+    """HTML without the space between its elements, so that a test can look for the cells of a row."""
+    return re.sub(r">\s+<", "><", page)

@@ -13,7 +13,7 @@ from conftest import draw_images
 from model_card import card
 from safetensors.torch import load_file
 
-from faal_lab.data.split import stratified
+from faal_lab.data.images import stratified
 from faal_lab.evaluation.suite import model_digest
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.models.build import ModelSpec, build

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from faal_lab.data.images import DataProblem, Images, Splits
-from faal_lab.data.split import split_indices
+from faal_lab.data.images import DataProblem, Images, Splits, split_indices
 from faal_lab.runs.progress import bar
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

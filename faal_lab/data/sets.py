@@ -13,8 +13,7 @@ import torch
 
 from faal_lab.catalogue import VALIDATIONS
 from faal_lab.data.folder import load_folder
-from faal_lab.data.images import DataProblem, Images, Splits
-from faal_lab.data.split import long_tailed, split_indices
+from faal_lab.data.images import DataProblem, Images, Splits, long_tailed, split_indices
 from faal_lab.data.torchvision import SOURCES, load_torchvision
 from faal_lab.errors import check_name
 

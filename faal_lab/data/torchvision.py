@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from faal_lab.data.images import DataProblem, Images, Splits
-from faal_lab.data.split import split_indices
+from faal_lab.data.images import DataProblem, Images, Splits, split_indices
 
 _VALIDATION, _VALIDATION_MOST = 0.1, 3000  # a fraction of the training images; the most images
 _CHUNK = 500  # images resized at once

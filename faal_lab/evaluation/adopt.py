@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import PATH_FORM, ZOO
+from faal_lab.data.images import stratified
 from faal_lab.data.sets import LOADERS
-from faal_lab.data.split import stratified
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.models.build import MODELS
 from faal_lab.models.weights import check_normalization
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, free_name, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished, RunStarted
-from faal_lab.runs.files import tensors_sha256
-from faal_lab.training.machine import versions
+from faal_lab.runs.files import tensors_sha256, versions
 from faal_lab.training.parameters import ADOPTION_SETTINGS
 from faal_lab.training.restore import base_file, delivered, source_of, spec_of, to_checkpoint
 from faal_lab.training.run import prepare

@@ -11,21 +11,19 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import DEFAULT_ATTACKS
-from faal_lab.data.images import Images, Splits
-from faal_lab.data.split import stratified
+from faal_lab.data.images import Images, Splits, stratified
 from faal_lab.errors import check_name
 from faal_lab.evaluation.autoattack import autoattack_note
 from faal_lab.evaluation.masking import between
 from faal_lab.evaluation.suite import Manner, Progress, evaluate
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
-from faal_lab.models.build import frozen
+from faal_lab.models.build import device_of, frozen
 from faal_lab.models.fast import compiled, try_to_compile
 from faal_lab.models.layout import placed
 from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
 from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import Evaluated
-from faal_lab.runs.files import replace_file, tensors_sha256
-from faal_lab.training.machine import device_of, versions
+from faal_lab.runs.files import replace_file, tensors_sha256, versions
 from faal_lab.training.restore import delivered, load_model
 from faal_lab.training.run import load_data
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from faal_lab.data.images import Images
 from faal_lab.evaluation.autoattack import Upstream, too_small_for_square
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
-from faal_lab.methods.predict import Attack, predictions, taken_for
+from faal_lab.methods.predict import Attack, EvaluationError, predictions, taken_for
 from faal_lab.models.build import frozen
 
 _BLIND, _STUCK = 0.25, 0.25  # shares that no plain network has: of images without any gradient, and of pixels without
@@ -49,10 +49,10 @@ def examine(
     """Look for signs of masked gradients; an empty list is no proof of robustness.
 
     The checks use the images of `verdicts.curve`, the curve itself, and the attacks of `verdicts` against each other. The model
-    must be in evaluation mode. Raises ValueError without a curve.
+    must be in evaluation mode. Raises EvaluationError without a curve.
     """
     if verdicts.curve is None:
-        raise ValueError("The verdicts have no curve over radii, on whose images the checks are made. Evaluate with an attack.")
+        raise EvaluationError("The verdicts have no curve over radii, whose images the checks use. Evaluate with an attack.")
     some = images.part(torch.from_numpy(verdicts.curve.indices).to(images.labels.device))
     found = [*_outputs(model, some), *_gradients(model, some, class_names)]
     labels = some.labels.cpu().numpy()

@@ -62,11 +62,11 @@ def evaluate(
 
     `attacks` are names in ATTACKS. The model takes pixels in [0, 1] and returns logits [B, C]; it must be in evaluation
     mode, with float32 weights. At the end the verdicts get a curve over radii and a few adversarial images (`probes`). Signs
-    of masked gradients (`masking`) are in their header as `findings`. Raises UnknownName, ValueError without attacks, or
-    EvaluationError where model, images or radius cannot be evaluated.
+    of masked gradients (`masking`) are in their header as `findings`. Raises UnknownName, or EvaluationError without attacks
+    and where model, images or radius cannot be evaluated.
     """
     if not attacks:
-        raise ValueError(f"No attack named; known: {', '.join(ATTACKS)}.")
+        raise EvaluationError(f"No attack named; known: {', '.join(ATTACKS)}.")
     for name in attacks:
         check_name("attack", name, ATTACKS)
         if name in ("apgd-t", "apgd-ce+t") and "apgd-t" not in attacks_for(len(class_names)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from faal_lab.errors import RecipeError
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, cross_entropy
 from faal_lab.methods.fairness.base import Fairness, Weighing
 from faal_lab.methods.objectives import AdversarialTraining, Objective, weighted
@@ -97,13 +98,13 @@ def three_phases(
     """Attack a batch, weigh its classes by `fairness`, and compute the weighted loss.
 
     The attack starts at the clean images. `images` are [B, channels, H, W] in [0, 1], `labels` int64 [B]; `radius` and
-    `step` are in pixel units. `objective` defaults to PGD-AT. Raises ValueError unless its attack loss is the cross-entropy.
+    `step` are in pixel units. `objective` defaults to PGD-AT. Raises RecipeError unless its attack loss is the cross-entropy.
     The model is attacked in evaluation mode; the loss is computed in the mode that the model is in. `fairness` may learn
     from the batch, as in training: pass a fresh one for a repeatable result.
     """
     objective = objective or AdversarialTraining()
     if objective.attack_loss != "cross-entropy":
-        raise ValueError(
+        raise RecipeError(
             f"three_phases attacks the cross-entropy, and this objective {objective.attack_loss}. Take PGD-AT or MART."
         )
     with frozen(model):

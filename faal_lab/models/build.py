@@ -1,4 +1,4 @@
-"""Build a network by name from the few numbers that define it, and freeze one for an attack."""
+"""Build a network by name from the few numbers that define it, freeze one for an attack, and find its device."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import FILTERS
+from faal_lab.errors import ConfigError
 from faal_lab.models.external import from_path
 from faal_lab.models.networks import SmallConvNet, preact_resnet_18, resnet_18, wide_resnet
 
@@ -80,3 +81,18 @@ def frozen(model: nn.Module, batch_norm: str = "eval") -> Iterator[nn.Module]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that a configuration names.
+
+    Raises ConfigError if this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}. Use auto or cpu.") from error
+    return device

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from faal_lab.errors import RecipeError
+
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry per channel
 
 _CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # CIFAR-10's training images, as in Rice et al.
@@ -76,12 +78,12 @@ class Normalized(nn.Module):
 def statistics(name: str, channels: int, of_data: Statistics) -> Statistics:
     """Return mean and standard deviation per channel of the normalisation `name`.
 
-    They are `of_data`, those of no normalisation, or CIFAR-10's. Raises ValueError for the wrong number of channels.
+    They are `of_data`, those of no normalisation, or CIFAR-10's. Raises RecipeError for the wrong number of channels.
     """
     if name == "data":
         return of_data
     if name == "none":
         return (0.0,) * channels, (1.0,) * channels
     if channels != len(_CIFAR[0]):
-        raise ValueError(f"cifar is for images of 3 channels, these have {channels}. Use data or none.")
+        raise RecipeError(f"cifar is for images of 3 channels, these have {channels}. Use data or none.")
     return _CIFAR

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from faal_lab.errors import check_name
 from faal_lab.evaluation.groups import Reported
 from faal_lab.evaluation.verdicts import VerdictsError
@@ -125,7 +127,7 @@ def _png(figure: go.Figure) -> bytes:
 
 
 def _csv(figure: go.Figure) -> bytes:
-    return csv_of(table_of(figure))
+    return csv_of(pd.DataFrame(table_of(figure)))
 
 
 def all_pictures(runs: Sequence[Reported], attack: str = "", setting: str = "") -> dict[str, Callable[[], go.Figure]]:

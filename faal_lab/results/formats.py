@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +38,12 @@ class ResultTable(pd.DataFrame):
         return made
 
     def __repr__(self) -> str:
-        text = pd.DataFrame(self.shown.rows, columns=self.shown.head).to_string(index=False)
+        text = self.shown.frame().to_string(index=False)
         return "\n".join([text, *self.shown.notes])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.shown.notes)
-        return html_table(self.shown.head, self.shown.rows) + notes
+        return self.shown.html() + notes
 
 
 class Table(NamedTuple):
@@ -55,6 +53,16 @@ class Table(NamedTuple):
     head: list[str]
     rows: list[list[str]]
     notes: list[str]
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame of text, which writes every format."""
+        return pd.DataFrame(self.rows, columns=self.head, dtype=str)
+
+    def html(self) -> str:
+        """Format the rows in HTML: text is escaped, and the table scrolls sideways on a narrow page."""
+        with pd.option_context("display.max_colwidth", None):  # pandas cuts longer texts
+            table = self.frame().to_html(index=False, border=0, justify="left")
+        return f"<div style='overflow-x:auto'>{table}</div>"
 
 
 RESULTS_NOTE = (
@@ -79,7 +87,7 @@ def interval(row: Mapping[str, Any], key: str, sign: str = "") -> str:
     if row[key] is None:
         return "-"
     value, low, high = (f"{row[name] + 0.0:{sign}.1f}" for name in (key, f"{key}_low", f"{key}_high"))
-    return f"{value}  ({low} to {high})"
+    return f"{value} ({low} to {high})"
 
 
 def marked_run(row: Mapping[str, Any]) -> str:
@@ -144,9 +152,8 @@ def as_markdown(title: str, tables: Iterable[Table]) -> str:
     """Format the tables in GitHub's Markdown, each with its heading and notes."""
     parts = [f"# {_markdown(title)}"]
     for table in tables:
-        lines = [table.head, ["---"] * len(table.head), *([_markdown(cell) for cell in row] for row in table.rows)]
-        parts += [f"## {_markdown(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-        parts += [_markdown(note) for note in table.notes]
+        lines = table.frame().map(_markdown).to_markdown(index=False, tablefmt="github", disable_numparse=True)
+        parts += [f"## {_markdown(table.title)}", lines, *map(_markdown, table.notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -158,12 +165,10 @@ def as_latex(tables: Iterable[Table]) -> str:
     r"""Format the tables as LaTeX, to read by \input in a document that has \usepackage{booktabs}."""
     parts = [r"% Needs \usepackage{booktabs}. Wide tables: put \small or \resizebox around the tabular."]
     for table in tables:
-        rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
+        frame = table.frame().map(_latex).rename(columns=_latex)
         parts += [
-            r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\toprule", " & ".join(map(_latex, table.head)) + r" \\",
-            r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", "", r"\smallskip",
-            rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(map(_latex, table.notes))}}}", r"\end{table}", "",
+            r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}", frame.to_latex(index=False),
+            r"\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(map(_latex, table.notes))}}}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(parts)
 
@@ -201,16 +206,12 @@ def as_csv(rows: Rows, beside: Rows = ()) -> bytes:
     for entry in beside:
         if (row := places.get((entry["run"], entry["attack"]))) is not None:
             row |= {f"{entry['number']}_{name}": entry[name] for name in _BESIDE} | {"paper_source": entry["source"]}
-    return csv_of({name: [row[name] for row in found] for name in (found[0] if found else COLUMNS)})
+    return csv_of(pd.DataFrame(found, columns=list(found[0]) if found else list(COLUMNS)))
 
 
-def csv_of(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    """Format named columns of the same length as CSV; None is an empty cell."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return file.getvalue().encode()
+def csv_of(frame: pd.DataFrame) -> bytes:
+    """Format a table as CSV; what was not measured is an empty cell."""
+    return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
 SUFFIXES = (".csv", ".tex", ".md")
@@ -234,21 +235,13 @@ def check_page(path: Path) -> None:
         raise ConfigError(f"The page cannot be {path}: the tables beside it get the endings {', '.join(SUFFIXES)}. Use .html.")
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table in HTML: its text is escaped, and it scrolls sideways on a narrow page."""
-    cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
-    for row in rows:
-        cells.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>")
-    return "<div class='wide' style='overflow-x:auto'><table>" + "\n".join(cells) + "</table></div>"
-
-
 def spread_html(verdicts: Mapping[str, Verdicts], attack: str = "") -> str:
     """Format the inequality of the classes under `attack` (empty: the last one) in HTML.
 
     One line a measure, one column a run.
     """
     table = inequality_table(spread_rows(marked(verdicts), attack))
-    return f"{html_table(table.head, table.rows)}<p class='note'>{html.escape(table.notes[0])}</p>"
+    return f"{table.html()}<p class='note'>{html.escape(table.notes[0])}</p>"
 
 
 def settings_html(folders: Mapping[str, RunFolder]) -> str:
@@ -264,7 +257,7 @@ def settings_html(folders: Mapping[str, RunFolder]) -> str:
     made_by = [[name, *(found.get(name, "?") for found in versions)] for name in versions[0]]
     head = ["setting", *folders]
     return (
-        "<h3>Settings that differ</h3>" + html_table(head, differing)
+        "<h3>Settings that differ</h3>" + Table("", head, differing, []).html()
         + "<details><summary>Settings that are the same, and versions</summary>"
-        + html_table(head, same) + html_table(["version of", *head[1:]], made_by) + "</details>"
+        + Table("", head, same, []).html() + Table("", ["version of", *head[1:]], made_by, []).html() + "</details>"
     )  # fmt: skip

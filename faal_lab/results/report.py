@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,12 +16,11 @@ from faal_lab.results.formats import (
     Table,
     as_csv,
     check_page,
-    html_table,
+    inequality_table,
     marked_run,
     paper_table,
     result_table,
     settings_html,
-    spread_html,
     write_tables,
 )
 from faal_lab.results.published import Published, paper_rows
@@ -31,36 +29,35 @@ from faal_lab.results.tables import (
     ATTACK_TITLES,
     comparisons,
     group_rows,
-    labels_of,
     last_attack,
     marked,
     notes,
     paired_sentences,
     seed_sentences,
+    spread_rows,
 )
 from faal_lab.runs.files import replace_file
 from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
 if TYPE_CHECKING:
+    import jinja2
     import plotly.graph_objects as go
 
 
-def _comparisons_html(runs: list[Reported]) -> str:
-    """Format the change of each class against the first run, with its p values."""
+def _paired_table(runs: list[Reported]) -> Table | None:
+    """Make the table of each class's change against the first run, with its p values; None without a second run."""
     found = comparisons({run.name: run.verdicts for run in runs})
-    if not found:
-        return ""
     names = runs[0].verdicts.class_names
-    rows = []
-    for run, comparison in found.items():
-        for name, difference in zip(names, comparison.classes, strict=True):
-            if difference is not None:
-                words = [f"{100 * difference.value:+.1f}", f"{difference.only_a} / {difference.only_b}"]
-                rows.append([run, name, *words, f"{difference.p:.2g}", f"{difference.holm:.2g}"])
+    rows = [
+        [run, name, f"{100 * d.value:+.1f}", f"{d.only_a} / {d.only_b}", f"{d.p:.2g}", f"{d.holm:.2g}"]
+        for run, comparison in found.items()
+        for name, d in zip(names, comparison.classes, strict=True)
+        if d is not None
+    ]
     first = runs[0].name
     head = ["run", "class", f"points above {first}", f"right only in {first} / in this one", "p (McNemar)", "p (Holm)"]
     title = f"Paired on the same images, class by class, under {ATTACK_TITLES[last_attack(runs[0].verdicts)]}"
-    return f"<details><summary>{title}</summary>{html_table(head, rows)}</details>"
+    return Table(title, head, rows, []) if found else None
 
 
 def headlines(runs: list[Reported]) -> list[str]:
@@ -101,24 +98,17 @@ def _apart(run: Reported) -> dict[str, Verdicts]:
     return {f"{run.name} {number}": found for number, found in enumerate(run.group, 1)}
 
 
-def _table_html(table: Table) -> str:
-    remarks = "".join(f"<p class='note'>{html.escape(note)}</p>" for note in table.notes)
-    return f"<h2>{html.escape(table.title)}</h2>{html_table(table.head, table.rows)}{remarks}"
+def _attacks_table(verdicts: Verdicts) -> Table:
+    """Make the table that describes each attack."""
+    ball, count = _ball(verdicts.header), str(len(verdicts.labels))
+    rows = [[ATTACK_TITLES[a], ball if a != "clean" else "", count, describe(a, verdicts)] for a in verdicts.survived]
+    return Table("Attacks", ["attack", "radius", "test images", "what it does"], rows, [])
 
 
-def _attacks_html(runs: list[Reported]) -> str:
-    """Describe each attack, and list the commands that made the numbers."""
-    verdicts, about = runs[0].verdicts, runs[0].verdicts.header
-    counts = str(len(verdicts.labels))
-    rows = [[ATTACK_TITLES[a], _ball(about) if a != "clean" else "", counts, describe(a, verdicts)] for a in verdicts.survived]
-    table = html_table(["attack", "radius", "test images", "what it does"], rows)
-    parts = [table.replace("class='wide'", "class='wide told'"), "<h3>Commands</h3>"]
-    for run in runs:
-        lines = [] if run.adopted else [run_command(run.folder.config(), run.folder.path)]
-        lines.append(evaluate_command(run))
-        labels = "".join(f" [{label}]" for label in labels_of(run.verdicts))
-        parts.append(f"<p class='note'>{html.escape(run.name + labels)}</p><pre>{html.escape(chr(10).join(lines))}</pre>")
-    return "".join(parts)
+def _commands(run: Reported) -> list[str]:
+    """List the commands that made a run's numbers."""
+    trained = [] if run.adopted else [run_command(run.folder.config(), run.folder.path)]
+    return [*trained, evaluate_command(run)]
 
 
 def _ball(about: dict[str, Any]) -> str:
@@ -174,38 +164,17 @@ def _training_figures(run: Reported) -> list[go.Figure]:
     return drawn
 
 
-def _figures_html(runs: list[Reported]) -> str:
-    """Format the figures by heading; all but the first heading are folded."""
+def _figures_html(runs: list[Reported]) -> dict[str, list[str]]:
+    """Format the figures by heading; the first one brings plotly's script."""
     import plotly.io as pio
 
-    parts, first = [], True
+    found, scripts = {}, iter([True])
     for heading, figures in figures_of(runs).items():
-        # plotly draws a figure in a closed fold too narrow and redraws on a resize, so each fold sends one when it opens
-        fold = "<details ontoggle=\"window.dispatchEvent(new Event('resize'))\">"
-        parts.append(f"{fold}<summary>{html.escape(heading)}</summary>" if heading else "")
-        for figure in figures:
-            options: dict[str, Any] = {"full_html": False, "include_plotlyjs": first, "config": {"responsive": True}}
-            parts.append(pio.to_html(figure, **options))
-            first = False
-        parts.append("</details>" if heading else "")
-    return "".join(parts)
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --page: #ffffff; --line: #d0d0d0; --soft: #f3f3f3; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --page: #16181b; --line: #43474d; --soft: #202429; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 62rem; margin: 0 auto;
-       padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; } h3 { font-size: 1rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-.told td:last-child { white-space: normal; min-width: 16rem; }
-th { background: var(--soft); } .lead { font-size: 1.05rem; margin: .4rem 0; } .note { font-size: .9rem; opacity: .85; }
-pre { overflow-x: auto; background: var(--soft); padding: .6rem .8rem; font-size: .8rem; }
-summary { cursor: pointer; margin: .6rem 0; } .js-plotly-plot { margin: .5rem 0; }
-"""
-
-_FIRST_SEEDS = "From here on, pictures and tables are of the first seed of each name."
+        found[heading] = [
+            pio.to_html(figure, full_html=False, include_plotlyjs=next(scripts, False), config={"responsive": True})
+            for figure in figures
+        ]
+    return found
 
 
 def write_report(
@@ -222,28 +191,26 @@ def write_report(
     path = Path(out)
     check_page(path)
     tables, data = report_tables(runs, paper or {})
-    spread = spread_html({run.name: run.verdicts for run in runs})
-    settings = settings_html({run.name: run.folder for run in runs})
-    seeds = f"<p class='note'>{_FIRST_SEEDS}</p>" if any(run.others for run in runs) else ""
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"{_lead(headlines(runs))}<p class='note'>{html.escape(_setting(runs[0].verdicts))}</p>"
-        f"{''.join(map(_table_html, tables))}{seeds}{_comparisons_html(runs)}"
-        f"<h2>Class by class</h2>{_figures_html(runs)}<h2>How unequal the classes are</h2>{spread}"
-        f"<h2>How it was made</h2>{_attacks_html(runs)}{settings}</body></html>"
-    )
+    shown = marked({run.name: run.verdicts for run in runs})
+    page = _template().render(
+        title=title, together=_TOGETHER, headlines=headlines(runs), setting=_setting(runs[0].verdicts), tables=tables,
+        seeds=any(run.others for run in runs), paired=_paired_table(runs), figures=_figures_html(runs),
+        spread=inequality_table(spread_rows(shown)),
+        attacks=_attacks_table(runs[0].verdicts), commands={name: _commands(run) for name, run in zip(shown, runs, strict=True)},
+        settings=settings_html({run.name: run.folder for run in runs}),
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, page.encode())
     write_tables(path, title, tables, data)
     return path
 
 
-def _lead(lines: list[str]) -> str:
-    """Format the sentences at the head of the page; beyond the first eight they are folded."""
-    told = [f"<p class='lead'>{html.escape(line)}</p>" for line in lines]
-    more = f"<details><summary>{len(told) - _TOGETHER} more sentences</summary>{''.join(told[_TOGETHER:])}</details>"
-    return "".join(told[:_TOGETHER]) + (more if len(told) > _TOGETHER else "")
+def _template() -> jinja2.Template:
+    """Load the page's template, which escapes all text."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("faal_lab.results", "")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("report.html.j2")
 
 
 def _setting(verdicts: Verdicts) -> str:

@@ -1,11 +1,14 @@
-"""Write a file atomically, so that a reader sees the old one or the new one; hash named tensors."""
+"""Write a file atomically, so that a reader sees the old one or the new one; hash tensors; list versions of software."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
+_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 _T = TypeVar("_T")
 _TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that is open for reading: wait for the reader
 
@@ -54,3 +58,24 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> str
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions behind a run: Python, faal-lab, the git commit and the libraries.
+
+    The commit is "unknown" outside a git repository.
+    """
+    found = {"python": platform.python_version()}
+    for name in ("faal-lab", *_LIBRARIES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+        )
+        found["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found["commit"] = "unknown"
+    return found

@@ -106,7 +106,7 @@ _ONLY_SHOW = ("widgets", "sweeps")  # folders that change no result
 def code_version() -> str:
     """Hash the package's sources, except folders that only show or distribute work."""
     total = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    for path in sorted(_PACKAGE.rglob("*.[pj][y2]")):
         place = path.relative_to(_PACKAGE)
         if place.parts[0] not in _ONLY_SHOW:
             total.update(str(place).encode() + b"\0" + path.read_bytes())

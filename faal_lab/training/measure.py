@@ -11,7 +11,7 @@ import torch
 
 from faal_lab.data.batches import Batch
 from faal_lab.data.images import Images
-from faal_lab.errors import FaalLabError
+from faal_lab.errors import FaalLabError, RecipeError
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.methods.predict import Attack, count_by_class, predictions
 from faal_lab.models.build import frozen
@@ -76,7 +76,7 @@ class Measurement:
 
     def _validation(self) -> Images:
         if not len(self.trainer.splits.validation):
-            raise ValueError("The fairness method measures on validation images, and there are none. Set validation to split.")
+            raise RecipeError("The fairness method measures on validation images, and there are none. Set validation to split.")
         return self.trainer.splits.validation
 
     def _predicted(self, images: Images, kind: Attack | None) -> torch.Tensor:

@@ -23,7 +23,7 @@ from faal_lab.dro import AMBIGUITY_SETS
 from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError
 from faal_lab.methods.recipe import Recipe
-from faal_lab.models.build import ModelSpec, build
+from faal_lab.models.build import ModelSpec, build, device_of
 from faal_lab.models.external import try_model
 from faal_lab.models.fast import takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.models.layout import placed
@@ -32,8 +32,8 @@ from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, 
 from faal_lab.runs.config import Config
 from faal_lab.runs.control import last_number
 from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
+from faal_lab.runs.files import versions
 from faal_lab.training.loop import train
-from faal_lab.training.machine import device_of, versions
 from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.training.steering import Stopped
 from faal_lab.training.step import TrainingDiverged

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HANDLED = (RunFolderError, VerdictsError, SchemaError, CheckpointError, UnknownName, OSError, ValueError)
 _KINDS = {"clean": "clean", "under PGD": "robust"}
 _STYLE = """<style>
-.faal-tables .wide { overflow-x: auto; } .faal-tables table { border-collapse: collapse; margin: 4px 0 10px; }
+.faal-tables table { border-collapse: collapse; margin: 4px 0 10px; }
 .faal-tables th, .faal-tables td { padding: 2px 10px; text-align: left; white-space: nowrap; line-height: 1.4;
   border-bottom: 1px solid var(--jp-border-color2, #ccc); }
 .faal-tables, .faal-tables p { line-height: 1.4; color: var(--jp-ui-font-color1, currentColor); }

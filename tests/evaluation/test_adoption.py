@@ -12,9 +12,8 @@ from conftest import draw_images
 from torch import nn
 
 from faal_lab.__main__ import main
-from faal_lab.data.images import DataProblem
+from faal_lab.data.images import DataProblem, stratified
 from faal_lab.data.sets import load
-from faal_lab.data.split import stratified
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.adopt import adopt, run_folders
 from faal_lab.evaluation.evaluate import evaluate_run

@@ -122,7 +122,7 @@ def test_two_classes_are_trained_on_and_evaluated(tmp_path: Path, capsys, monkey
     assert counts[0] == max(counts)
     assert counts[-1] > 0, "some stood until the last attack"
     page = write_report(read_runs([str(tmp_path / "run")]), tmp_path / "report.html").read_text()
-    assert f"<p class='note'>{note}</p>" in page
+    assert f'<p class="note">{note}</p>' in page
     assert main(["evaluate", str(tmp_path / "run"), "--attacks", "clean,pgd-20"]) == 0
     assert "AutoAttack" not in capsys.readouterr().out
 

@@ -182,7 +182,7 @@ def test_the_report(evaluated: list[str], tmp_path: Path) -> None:
     for row in rows:
         assert row["average_low"] <= row["average"] <= row["average_high"]
         assert row["worst_low"] <= row["worst"] <= row["worst_high"]
-        assert f"{row['worst']:.1f}  ({row['worst_low']:.1f} to {row['worst_high']:.1f})" in page
+        assert f"{row['worst']:.1f} ({row['worst_low']:.1f} to {row['worst_high']:.1f})" in page
         assert f"{row['average']:5.1f} [{row['average_low']:5.1f}" in text_table({r.name: r.verdicts for r in runs})
     assert all(html.escape(line) in page for line in headlines(runs))
     assert "before and after do not differ: they have the same verdict on every image." in page
