@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import App, Group, Parameter, Token
 
 from faal_lab import __version__
-from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, FAIRNESS, MODES, parts
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
 from faal_lab.errors import ConfigError, RunFolderError, check_name
-from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.methods.presets import listing, preset_settings
 from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config, Setting, check_dial
 from faal_lab.runs.config import settings as declared
@@ -64,7 +64,8 @@ def application(kind: type[Config] = Config) -> App:
     about = "See, steer and fix the class-wise robustness of neural networks."
     app = App("faal-lab", help=about, version=__version__, result_action="return_value", group_commands=EVERYTHING)
     commands = (
-        demo, lab, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, tell, methods, settings, doctor,
+        demo, lab, notebooks, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, tell, methods, settings,
+        doctor,
     )  # fmt: skip
     for command in commands:
         app.command(command, sort_key=commands.index(command))
@@ -95,6 +96,18 @@ def lab(*, browser: bool = True, port: Whole = 8888) -> int:
     from faal_lab.widgets.server import open_lab
 
     return open_lab(port=port, browser=browser)
+
+
+def notebooks(what: Literal["list", "copy"], folder: Path = Path("faal-lab"), /) -> None:
+    """List the notebooks, sweep files and pages that come along, or copy them into a folder to edit and run.
+
+    Args:
+        what: list or copy
+        folder: the folder to copy to; a file that is there already is kept
+    """
+    from faal_lab.sweeps import shipped
+
+    print(*(shipped.copy_to(folder) if what == "copy" else shipped.files()), sep="\n")
 
 
 def dashboard(*, runs: Path = Path("runs"), browser: bool = True, port: Whole = 8866, dark: Annotated[bool, Flag] = False) -> int:
@@ -164,7 +177,7 @@ def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: s
     """Make all that a sweep file states: papermill runs, resumed where they stopped. Returns 1 where a job failed.
 
     Args:
-        file: a sweep file in YAML, such as reproduce/digits.yaml
+        file: a sweep file in YAML, such as mine.yaml; or the name of one that comes along, such as digits
         out: the sweep's folder (default: runs/NAME); started again, what is done there is kept
         workers: jobs at once (0: one a GPU, else one a core, at most 4)
         gpus: comma-separated numbers of the GPUs to use (default: all), none for the processor
@@ -356,20 +369,7 @@ def tell(run: Path, what: str, /) -> None:
 
 def methods() -> None:
     """List parts, recipes and protocols to choose from, with sources."""
-    for setting, rows in parts().items():
-        print(f"\n--{setting}")
-        for name, what in rows.items():
-            print(f"  {name:<18} {what}")
-            if setting == "fairness":
-                print(f"  {'':<18} [{FAIRNESS[name].properties()}]")
-    for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
-        print(f"\n--{title}")
-        for name, chosen in named.items():
-            print(f"  {name:<18} {_as_text(chosen)}")
-
-
-def _as_text(chosen: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())
+    print(listing())
 
 
 def settings(*, recipe: str = "", protocol: str = "") -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from faal_lab.catalogue import FAIRNESS, parts
 from faal_lab.errors import check_name
 
 Settings = dict[str, Any]
@@ -74,3 +75,20 @@ def preset_settings(recipe: str = "", protocol: str = "") -> Settings:
     """Return the settings of a recipe under a protocol; each may be empty. Raises UnknownName."""
     chosen = PRESETS[check_name("recipe", recipe, PRESETS)] if recipe else {}
     return {**(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)] if protocol else {}), **chosen}
+
+
+def listing() -> str:
+    """List parts, recipes and protocols with their sources, for a terminal."""
+    lines = []
+    for setting, rows in parts().items():
+        lines.append(f"\n--{setting}")
+        for name, what in rows.items():
+            lines.append(f"  {name:<18} {what}")
+            lines += [f"  {'':<18} [{FAIRNESS[name].properties()}]"] if setting == "fairness" else []
+    for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
+        lines += [f"\n--{title}", *(f"  {name:<18} {_as_text(chosen)}" for name, chosen in named.items())]
+    return "\n".join(lines)
+
+
+def _as_text(chosen: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from faal_lab.errors import FaalLabError, check_name
+from faal_lab.sweeps.shipped import HOME, sweep_file
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "parameterized"  # beside the package, in a checkout
+NOTEBOOKS = HOME / "parameterized"
 _TOP = ("name", "about", "hours", "threads", "environment", "cluster", "stages", "paper")
 _STAGE = ("notebook", "each", "after", "parameters", "grid", "list")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -89,8 +90,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
-    """Read a sweep file; `out` defaults to `runs/<name>`. Raises SweepError or UnknownName."""
-    file = Path(file)
+    """Read a sweep file, or one that the package brings by its name; `out` defaults to `runs/<name>`.
+
+    Raises SweepError or UnknownName.
+    """
+    file = sweep_file(file)
     try:
         found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:

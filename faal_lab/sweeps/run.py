@@ -16,7 +16,7 @@ from faal_lab.sweeps.view import Terminal, failed_text, plan_text
 
 
 def sweep(
-    file: Path, out: Path | None = None, *, workers: int = 0, gpus: str | None = None, where: str = "local", part: str = "",
+    file: str | Path, out: Path | None = None, *, workers: int = 0, gpus: str | None = None, where: str = "local", part: str = "",
     dry_run: bool = False, force: bool = False, any_code: bool = False,
 ) -> int:  # fmt: skip
     """Make the jobs of a sweep file, or print the plan.
@@ -24,7 +24,7 @@ def sweep(
     Run it again to make only missing results: jobs that are done are kept, and interrupted runs are resumed.
 
     Args:
-        file: a sweep file in YAML, such as reproduce/digits.yaml.
+        file: a sweep file in YAML, or the name of one that comes along, such as "digits".
         out: folder of the sweep (default: runs/NAME).
         workers: jobs at once; 0, the default, is one per GPU or core, at most four without GPUs.
         gpus: GPUs to use, such as "0,1"; "none" for the CPU; None, the default, for all.

@@ -22,9 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from faal_lab.sweeps.plan import NOTEBOOKS
-
-ROOT = NOTEBOOKS.parent  # the checkout
+from faal_lab.sweeps.shipped import HOME, MAP, copy_to, in_checkout
 
 _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -46,8 +44,15 @@ def lab_command(port: int, browser: bool, start: str) -> list[str]:
     return words
 
 
-def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/00_map.ipynb") -> int:
-    """Run JupyterLab in the checkout until it ends, and return its exit code."""
+def open_lab(port: int = 8888, browser: bool = True, start: str = MAP) -> int:
+    """Run JupyterLab in the checkout until it ends, and return its exit code.
+
+    Elsewhere it runs in the current folder; notebooks that are missing there are copied first.
+    """
+    root = HOME if in_checkout() else Path.cwd()
+    written = [] if in_checkout() else copy_to(root)
+    if written:
+        print(f"Copied the notebooks and {len(written)} files in all to {root}. Your changes there are kept.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "labconfig" / "default_setting_overrides.json"
         overrides.parent.mkdir()
@@ -55,7 +60,7 @@ def open_lab(port: int = 8888, browser: bool = True, start: str = "notebooks/00_
         path = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_CONFIG_PATH", "")]))
         environment = {**os.environ, "JUPYTER_CONFIG_PATH": path}
         try:
-            return subprocess.call(lab_command(port, browser, start), cwd=ROOT, env=environment)
+            return subprocess.call(lab_command(port, browser, start), cwd=root, env=environment)
         except KeyboardInterrupt:
             return 0
 
@@ -86,7 +91,7 @@ def page_settings(folder: Path, port: int, token: str, dark: bool) -> dict[str, 
 def write_page(folder: Path, runs: Path, settings: dict[str, Any]) -> list[str]:
     """Write settings and notebook to `folder`, and return the command that serves them."""
     (folder / "voila.json").write_text(json.dumps(settings), encoding="utf-8")
-    recorded = ROOT / "notebooks" / "recorded"
+    recorded = HOME / "notebooks" / "recorded"
     recorded = recorded.relative_to(Path.cwd()) if recorded.is_relative_to(Path.cwd()) else recorded  # the kernel runs there
     code = f"from faal_lab.widgets import Workbench\nWorkbench({str(runs)!r}, {str(recorded)!r})"
     cell = {"cell_type": "code", "id": "workbench", "execution_count": None, "metadata": {}, "outputs": [], "source": code}
