@@ -11,7 +11,7 @@ PAGES := -n auto --maxprocesses 2 --dist worksteal  # after the others: a page g
 # What a processor without AVX-512 computes with, on any processor.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 
-.PHONY: demo lab test test-slow test-all test-avx2 test-gpu test-lowest check seeds clean
+.PHONY: demo lab test test-slow test-all test-avx2 test-gpu test-lowest check docs seeds clean
 
 demo: .venv/installed
 	$(BIN)/faal-lab demo
@@ -50,7 +50,12 @@ check: .venv/installed-dev
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-# The five-seed table of the README: about 20 minutes on two cores; goes on where it was interrupted.
+# The documentation site: docs/_build/html/index.html. A warning is an error; no network is needed.
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
+# The five-seed table of the digits: about 20 minutes on two cores; goes on where it was interrupted.
 seeds: .venv/installed
 	$(BIN)/faal-lab demo --seeds 0 1 2 3 4
 
@@ -69,4 +74,4 @@ seeds: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -32,52 +32,52 @@ def test_the_solvers_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| hellinger |" in table
 
 
-def test_the_readme_states_what_was_measured() -> None:
-    """Each figure of the README's table is one of the committed JSON."""
-    readme = (BENCHMARKS.parent / "README.md").read_text()
+def test_the_page_states_what_was_measured() -> None:
+    """Each figure of the page's table is one of the committed JSON."""
+    page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text()
     measured = json.loads((BENCHMARKS / "ambiguity.json").read_text())
     (ten,) = [entry for entry in measured["speed"] if entry["classes"] == 10]
     for key in ("times longer than ours", "times longer than ours at once, each"):
         for ratio in ten[key].values():
-            assert "{median:,.0f} ({low:,.0f} to {high:,.0f})".format(**ratio) in readme
+            assert "{median:,.0f} ({low:,.0f} to {high:,.0f})".format(**ratio) in page
     (errors,) = [entry["errors"] for entry in measured["digits"] if entry["classes"] == 10]
-    assert f"| {errors['ours']['weights']:.0e} | {errors['ours']['divergence, relative']:.0e} |" in readme
+    assert f"| {errors['ours']['weights']:.0e} | {errors['ours']['divergence, relative']:.0e} |" in page
 
 
-def test_the_readme_states_how_autoattack_was_compared() -> None:
-    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+def test_the_page_states_how_autoattack_was_compared() -> None:
+    page = " ".join((BENCHMARKS.parent / "docs" / "measuring.md").read_text().split())
     (entry,) = [e for e in json.loads((BENCHMARKS / "autoattack.json").read_text()).values() if "kills" in e]
     assert (entry["images"], entry["queries"], entry["data"]) == (500, 5000, "CIFAR-10 (JPEG)")
     assert all(pair == {"verdicts": 0, "classes": 0} for pair in entry["must agree"].values())
     assert len(entry["must agree"]) == 5
-    assert f"{len(entry['kills']['each'])} kills by SIGKILL, {entry['kills']['in a batch']} of them in the middle" in readme
+    assert f"{len(entry['kills']['each'])} kills by SIGKILL, {entry['kills']['in a batch']} of them in the middle" in page
     seeds, *modes = (pair["verdicts"] for pair in entry["may differ"].values())
-    assert f"differs from upstream in {max(modes)} verdict, two seeds of upstream in {seeds}" in readme
+    assert f"differs from upstream in {max(modes)} verdict, two seeds of upstream in {seeds}" in page
     edge = entry["images at the edge"]
     theirs, ours = (list(counts.values()) for counts in edge["broken"].values())
-    assert f"breaks it with {theirs[0]} of {edge['seeds']} seeds and the default with {ours[0]} of {edge['seeds']}" in readme
+    assert f"breaks it with {theirs[0]} of {edge['seeds']} seeds and the default with {ours[0]} of {edge['seeds']}" in page
     times = entry["times longer than upstream"]["seconds"]
-    assert "takes {median:.2f} times as long as upstream ({low:.2f} to {high:.2f}, ".format(**times) in readme
+    assert "takes {median:.2f} times as long as upstream ({low:.2f} to {high:.2f}, ".format(**times) in page
 
 
-def test_the_readme_states_how_quick_a_step_is() -> None:
-    readme = (BENCHMARKS.parent / "README.md").read_text()
+def test_the_page_states_how_quick_a_step_is() -> None:
+    page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text()
     measured = json.loads((BENCHMARKS / "training.json").read_text())
     assert measured["machine"]["native bfloat16"]
     for case in measured["cases"].values():
         ratios = [value for name, value in case.items() if " / " in name]
         assert len(ratios) >= 2
         for ratio in ratios:
-            assert "{median:.1f} ({low:.1f} to {high:.1f})".format(**ratio) in readme
-        assert f"| {100 * case['phase 2 of a step']:.2f} % |" in readme
+            assert "{median:.1f} ({low:.1f} to {high:.1f})".format(**ratio) in page
+        assert f"| {100 * case['phase 2 of a step']:.2f} % |" in page
     taken = json.loads((BENCHMARKS / "memory.json").read_text())["cases"]
     assert list(taken) == list(measured["cases"])
     *rest, last = (f"{case['written down / ours']:.1f}" for case in taken.values())
-    assert f"takes {', '.join(rest)} and {last} times the memory of ours" in " ".join(readme.split())
+    assert f"takes {', '.join(rest)} and {last} times the memory of ours" in " ".join(page.split())
 
 
-def test_the_readme_states_how_quick_an_evaluation_is() -> None:
-    said = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+def test_the_page_states_how_quick_an_evaluation_is() -> None:
+    said = " ".join((BENCHMARKS.parent / "docs" / "benchmarks.md").read_text().split())
     (found,) = json.loads((BENCHMARKS / "evaluation.json").read_text()).values()
     pgd, strong = found["pgd-20"], found["autoattack"]
     ours, quick = (pgd[f"written down / {name}"] for name in ("ours", "ours, compiled"))
@@ -94,8 +94,8 @@ def test_the_readme_states_how_quick_an_evaluation_is() -> None:
     assert len(set(strong["standing"].values())) == 1
 
 
-def test_the_readme_states_what_bfloat16_changes() -> None:
-    said = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+def test_the_page_states_what_bfloat16_changes() -> None:
+    said = " ".join((BENCHMARKS.parent / "docs" / "benchmarks.md").read_text().split())
     found = json.loads((BENCHMARKS / "precision.json").read_text())
     means = {k: {p: np.mean([v[k] for v in values]) for p, values in found["values"].items()} for k in ("average", "worst")}
     spread = {k: "{low:+.1f} to {high:+.1f}".format(**found["bfloat16 minus float32"][k]) for k in means}
@@ -215,21 +215,21 @@ def test_the_dashboards_benchmark_reckons_right(tmp_path: Path) -> None:
     assert len(list((tmp_path / "images").rglob("*.png"))) == 200
 
 
-def test_the_readme_states_what_the_live_page_costs() -> None:
-    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+def test_the_page_states_what_the_live_page_costs() -> None:
+    page = " ".join((BENCHMARKS.parent / "docs" / "benchmarks.md").read_text().split())
     measured = json.loads((BENCHMARKS / "dashboard.json").read_text())
     for classes, end in ((10, "at ten classes"), (100, "at 100")):
         late = measured[f"latency, {classes} classes"]["seconds from batch to picture"]
-        assert f"{late['median']:.2f} s (95 %: {late['95 %']:.2f} s) {end}" in readme
+        assert f"{late['median']:.2f} s (95 %: {late['95 %']:.2f} s) {end}" in page
     ten, many = (measured[f"one thread, {classes} classes"]["cost"] for classes in (10, 100))
-    assert f"at ten classes, {ten['median']:.1%} of its steps ({ten['low']:.1%} to {ten['high']:.1%})" in readme
-    assert f"at 100, {many['median']:.1%} ({many['low']:.1%} to {many['high']:.1%})" in readme
+    assert f"at ten classes, {ten['median']:.1%} of its steps ({ten['low']:.1%} to {ten['high']:.1%})" in page
+    assert f"at 100, {many['median']:.1%} ({many['low']:.1%} to {many['high']:.1%})" in page
     ten, many = (measured[f"cost, {classes} classes"]["cost"] for classes in (10, 100))
-    assert f"{ten['median']:.0%} at ten classes ({ten['low']:.0%} to {ten['high']:.0%})" in readme
-    assert f"{many['median']:.0%} at 100 ({many['low']:.0%} to {many['high']:.0%})" in readme
+    assert f"{ten['median']:.0%} at ten classes ({ten['low']:.0%} to {ten['high']:.0%})" in page
+    assert f"{many['median']:.0%} at 100 ({many['low']:.0%} to {many['high']:.0%})" in page
     few, more = (measured[f"memory, {classes} classes"]["bytes a step"]["kernel MB"] / 1000 for classes in (10, 100))
-    assert f"by {few:.1f} kB a step" in readme
-    assert f"by {more:.1f} kB at 100 classes" in readme
+    assert f"by {few:.1f} kB a step" in page
+    assert f"by {more:.1f} kB at 100 classes" in page
 
 
 def test_the_training_benchmark_times_what_it_says() -> None:

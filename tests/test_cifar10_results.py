@@ -1,4 +1,4 @@
-"""What the CIFAR-10 pipeline found: that page, card and README say what the verdicts say, and that the kept network is usable."""
+"""What the CIFAR-10 pipeline found: that pages and card say what the verdicts say, and that the kept network is usable."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def by_class(found: Verdicts, attack: str) -> np.ndarray:
 
 
 def section() -> str:
-    return (ROOT / "README.md").read_text().split("\n## CIFAR-10")[1].split("\n## ")[0]
+    return (ROOT / "docs" / "cifar10.md").read_text()
 
 
 def test_the_page_is_made_from_these_verdicts() -> None:
@@ -66,14 +66,14 @@ def test_every_arm_is_kept() -> None:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_the_readme_has_the_averages_and_worst_classes(arm: str) -> None:
+def test_the_page_has_the_averages_and_worst_classes(arm: str) -> None:
     (line,) = re.findall(rf"\| {arm} \| ([^a-z]*?) \|$", section(), flags=re.M)
     for attack, said in zip(ATTACKS, line.split(" | "), strict=True):
         shares = by_class(met(ARMS[arm], attack), attack)
         assert [float(number) for number in said.split(" / ")] == pytest.approx([shares.mean(), shares.min()], abs=0.0501)
 
 
-def test_the_readme_has_the_differences() -> None:
+def test_the_page_has_the_differences() -> None:
     said = " ".join(section().split())
     shown = [
         (group, attack, other)
@@ -96,7 +96,7 @@ def test_the_readme_has_the_differences() -> None:
         assert points(paired(first[-1][0], other, "at-faal-awp", "autoattack").worst) in said, other
 
 
-def test_the_readme_says_how_far_trainings_lie_apart() -> None:
+def test_the_page_says_how_far_trainings_lie_apart() -> None:
     found = json.loads((ROOT / "benchmarks" / "precision.json").read_text())
     first, *others, last = sorted(one["worst"] for one in found["values"]["float32"])
     assert f"worst classes of {first:.1f}, {', '.join(f'{o:.1f}' for o in others)} and {last:.1f} under" in " ".join(
@@ -104,7 +104,7 @@ def test_the_readme_says_how_far_trainings_lie_apart() -> None:
     )
 
 
-def test_the_readme_says_which_class_is_worst() -> None:
+def test_the_page_says_which_class_is_worst() -> None:
     lowest = {(arm, attack): by_class(met(run, attack), attack).argmin() for arm, run in ARMS.items() for attack in ATTACKS}
     assert {key for key, c in lowest.items() if c != 3} == {("FAAL", "cw-20")}, "elsewhere the cat"
     assert lowest["FAAL", "cw-20"] == 4, "the deer"

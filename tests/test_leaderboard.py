@@ -111,9 +111,11 @@ def test_the_page_says_what_the_counts_say(panel: str) -> None:
     assert means == sorted(means, reverse=True)
 
 
-def test_the_readme_says_what_the_counts_say() -> None:
+def test_the_digits_page_says_what_the_counts_say() -> None:
     found = counts()
-    text = " ".join((ROOT / "README.md").read_text().split("## The leaderboard of the digits")[1].split("\n## ")[0].split())
+    text = " ".join(
+        (ROOT / "docs" / "digits.md").read_text().split("## The leaderboard of the digits")[1].split("\n## ")[0].split()
+    )
 
     def both(label: str) -> str:
         return " and ".join(interval(found[f"own/{base}-{label}"]) for base in ("at", "trades"))
@@ -130,7 +132,7 @@ def test_the_readme_says_what_the_counts_say() -> None:
         assert said in text, said
 
 
-def test_the_readme_counts_what_is_shown() -> None:
+def test_the_page_counts_what_is_shown() -> None:
     """Places of means; how many methods are not shown below FAAL; no arm above its control after Holm's correction."""
     undecided = []
     for panel, faal, scratch in (("equal/at", 1, 0), ("equal/trades", 2, 0), ("own/at", 0, 3), ("own/trades", 0, 3)):

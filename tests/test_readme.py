@@ -1,71 +1,32 @@
 """What the README says can be done, can be done."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from made_up import parsed
-
-from faal_lab.methods.presets import preset_settings
-from faal_lab.runs.config import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def test_the_first_screen_has_picture_tree_and_the_two_commands() -> None:
-    first = README[:4500]
+def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
+    first = README[:2500]
     assert re.search(r"!\[[^]]+\]\((docs/[^)]+)\)", first)
     assert "make demo" in first
     assert "make test" in first
-    assert "dro/" in first
 
 
-def test_every_make_command_exists() -> None:
-    names = {line.split()[1] for line in commands() if line.startswith("make ")}
-    assert {"demo", "test", "lab"} <= names
-    for name in names:
-        found = subprocess.run(["make", "-n", name], cwd=ROOT, capture_output=True, text=True)
-        assert found.returncode == 0, found.stderr
+def test_it_is_short() -> None:
+    assert README.count("\n") <= 150
 
 
-def test_every_faal_lab_command_parses() -> None:
-    found = [shlex.split(line.split(" > ")[0])[1:] for line in commands() if line.startswith("faal-lab ")]
-    assert {words[0] for words in found} >= {"demo", "lab", "run", "evaluate", "doctor", "tell"}
-    for words in found:
-        command, given = parsed(words)
-        if command in ("run", "settings"):
-            preset_settings(given["recipe"], given["protocol"])  # raises on a name that is not there
-
-
-def test_every_papermill_command_names_a_notebook_and_settings() -> None:
-    lines = [shlex.split(line) for line in commands() if line.startswith("papermill ")]
-    assert lines
-    for words in lines:
-        assert (ROOT / words[1]).is_file()
-        names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
-        assert names <= {*Config().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
-
-
-def test_every_script_and_every_picture_has_its_command() -> None:
-    words = " ".join(README.split())
-    scripts = set(re.findall(r"python ((?:docs|benchmarks|reproduce)/\w+\.py)", words))
-    assert {"docs/pictures.py", "reproduce/cifar10_page.py"} <= scripts
-    assert all((ROOT / script).is_file() for script in scripts)
-    made = {f"docs/{name}.png" for said in re.findall(r"`python docs/pictures.py ([a-z ]+)`", words) for name in said.split()}
-    shown = set(re.findall(r"!\[[^]]+\]\((docs/[^)]+)\)", README))
-    assert made == shown, "the pages under results/ draw their own"
+def test_every_picture_of_the_docs_has_its_command() -> None:
+    shown = {path.stem for path in (ROOT / "docs").glob("*.png")}
     named = subprocess.run([sys.executable, "docs/pictures.py", "nothing"], cwd=ROOT, capture_output=True, text=True).stderr
-    assert all(Path(picture).stem in named for picture in shown), named
+    assert shown
+    assert all(picture in named for picture in shown), named
 
 
 def test_pictures_and_links_exist() -> None:
@@ -81,7 +42,7 @@ def test_the_tree_is_the_tree() -> None:
             assert (ROOT / name).exists() or (ROOT / "faal_lab" / name).exists(), name
     for path in (ROOT / "faal_lab").iterdir():
         name = f"{path.name}/" if path.is_dir() else path.name
-        if not path.name.startswith("__"):
+        if not path.name.startswith("__") and path.name != "py.typed":
             assert name in block, f"{name} is not in the tree"
 
 
