@@ -209,7 +209,8 @@
     });
     parts.push(dot(worst, 8, { class: "worst" }));
     svg.replaceChildren(...parts);
-    svg.setAttribute("aria-label", `The set ${state.set} on the simplex of three classes; the worst case has weights ${listed(weights)}.`);
+    const where = `The set ${state.set} on the simplex of three classes`;
+    svg.setAttribute("aria-label", `${where}; the worst case has weights ${listed(weights)}.`);
   }
 
   function drawBars(weights) {
