@@ -1,4 +1,4 @@
-"""The explorer as a static page, `docs/explorer`: its solver is that of the package, and the page shows its answers.
+"""The explorer as a static page, `docs/site/explorer`: its solver is that of the package, and the page shows its answers.
 
 The page is opened from disk, as a reader without a server would.
 """
@@ -19,7 +19,7 @@ from faal_lab.dro import WassersteinBall
 from faal_lab.dro.radius import largest_multiplier
 from faal_lab.results import figures
 
-FOLDER = Path(__file__).parent.parent / "docs" / "explorer"
+FOLDER = Path(__file__).parent.parent / "docs" / "site" / "explorer"
 SETS = [name for name, row in AMBIGUITY_SETS.items() if row.limits != PRICES]
 WITHOUT_RADIUS = ("simplex", "point")
 CLASSES = range(2, 11)
