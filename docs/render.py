@@ -39,7 +39,8 @@ def executed(notebook: Path, folder: Path) -> dict[str, Any]:
 
 
 def cleaned(page: dict[str, Any]) -> dict[str, Any]:
-    """Without what is of one machine or needs a kernel: warnings, parameters given by papermill, widgets."""
+    """Without what is of one machine or needs a kernel: warnings, parameters given by papermill, widgets, the installing cell."""
+    page["cells"] = [cell for cell in page["cells"] if "install" not in cell["metadata"].get("tags", [])]
     for cell in page["cells"]:
         outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
         for output in outputs:  # a bar's lines have times of one machine

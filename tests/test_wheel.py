@@ -1,5 +1,6 @@
 """What pip brings: the wheel and the sdist of this tree, installed where no checkout is."""
 
+import json
 import os
 import re
 import shutil
@@ -17,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
 
 
-def said(words: list[str | Path], folder: Path) -> str:
+def said(words: list[str | Path], folder: Path, **environment: str) -> str:
     """What a command prints, run without anything of this checkout."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(words, cwd=folder, env=kept, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(words, cwd=folder, env={**kept, **environment}, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, f"{words}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -39,13 +40,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`faal-lab` of a fresh environment that has the wheel and what it asks for."""
     home = tmp_path_factory.mktemp("fresh")
-    said([UV, "venv", "--quiet", "--python", sys.executable, home / "env"], home)
+    said([UV, "venv", "--quiet", "--seed", "--python", sys.executable, home / "env"], home)
     said([UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", home / "env" / "bin" / "python", wheel], home)
     return home / "env" / "bin" / "faal-lab"
 
 
 @pytest.mark.slow
-def test_it_has_every_file_that_a_user_opens(wheel: Path) -> None:
+@pytest.mark.timeout(600)
+def test_all_of_it_works_where_no_checkout_is(wheel: Path, command: Path, tmp_path: Path) -> None:
+    """One test, so that wheel and environment are made once."""
+    has_every_file_that_a_user_opens(wheel)
+    the_demo_ends_with_the_report(command, tmp_path / "demo")
+    a_sweep_starts_and_the_notebooks_come_along(command, tmp_path / "sweep")
+    the_first_cell_installs_where_the_package_is_absent(command, wheel, tmp_path)
+
+
+def has_every_file_that_a_user_opens(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (about,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
@@ -63,14 +73,14 @@ def test_it_has_every_file_that_a_user_opens(wheel: Path) -> None:
     assert "](docs/" not in text, "an index has neither our pictures nor our pages"
 
 
-@pytest.mark.slow
-def test_the_demo_ends_with_the_report_where_no_checkout_is(command: Path, tmp_path: Path) -> None:
+def the_demo_ends_with_the_report(command: Path, tmp_path: Path) -> None:
+    tmp_path.mkdir()
     assert "Report: runs/demo/report.html" in said([command, "demo", "--quick"], tmp_path)
     assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 1_000_000
 
 
-@pytest.mark.slow
-def test_a_sweep_starts_and_the_notebooks_come_along(command: Path, tmp_path: Path) -> None:
+def a_sweep_starts_and_the_notebooks_come_along(command: Path, tmp_path: Path) -> None:
+    tmp_path.mkdir()
     assert "jobs into runs/digits" in said([command, "sweep", "digits", "--dry-run"], tmp_path)
     words = [str(command), "sweep", "digits", "--workers", "1"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
@@ -88,7 +98,28 @@ def test_a_sweep_starts_and_the_notebooks_come_along(command: Path, tmp_path: Pa
     assert own.read_text() == "my own", "what is there is kept"
 
 
+def the_first_cell_installs_where_the_package_is_absent(command: Path, wheel: Path, tmp_path: Path) -> None:
+    """The cell that Colab needs, and that does nothing elsewhere."""
+    found = [json.loads(path.read_text())["cells"] for path in sorted((ROOT / "notebooks").glob("0[1-6]*.ipynb"))]
+    cells = {"".join(c["source"]) for cells in found for c in cells if "install" in c["metadata"].get("tags", [])}
+    assert len(found) == 6
+    (cell,) = cells
+    python = command.with_name("python")
+    script = tmp_path / "cell.py"
+    script.write_text(f"""
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance().run_cell({cell!r}).raise_error()
+import faal_lab
+print("version", faal_lab.__version__)
+""")
+    assert said([python, script], tmp_path).startswith("version"), "it is there: nothing is done"
+    said([UV, "pip", "uninstall", "--quiet", "--python", python, "faal-lab"], tmp_path)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "PIP_CONFIG_FILE": os.devnull}
+    assert "version" in said([python, script], tmp_path, **offline)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.browser
 def test_lab_serves_the_notebooks_in_an_empty_folder(command: Path, tmp_path: Path) -> None:
     require_browser()
