@@ -93,7 +93,7 @@ def test_faal_at_tau_zero_is_its_base_bit_for_bit(few: Splits, objective: str, g
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
 
-# Setting that makes a method do nothing -> the factor by which it still scales the loss. docs/methods.md lists the same.
+# Setting that makes a method do nothing -> the factor by which it still scales the loss. The pages in docs/methods list the same.
 NEUTRAL = [
     ("at", {"fairness": "faal", "tau": 0.0}, 1.0),
     ("at", {"fairness": "wat", "fairness_rate": 0.0}, 20 / 11),
