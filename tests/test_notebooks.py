@@ -124,7 +124,7 @@ def test_pictures_times_and_a_papers_numbers(tmp_path: Path, base: Path) -> None
     for number, path in enumerate(runs.values(), 1):
         evaluate_run(path, attacks=("clean", "pgd-20"))
         times = [{"event": "EpochDone", "step": 1, "time": 60.0 * number * epoch} for epoch in range(3)]
-        (path / "timing.jsonl").write_text("\n".join(map(json.dumps, times)))
+        (path / "timing.jsonl").write_text("".join(json.dumps(time) + "\n" for time in times))
     named = ",".join(f"{name}={path}" for name, path in runs.items())
     found = execute("parameterized/pictures.ipynb", tmp_path, {"runs": named, "out": "drawn", "formats": "csv"})
     assert found.error is None, found.error

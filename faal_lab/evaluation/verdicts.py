@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from faal_lab.errors import FaalLabError
+from faal_lab.runs.files import SCHEMAS, check_schema, cut_half_line
 
 
 class VerdictsError(FaalLabError, RuntimeError):
@@ -67,28 +68,34 @@ class Verdicts:
 
     def to_bytes(self) -> bytes:
         """Return the content of the npz file."""
-        header = {"class_names": list(self.class_names), **self.header}
+        header = {"schema": SCHEMAS["verdicts"], "class_names": list(self.class_names), **self.header}
         arrays: dict[str, Any] = {f"predicted/{name}": np.asarray(p, dtype=np.int32) for name, p in self.predicted.items()}
-        for kind, extra in (("curve", self.curve), ("examples", self.examples)):
-            arrays |= {f"{kind}/{f.name}": np.asarray(getattr(extra, f.name)) for f in fields(extra)} if extra else {}
+        for extra in filter(None, (self.curve, self.examples)):
+            arrays |= {f"{_EXTRAS[type(extra)]}/{f.name}": np.asarray(getattr(extra, f.name)) for f in fields(extra)}
         file = io.BytesIO()
         np.savez_compressed(file, header=np.array(json.dumps(header)), labels=self.labels, **arrays)
         return file.getvalue()
 
     @staticmethod
     def read(path: Path) -> Verdicts:
-        """Read a verdict file; nothing in it is executed. Raises VerdictsError if it is missing or damaged."""
+        """Read a verdict file; nothing in it is executed.
+
+        Raises VerdictsError if it is missing, damaged, or of a newer version. Entries of the header that this version does not
+        know are kept, arrays are ignored.
+        """
         which = path.stem.removeprefix("verdicts-")
         again = f"faal-lab evaluate {path.parent}" + ("" if which == "last" else f" --checkpoint {which}")
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 header = json.loads(str(stored["header"]))
+                check_schema("verdicts", header, path, VerdictsError)
+                header.pop("schema", None)
                 names = [n for n in stored.files if n.startswith("predicted/")]
                 if not names:
                     raise VerdictsError(f"{path} holds no predictions; an older faal-lab made it. Evaluate again: {again}")
                 predicted = {n.removeprefix("predicted/"): stored[n].astype(np.int64) for n in names}
-                curve = RadiusCurve(**_extra(stored, "curve")) if "curve/radii" in stored else None
-                taken = _extra(stored, "examples")
+                curve = RadiusCurve(**_extra(stored, RadiusCurve)) if "curve/radii" in stored else None
+                taken = _extra(stored, Examples)
                 examples = Examples(str(taken.pop("attack")), **taken) if taken else None
                 return Verdicts(stored["labels"], predicted, tuple(header.pop("class_names")), header, curve, examples)
         except FileNotFoundError as error:
@@ -119,9 +126,13 @@ class Verdicts:
                 raise VerdictsError(f"{what} differ in {key}: {mine} against {theirs}. Evaluate them alike.")
 
 
-def _extra(stored: Any, kind: str) -> dict[str, Any]:
-    """Return the arrays under `kind/` in an opened npz, by the rest of their names."""
-    return {name.removeprefix(f"{kind}/"): stored[name] for name in stored.files if name.startswith(f"{kind}/")}
+_EXTRAS = {RadiusCurve: "curve", Examples: "examples"}  # the beginnings of their arrays' names
+
+
+def _extra(stored: Any, kind: type[RadiusCurve | Examples]) -> dict[str, Any]:
+    """Return the arrays of `kind` in an opened npz by its fields; others are ignored."""
+    names = {f.name: f"{_EXTRAS[kind]}/{f.name}" for f in fields(kind)}
+    return {field: stored[name] for field, name in names.items() if name in stored.files}
 
 
 Batch = tuple[str, int]  # attack, number of the batch among the images left when it began
@@ -140,7 +151,7 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "identity.json").write_text(text + "\n", encoding="utf-8")
             self._file = self.folder / f"part-{part}.jsonl"
-            _end_broken_line(self._file)
+            cut_half_line(self._file)
 
     def done(self) -> dict[Batch, list[int]]:
         """Return the predicted classes of all finished batches of all parts, by (attack, batch)."""
@@ -163,10 +174,3 @@ class Journal:
         if self._file is not None:
             with open(self._file, "a", encoding="utf-8") as file:
                 file.write(json.dumps([attack, batch, predicted]) + "\n")
-
-
-def _end_broken_line(path: Path) -> None:
-    """End the half line that a killed writer may have left, so that the next line is not appended to it."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with open(path, "ab") as file:
-            file.write(b"\n")

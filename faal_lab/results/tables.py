@@ -25,6 +25,7 @@ from faal_lab.evaluation.statistics import (
 )
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.runs import RunFolder
+from faal_lab.runs.files import check_schema, whole_lines
 
 ATTACK_TITLES = {
     "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
@@ -246,17 +247,20 @@ def epoch_seconds(run_folder: str | Path) -> list[float]:
     """
     folder = RunFolder.open(run_folder)
     try:
-        records = [json.loads(line) for line in folder.timing_file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        records = [json.loads(line) for line in whole_lines(folder.timing_file.read_bytes())]
+        for record in records:
+            check_schema("timing", record, folder.timing_file, RunFolderError)
+        told = [(record["event"], float(record["time"])) for record in records]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder.timing_file} cannot be read: {error}.") from error
     seconds, begun = [], None
-    for record in records:
-        if record["event"] == "RunResumed":
+    for event, time in told:
+        if event == "RunResumed":
             begun = None
-        elif record["event"] == "EpochDone":
+        elif event == "EpochDone":
             if begun is not None:
-                seconds.append(record["time"] - begun)
-            begun = record["time"]
+                seconds.append(time - begun)
+            begun = time
     if not seconds:
         raise RunFolderError(f"{run_folder} has no two epochs in a row to take the time of. Train for at least two.")
     return seconds

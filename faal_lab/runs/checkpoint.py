@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.errors import FaalLabError
-from faal_lab.runs.files import replace_file, tensors_sha256
+from faal_lab.runs.files import SCHEMAS, check_schema, replace_file, tensors_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +79,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} is not finite: {path} is left as it was, with the last good state.")
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
-    header = {"header": checkpoint.header, "sha256": digest(tensors, checkpoint.header)}
-    replace_file(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+    header = {"schema": SCHEMAS["checkpoint"], **checkpoint.header}  # inside, so that the checksum covers it
+    stored = {"header": header, "sha256": digest(tensors, header)}
+    replace_file(path, save(tensors, metadata={_KEY: json.dumps(stored, sort_keys=True)}))
 
 
 def is_foreign(path: Path) -> bool:
@@ -111,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         Its tensors, on the CPU, and its header.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or was not written by faal-lab.
+        CheckpointError: the file is missing, damaged, of a newer version, or was not written by faal-lab.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -132,6 +133,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         header, expected = stored["header"], stored["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read. Use an earlier checkpoint.") from error
+    check_schema("checkpoint", header, path, CheckpointError)  # first: a newer version may compute its checksum otherwise
     if digest(tensors, header) != expected:
         raise CheckpointError(f"{path} is damaged: its SHA-256 differs from the stored one. Use an earlier checkpoint.")
-    return Checkpoint(tensors, header)
+    return Checkpoint(tensors, {name: value for name, value in header.items() if name != "schema"})

@@ -6,14 +6,16 @@ the commands of all writers.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from faal_lab.errors import RunFolderError
 from faal_lab.runs.events import Command
+from faal_lab.runs.files import SCHEMAS, check_schema
 
 
 def _number(path: Path) -> int:
@@ -53,7 +55,7 @@ def send(control: Path, command: Command) -> Command:
         while True:
             number += 1
             numbered = replace(command, number=number)
-            aside.write_text(json.dumps(asdict(numbered)), encoding="utf-8")
+            aside.write_text(json.dumps({"schema": SCHEMAS["command"], **asdict(numbered)}), encoding="utf-8")
             try:
                 _appear(aside, control / f"{number:06d}.json")
                 return numbered
@@ -90,10 +92,11 @@ class CommandReader:
         """Return the commands sent since the last call.
 
         Returns:
-            The commands by number. An unreadable file becomes an unknown command, which the run refuses.
+            The commands by number. A file that is unreadable or of a newer version becomes an unknown command, which the run
+            refuses.
         """
         try:
-            names = sorted(n for n in os.listdir(self.control) if n.endswith(".json") and not n.startswith("."))
+            names = sorted((n for n in os.listdir(self.control) if n.endswith(".json")), key=lambda n: _number(Path(n)))
         except FileNotFoundError:
             return []
         commands = []
@@ -102,10 +105,14 @@ class CommandReader:
             if number <= self.after:
                 continue
             self.after = number
-            record: object = None
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads((self.control / name).read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
-                record = {}
+            record: dict[str, Any] = {}
+            try:
+                read = json.loads((self.control / name).read_text(encoding="utf-8"))
+                check_schema("command", read, name, RunFolderError)
+                record = read
+            except RunFolderError as error:
+                record = {"do": str(error)}
+            except (OSError, ValueError):
+                pass
             commands.append(Command(str(record.get("do", name)), str(record.get("dial", "")), record.get("value", 0.0), number))
         return commands

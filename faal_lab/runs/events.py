@@ -5,12 +5,11 @@ No event depends on the clock, so that the same seed gives the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from faal_lab.errors import FaalLabError
-
-SCHEMA = 1
+from faal_lab.errors import RunFolderError
+from faal_lab.runs.files import SCHEMAS, check_schema
 
 
 @dataclass(frozen=True)
@@ -119,24 +118,27 @@ Event = RunStarted | RunResumed | StepDone | EpochDone | Evaluated | DialTurned 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
 
-class SchemaError(FaalLabError, ValueError):
-    """A record was written by another version of faal-lab."""
-
-
 def to_record(event: Event) -> dict[str, Any]:
     """Return the event as plain values, for one line of JSON."""
-    return {"event": type(event).__name__, "schema": SCHEMA, **asdict(event)}
+    return {"event": type(event).__name__, "schema": SCHEMAS["metrics"], **asdict(event)}
 
 
-def from_record(record: dict[str, Any]) -> Event:
-    """Return the event of a record; raises SchemaError for another schema or an unknown kind."""
-    kind, schema = record.get("event"), record.get("schema")
-    if schema != SCHEMA or kind not in _KINDS:
-        raise SchemaError(
-            f"Record {kind!r} of schema {schema!r}; this version reads schema {SCHEMA}. Install the faal-lab that wrote the run."
+def from_record(record: dict[str, Any], where: object = "The record") -> Event:
+    """Return the event of a record from `where`; fields that this version does not know are ignored.
+
+    Raises RunFolderError for a newer schema, an unknown kind, or a field that is missing and has no default.
+    """
+    check_schema("metrics", record, where, RunFolderError)
+    known = _KINDS.get(str(record.get("event")))
+    if known is None:
+        raise RunFolderError(
+            f"{where} has an event {record.get('event')!r} that this faal_lab does not know: pip install -U faal-lab. "
+            f"Known: {', '.join(_KINDS)}."
         )
-    known = _KINDS[kind]
-    return known(**{f.name: record.get(f.name) for f in fields(known)})
+    missing = [f.name for f in fields(known) if f.name not in record and f.default is MISSING]
+    if missing:
+        raise RunFolderError(f"{where} is damaged: {record['event']} without {', '.join(missing)}.")
+    return known(**{f.name: record[f.name] for f in fields(known) if f.name in record})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write a file atomically, so that a reader sees the old one or the new one; hash tensors; list versions of software."""
+"""Write a file atomically, so that a reader sees the old one or the new one; check schemas; hash tensors; list versions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from faal_lab.errors import FaalLabError
+
 if TYPE_CHECKING:
     import torch
 
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 _T = TypeVar("_T")
+
+# The version of each format (docs/formats.md). Readers take this version and all before it, and ignore fields that they do not
+# know: a field more keeps the number, a field of another meaning raises it. A record without a number is of version 1.
+SCHEMAS = {
+    "config": 1, "metrics": 1, "timing": 1, "command": 1, "heartbeat": 1, "checkpoint": 1, "verdicts": 1, "status": 1,
+}  # fmt: skip
 _TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that is open for reading: wait for the reader
 
 
@@ -36,6 +44,35 @@ def replace_file(path: Path, content: bytes) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise type(error)(error.errno, f"cannot write {path}: {error.strerror}; what was there before is intact") from error
+
+
+def check_schema(kind: str, record: object, where: object, error: type[FaalLabError]) -> None:
+    """Raise `error` unless a record of a format of SCHEMAS is of a version that this faal_lab reads; `where` names it."""
+    known = SCHEMAS[kind]
+    if not isinstance(record, dict):
+        raise error(f"{where} is damaged: expected a JSON object, got {type(record).__name__}.")
+    stated = record.get("schema", 1)
+    if type(stated) is not int or stated < 1:
+        raise error(f"{where} is damaged: its schema is {stated!r}, expected a whole number from 1 to {known}.")
+    if stated > known:
+        raise error(
+            f"{where} was made by a newer faal_lab (schema {stated}, this one reads up to {known}): pip install -U faal-lab"
+        )
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """Return the lines that are not empty, without a last one that has no line end: it is half written."""
+    return [line for line in content.split(b"\n")[:-1] if line.strip()]
+
+
+def cut_half_line(file: Path) -> None:
+    """Cut off the half line that a killed writer may have left, so that the next one is not appended to it."""
+    if not file.exists():
+        return
+    with open(file, "rb+") as stream:
+        content = stream.read()
+        if content and not content.endswith(b"\n"):
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def patiently(action: Callable[[], _T]) -> _T:

@@ -5,9 +5,13 @@ metrics.jsonl      one event per line; the same bytes for the same seed
 timing.jsonl       clock times, in a file of their own so that metrics.jsonl does not depend on the clock
 control/           commands to the run, one file each
 heartbeat.json     process, host and activity, written each second
+writer.lock        locked by the process that writes
 last.safetensors   the latest state; best.safetensors: the best state by validation
 verdicts-*.npz     per-image results of evaluations
+autoattack-*/      finished batches of AutoAttack, from which a killed evaluation resumes
 log.txt            the output of a child process
+
+docs/formats.md describes each field.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from faal_lab.errors import RunFolderError, UnknownName
+from faal_lab.errors import RunFolderError
 from faal_lab.runs import control
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import Command, Event, to_record
-from faal_lab.runs.files import replace_file
+from faal_lab.runs.files import SCHEMAS, check_schema, cut_half_line, replace_file
 from faal_lab.runs.follower import METRICS, Follower
 from faal_lab.runs.heartbeat import HEARTBEAT
 
@@ -78,7 +82,8 @@ class RunFolder:
             )
         try:
             folder.control.mkdir(parents=True, exist_ok=True)
-            record: dict[str, Any] = {"config": config.to_mapping(), "hash": config.digest(), "versions": versions}
+            record: dict[str, Any] = {"schema": SCHEMAS["config"], "config": config.to_mapping()}
+            record |= {"hash": config.digest(), "versions": versions}
             if own:
                 record["own"] = dict(own)
             replace_file(folder.config_file, json.dumps(record, indent=1).encode())
@@ -104,6 +109,7 @@ class RunFolder:
     def _header(self) -> dict[str, Any]:
         try:
             record = json.loads(self.config_file.read_text(encoding="utf-8"))
+            check_schema("config", record, self.config_file, RunFolderError)
             known = {"config": record["config"], "hash": record["hash"], "versions": record["versions"]}
             return known | {"own": record.get("own", {})}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -113,11 +119,11 @@ class RunFolder:
         """Return the settings of the run.
 
         Raises:
-            RunFolderError: config.json cannot be read, or is of another version of faal-lab.
+            RunFolderError: config.json cannot be read, or is of a newer or an unlike version of faal-lab.
         """
         try:
             return Config.from_mapping(self._header()["config"])
-        except (UnknownName, ValueError) as error:
+        except (ValueError, TypeError) as error:  # UnknownName and ConfigError are ValueErrors
             raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}") from error
 
     def versions(self) -> dict[str, str]:
@@ -164,7 +170,8 @@ class RunFolder:
         Returns:
             A recorder. It flushes each line, so that another program can follow the run.
         """
-        _end_broken_line(self.metrics_file)
+        for file in (self.metrics_file, self.timing_file):
+            cut_half_line(file)
         with open(self.metrics_file, "a", encoding="utf-8") as metrics, open(self.timing_file, "a", encoding="utf-8") as timing:
             yield Recorder(metrics, timing)
 
@@ -196,18 +203,9 @@ class Recorder:
         self._metrics.write(json.dumps(to_record(event), allow_nan=False) + "\n")
         self._metrics.flush()
         step = getattr(event, "step", None)
-        self._timing.write(json.dumps({"event": type(event).__name__, "step": step, "time": round(time.time(), 3)}) + "\n")
+        told = {"event": type(event).__name__, "schema": SCHEMAS["timing"], "step": step, "time": round(time.time(), 3)}
+        self._timing.write(json.dumps(told) + "\n")
         self._timing.flush()
-
-
-def _end_broken_line(file: Path) -> None:
-    """Cut off the half line that a killed writer may have left."""
-    if not file.exists():
-        return
-    with open(file, "rb+") as stream:
-        content = stream.read()
-        if content and not content.endswith(b"\n"):
-            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def by_name(paths: Iterable[str | Path]) -> dict[str, Path]:

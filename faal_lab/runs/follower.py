@@ -18,10 +18,10 @@ from faal_lab.runs.events import (
     RunFinished,
     RunResumed,
     RunStarted,
-    SchemaError,
     StepDone,
     from_record,
 )
+from faal_lab.runs.files import whole_lines
 from faal_lab.runs.heartbeat import HEARTBEAT, is_alive, read_heartbeat
 
 METRICS = "metrics.jsonl"
@@ -85,8 +85,7 @@ class Follower:
             The number of new events.
 
         Raises:
-            RunFolderError: the folder is gone, or a line is not JSON.
-            SchemaError: a record is of another version of faal-lab.
+            RunFolderError: the folder is gone, or a line is not JSON, damaged or of a newer version of faal-lab.
         """
         file = self.path / METRICS
         try:
@@ -100,13 +99,11 @@ class Follower:
                 raise RunFolderError(f"{self.path} is gone: it was deleted or moved while it was followed.") from None
             return 0
         whole = content[: content.rfind(b"\n") + 1]
-        lines = [line for line in whole.split(b"\n") if line.strip()]
+        lines = whole_lines(content)
         self.new = []
         for line in lines:
             try:
-                self.new.append(from_record(json.loads(line)))
-            except SchemaError:
-                raise
+                self.new.append(from_record(json.loads(line), file))
             except ValueError as error:
                 raise RunFolderError(f"{file} holds a line that is not JSON: {line[:80]!r}.") from error
         for event in self.new:

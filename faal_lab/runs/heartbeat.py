@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faal_lab.errors import FaalLabError
-from faal_lab.runs.files import patiently, replace_file
+from faal_lab.errors import FaalLabError, RunFolderError
+from faal_lab.runs.files import SCHEMAS, check_schema, patiently, replace_file
 
 HEARTBEAT = "heartbeat.json"
 BEAT = 1.0  # seconds between heartbeats
@@ -62,7 +62,9 @@ class Heartbeat:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            beat = read_heartbeat(self._file) or {}
+            beat: dict[str, Any] = {}
+            with contextlib.suppress(RunFolderError):  # a newer faal_lab is writing
+                beat = read_heartbeat(self._file) or {}
             who = f"process {beat.get('pid', '?')} on {beat.get('host', '?')}"
             raise RunLocked(
                 f"{self._file.parent} is being written by {who} ({beat.get('activity', '?')}). Stop it first "
@@ -88,19 +90,26 @@ class Heartbeat:
 
     def _say(self) -> None:
         activity, share = self._report()
-        record = {"pid": os.getpid(), "host": socket.gethostname(), "activity": activity, "share": share, "time": time.time()}
+        record = {"schema": SCHEMAS["heartbeat"], "pid": os.getpid(), "host": socket.gethostname(), "activity": activity}
+        record |= {"share": share, "time": time.time()}
         with contextlib.suppress(OSError):  # a full disk must not end the run
             replace_file(self._file, json.dumps(record).encode())
 
 
 def read_heartbeat(file: Path) -> dict[str, Any] | None:
-    """Return the last heartbeat, with its `age` in seconds; None if there is none that can be read."""
+    """Return the last heartbeat, with its `age` in seconds; None if there is none that can be read.
+
+    Raises RunFolderError if a newer faal_lab wrote it.
+    """
     try:
         beat = json.loads(patiently(lambda: file.read_text(encoding="utf-8")))
-        beat["age"] = max(0.0, time.time() - float(beat["time"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
-    return beat
+    check_schema("heartbeat", beat, file, RunFolderError)
+    try:
+        return beat | {"pid": int(beat["pid"]), "activity": beat["activity"], "age": max(0.0, time.time() - float(beat["time"]))}
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def is_alive(beat: dict[str, Any] | None) -> bool:

@@ -10,14 +10,16 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from faal_lab.runs.files import patiently, replace_file
+from faal_lab.errors import RunFolderError
+from faal_lab.runs.files import SCHEMAS, check_schema, patiently, replace_file
 from faal_lab.runs.heartbeat import is_alive, read_heartbeat
-from faal_lab.sweeps.plan import Job, Plan
+from faal_lab.sweeps.plan import Job, Plan, SweepError
 
 STATUS, LOCK = "status.json", "lock"
 
@@ -38,14 +40,19 @@ class Status:
     def write(self, home: Path) -> None:
         """Write the status to a job's home. Raises OSError."""
         home.mkdir(parents=True, exist_ok=True)
-        replace_file(home / STATUS, json.dumps(asdict(self), indent=1).encode())
+        replace_file(home / STATUS, json.dumps({"schema": SCHEMAS["status"], **asdict(self)}, indent=1).encode())
 
 
 def read_status(home: Path) -> Status | None:
-    """Return a job's last status; None if there is none, or it cannot be read."""
+    """Return a job's last status; None if there is none, or it cannot be read. Raises SweepError if it is of a newer version."""
     try:
-        return Status(**json.loads(patiently(lambda: (home / STATUS).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError):
+        record = json.loads(patiently(lambda: (home / STATUS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    check_schema("status", record, home / STATUS, SweepError)
+    try:
+        return Status(**{f.name: record[f.name] for f in fields(Status) if f.name in record})
+    except TypeError:
         return None
 
 
@@ -63,7 +70,9 @@ def at_work(home: Path) -> bool:
 def progress_of(job: Job) -> tuple[str, float] | None:
     """Return activity and finished share (0 to 1) from a run's heartbeat; None without one."""
     for folder in (job.folder, *map(Path, str(job.parameters.get("runs", "")).split(","))):
-        beat = read_heartbeat(folder / "heartbeat.json")
+        beat = None
+        with suppress(RunFolderError):  # of a newer faal_lab: the job itself reports it
+            beat = read_heartbeat(folder / "heartbeat.json")
         if is_alive(beat) and beat is not None and beat["activity"] != "ended":
             return str(beat["activity"]), float(beat.get("share", 0.0))
     return None
@@ -76,7 +85,9 @@ class Durations:
         self._same: dict[str, float] = {}
         self._alike: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for file in homes:
-            status = read_status(file.parent)
+            status = None
+            with suppress(SweepError):  # another sweep, of a newer faal_lab: it tells nothing
+                status = read_status(file.parent)
             if status is not None and status.state == "done":
                 self._same[status.fingerprint] = status.seconds
                 for alike in ((status.notebook, status.stage), (status.notebook,)):

@@ -21,7 +21,6 @@ from faal_lab.results.figures import class_bars, compared_curves
 from faal_lab.results.formats import settings_html, spread_html
 from faal_lab.results.tables import ATTACK_TITLES, comparisons, notes, paired_sentences
 from faal_lab.runs import CheckpointError, RunFolder, by_name
-from faal_lab.runs.events import SchemaError
 from faal_lab.runs.history import History, load_history
 from faal_lab.widgets.setup import error_text
 from faal_lab.widgets.stream import Pane
@@ -29,7 +28,7 @@ from faal_lab.widgets.stream import Pane
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_HANDLED = (RunFolderError, VerdictsError, SchemaError, CheckpointError, UnknownName, OSError, ValueError)
+_HANDLED = (RunFolderError, VerdictsError, CheckpointError, UnknownName, OSError, ValueError)
 _KINDS = {"clean": "clean", "under PGD": "robust"}
 _STYLE = """<style>
 .faal-tables table { border-collapse: collapse; margin: 4px 0 10px; }

@@ -19,7 +19,7 @@ from faal_lab.dro.radius import stated
 from faal_lab.errors import RunFolderError
 from faal_lab.runs import ENDED, Follower, RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed, SchemaError
+from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed
 from faal_lab.runs.history import History, run_files
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.setup import error_text
@@ -116,7 +116,7 @@ class Dashboard(Pane):
                     said = self._look()
                 if self._on_look is not None:
                     self._on_look()
-            except (RunFolderError, SchemaError, OSError) as error:
+            except (RunFolderError, OSError) as error:
                 said = str(error)
             except Exception:  # a thread's traceback would be printed under the cell that ran last
                 said = traceback.format_exc()
