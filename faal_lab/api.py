@@ -1,4 +1,4 @@
-"""Train, steer, evaluate, compare and show in one line each: the functions behind `import faal_lab as fl`.
+"""Train, steer and check runs in one line each: functions behind `import faal_lab as fl`.
 
 Wherever a function takes runs, a run is a `Run`, the path of its folder, or "name=path" to give it another name.
 """
@@ -7,31 +7,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.catalogue import AMBIGUITY_SETS, ATTACKS, DEFAULT_ATTACKS
+from faal_lab.catalogue import AMBIGUITY_SETS
 from faal_lab.errors import ConfigError, check_name
-from faal_lab.evaluation.adopt import run_folders
-from faal_lab.evaluation.comparison import Comparison
-from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
-from faal_lab.evaluation.groups import grouped
+from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
 from faal_lab.results import check as demands
-from faal_lab.results import formats, tables
-from faal_lab.results.plot import Runs, groups_of, reported
-from faal_lab.results.published import read_paper
-from faal_lab.results.report import headlines, write_report
-from faal_lab.runs import RunFolder, by_name, free_name
+from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
 from faal_lab.runs.history import run_files
-from faal_lab.runs.progress import share_bar, shown
-from faal_lab.training.parameters import based_on, check_used, listed, run_name
+from faal_lab.runs.progress import shown
+from faal_lab.training.parameters import based_on, check_used, run_name
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import load_data
 from faal_lab.training.run import run as steps
@@ -43,9 +34,7 @@ if TYPE_CHECKING:
     from faal_lab.data.images import Splits
     from faal_lab.dro import WorstCase
 
-__all__ = [
-    "Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table", "train",
-]  # fmt: skip
+__all__ = ["Run", "check", "open_run", "solve", "steps", "train"]
 
 
 class Run(os.PathLike[str]):
@@ -183,161 +172,6 @@ def train(
     for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own), quiet):
         pass
     return Run(folder)
-
-
-def evaluate(
-    runs: Runs | Iterable[Runs], attacks: str | Sequence[str] = DEFAULT_ATTACKS, *, checkpoint: str = "last",
-    epsilon: float | None = None, images: int | None = None, classes: str | Sequence[str] = (), model: str | nn.Module = "",
-    out: str | os.PathLike[str] | None = None, quiet: bool = False, compile: bool = False, device: str = "auto",
-    mode: str = "per-image", part: tuple[int, int] = (0, 1), say: Callable[[str], None] = print, **settings: Any,
-) -> dict[str, Verdicts]:  # fmt: skip
-    """Attack the test images of runs, and keep the verdicts in their folders.
-
-    Args:
-        runs: one or several; also checkpoint files, "robustbench:NAME" and "module:callable", which become run folders first.
-        attacks: names of the catalogue, comma-separated or listed.
-        checkpoint: last, or best (by validation).
-        epsilon: the radius (default: each run's own; models from elsewhere need one).
-        images: take only so many test images, spread over the classes.
-        classes: attack only the images of these classes.
-        model: for a run of a network of your own, an object of the same kind; for a file of weights, its network's name.
-        out: the run folder of a model from elsewhere (default: a free name in runs/).
-        quiet: show no bar.
-        compile: run ResNets by torch.compile, for long attacks.
-        device: auto, cpu, cuda, cuda:1, mps.
-        mode: AutoAttack's noise: per-image, or compat (upstream's own).
-        part: (i, n): make the i-th of n parts of AutoAttack's batches, counted from 0; part 0 writes the verdicts.
-        say: what reports which models became run folders.
-        settings: of models from elsewhere: data, data_dir, normalization, ...
-
-    Returns:
-        Verdicts by the runs' names.
-
-    >>> import faal_lab as fl
-    >>> run = fl.train(out="runs/tiny", epochs=1, batch_size=250, attack_steps=1, quiet=True)
-    >>> verdicts = fl.evaluate(run, "clean,pgd-20", images=20, quiet=True)
-    >>> list(verdicts["tiny"].survived)
-    ['clean', 'pgd-20']
-    """
-    chosen = tuple(listed(attacks)) if isinstance(attacks, str) else tuple(attacks)
-    for name in chosen:
-        check_name("attack", name, ATTACKS)
-    only = tuple(listed(classes)) if isinstance(classes, str) and classes else tuple(classes)
-    words = [os.fspath(run) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    strange = [word for word in words if not Path(word).expanduser().is_dir()]
-    if strange and (checkpoint == "best" or part[1] > 1):
-        raise ConfigError(f"--checkpoint best and --part are for run folders, and {strange[0]} is none.")
-    network, named = (None, {"model": model} if model else {}) if isinstance(model, str) else (model, {})
-    known = {**settings, **named, "device": device, **({} if epsilon is None else {"epsilon": epsilon})}
-    folders = run_folders(words, known, attacks=chosen, images=images, out=None if out is None else Path(out), say=say)
-    found = {}
-    for name, folder in by_name(folders).items():
-        with nullcontext() if quiet else share_bar(f"evaluate {folder.name}") as progress:
-            found[name] = evaluate_run(
-                folder, checkpoint=checkpoint, attacks=chosen, images=images, classes=only, epsilon=epsilon, model=network,
-                device=device, mode=mode, part=part[0], parts=part[1], compile=compile, progress=progress,
-            )  # fmt: skip
-    return found
-
-
-class Comparisons(dict[str, Comparison]):
-    """Comparisons with the first run, by the other runs' names. Shown as sentences."""
-
-    def __repr__(self) -> str:
-        return "\n".join(tables.paired_sentences(self))
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(tables.paired_sentences(self))
-
-
-class Sentences(list[str]):
-    """What groups of seeds say together. Shown as sentences."""
-
-    def __repr__(self) -> str:
-        return "\n".join(self)
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(self)
-
-
-def compare(
-    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], attack: str = "", checkpoint: str = "last"
-) -> Comparisons | Sentences:
-    """Compare evaluated runs with the first one, paired on the same images.
-
-    Args:
-        runs: two or more, or what `evaluate` returned; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name one, or as
-            {name: [verdicts, ...]}.
-        attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
-
-    Returns:
-        Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
-        of seeds only the sentences: mean differences over the seeds.
-    """
-    groups = groups_of(runs, checkpoint)
-    if len(groups) < 2:
-        raise ConfigError(f"compare needs at least two runs, got {next(iter(groups))} alone.")
-    if any(len(group) > 1 for group in groups.values()):
-        return Sentences(tables.seed_sentences(groups, attack))
-    return Comparisons(tables.comparisons({name: group[0] for name, group in groups.items()}, attack))
-
-
-def table(
-    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], kind: str = "results", attack: str = "",
-    checkpoint: str = "last", paper: Sequence[str] = (),
-) -> pd.DataFrame:  # fmt: skip
-    """Return numbers of runs as a DataFrame that shows itself with intervals.
-
-    Args:
-        runs: evaluated runs, or what `evaluate` returned; groups of seeds as of `compare` give means over them, and the
-            inequality of their first seed. For "times" finished runs.
-        kind: "results" (average and worst class of each attack, in percent with 95 % intervals), "inequality" (how unequal the
-            classes are under one attack), or "times" (minutes an epoch, and what the method asks for).
-        attack: only this one (default: all; for "inequality" the last one).
-        checkpoint: which checkpoint's verdicts.
-        paper: for "times": a paper's minutes, as name=2.63.
-    """
-    check_name("kind of table", kind, ("results", "inequality", "times"))
-    if kind == "times":
-        folders = grouped(os.fspath(run) for run in runs if not isinstance(run, Mapping))
-        rows = tables.time_rows({name: paths[0] for name, paths in folders.items()}, tables.minutes_of(paper))
-        return formats.ResultTable.of(rows, formats.times_table(rows), ["run"])
-    groups = groups_of(runs, checkpoint)
-    if attack:
-        for group in groups.values():
-            check_name("attack", attack, group[0].survived)
-    if kind == "inequality":
-        rows = tables.spread_rows(tables.marked({name: group[0] for name, group in groups.items()}), attack)
-        return formats.ResultTable.of(rows, formats.inequality_table(rows), ["run", "attack"])
-    rows = [row for row in tables.group_rows(groups) if attack in ("", row["attack"])]
-    said = tables.notes(
-        {f"{name} {n}" if len(group) > 1 else name: v for name, group in groups.items() for n, v in enumerate(group, 1)}
-    )
-    return formats.ResultTable.of(rows, formats.result_table(rows, said), ["run", "attack"])
-
-
-def report(
-    *runs: Runs, out: str | os.PathLike[str] = "report.html", title: str = "Class-wise robustness",
-    paper: str | os.PathLike[str] | None = None, checkpoint: str = "last",
-) -> Path:  # fmt: skip
-    """Write one HTML page on evaluated runs that opens offline, and its tables as CSV, LaTeX and Markdown. Print its headlines.
-
-    Args:
-        runs: evaluated runs; the first is what the others are held against.
-        out: the page; its tables get its name.
-        title: the page's title.
-        paper: a YAML or JSON file of a paper's numbers, to stand beside ours.
-        checkpoint: which checkpoint's verdicts.
-
-    Returns:
-        The page's path.
-    """
-    beside = read_paper(Path(paper)) if paper else None
-    found = reported(runs, checkpoint)
-    page = write_report(found, Path(out), title, beside)
-    print(*headlines(found), sep="\n")
-    return page
 
 
 def check(

@@ -8,13 +8,13 @@ or the runs were not evaluated alike.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from faal_lab.errors import ConfigError, check_name
-from faal_lab.evaluation.groups import Reported, read_runs, read_seeds
+from faal_lab.errors import check_name
+from faal_lab.evaluation.evaluate import Runs
+from faal_lab.evaluation.groups import reported, verdicts_of
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.confusion import confusion_flow, confusion_heatmap
 from faal_lab.results.export import accuracy_over, all_pictures, check_formats, export_all
@@ -31,34 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "bars", "clean_and_robust", "confusion", "flow", "images", "over", "radii", "save", "styled", "validation", "weights",
 ]  # fmt: skip
-
-Runs = str | os.PathLike[str]
-
-
-def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
-    """Read evaluated runs with their verdicts, history and settings."""
-    return read_runs([os.fspath(run) for run in runs], checkpoint)
-
-
-def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
-    """Return verdicts by name, of runs or as `evaluate` returned them; of several seeds the first. Raises ConfigError if none."""
-    return {name: group[0] for name, group in groups_of(runs, checkpoint).items()}
-
-
-def groups_of(runs: Sequence[Runs | Mapping[str, Any]], checkpoint: str) -> dict[str, list[Verdicts]]:
-    """Return the verdicts of each name, one for each of its seeds, in the order of the arguments; raises ConfigError if none."""
-    found: dict[str, list[Verdicts]] = {}
-    for _, some in groupby(runs, lambda run: isinstance(run, Mapping)):
-        folders: list[str] = []  # those that stand together, so that the seeds of one name find each other
-        for run in some:
-            if isinstance(run, Mapping):
-                found |= {name: [v] if isinstance(v, Verdicts) else list(v) for name, v in run.items()}
-            else:
-                folders.append(os.fspath(run))
-        found |= read_seeds(folders, checkpoint)
-    if not found:
-        raise ConfigError("Name at least one evaluated run.")
-    return found
 
 
 def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
