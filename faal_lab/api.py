@@ -38,7 +38,13 @@ __all__ = ["Run", "check", "open_run", "solve", "steps", "train"]
 
 
 class Run(os.PathLike[str]):
-    """A run by its folder: what it is, what it does, what came of it. Works on runs of any process, running or long over.
+    """Read and steer a run by its folder, whichever process trains it.
+
+    Args:
+        path: the run folder of a run that waits, trains or has ended.
+
+    Raises:
+        RunFolderError: the folder holds no run.
 
     >>> import faal_lab as fl
     >>> run = fl.open_run("notebooks/recorded/control")
@@ -58,67 +64,182 @@ class Run(os.PathLike[str]):
 
     @property
     def config(self) -> Config:
-        """All settings of the run."""
+        """Return all settings of the run.
+
+        Returns:
+            The settings, frozen.
+
+        >>> import faal_lab as fl
+        >>> fl.open_run("notebooks/recorded/faal-steered").config.fairness
+        'faal'
+        """
         return self._folder.config()
 
     @property
     def status(self) -> str:
-        """What the run does: waiting, training, paused, ..., done, stopped, failed, or lost."""
+        """Return the state of the run.
+
+        Returns:
+            "waiting", "training" or another activity, "paused", "done", "stopped", "failed" or "lost" (its process is gone).
+
+        >>> import faal_lab as fl
+        >>> fl.open_run("notebooks/recorded/control").status
+        'done'
+        """
         return self._folder.status()
 
     @property
     def events(self) -> list[Event]:
-        """Everything the run reported; what a resume undid is left out."""
+        """Return all events of the run; those that a resume undid are left out.
+
+        Returns:
+            The events in order, such as `StepDone` and `EpochDone`.
+
+        >>> import faal_lab as fl
+        >>> events = fl.open_run("notebooks/recorded/control").events
+        >>> events[0].steps_per_epoch, events[-1].correct["autoattack"][8]  # of class 8, 24 images withstand AutoAttack
+        (20, 24)
+        """
         return self._folder.events()
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per step: loss, dials, and per class weight, margin, count and correct images."""
+        """Return one row per step.
+
+        Returns:
+            Columns: loss and dials; for each class its weight, margin, count and correct images, such as `weights[8]`.
+
+        >>> import faal_lab as fl
+        >>> history = fl.open_run("notebooks/recorded/faal-steered").history
+        >>> history.filter(like="weights").mean().idxmax()  # the heaviest class of the run
+        'weights[8]'
+        """
         import pandas as pd
 
         return pd.read_csv(io.BytesIO(run_files(self.path)[f"{self.path.name}-steps.csv"]))
 
     def turn(self, **dials: float) -> None:
-        """Turn tau, epsilon, learning_rate or fairness_on from the next batch on: `run.turn(tau=0.7)`.
+        """Turn dials from the next batch on.
 
-        Raises UnknownName or ConfigError, and then turns nothing.
+        Args:
+            dials: tau, epsilon, learning_rate or fairness_on (1 or 0), each with its new value.
+
+        Raises:
+            UnknownName: there is no such dial; then nothing is turned.
+            ConfigError: the run cannot take a value; then nothing is turned.
+
+        >>> import faal_lab as fl
+        >>> events = fl.steps(fl.Config(fairness="faal", batch_size=250), "runs/turned")
+        >>> started = next(events)
+        >>> fl.open_run("runs/turned").turn(tau=0.7)
+        >>> next(events)
+        DialTurned(step=0, dial='tau', old=0.5, new=0.7)
         """
         config = self.config
         for command in [Command("turn", name, check_dial(name, value, config)) for name, value in dials.items()]:
             self._folder.send(command)
 
     def pause(self) -> None:
-        """Stop before the next attack step, until `resume`."""
+        """Stop before the next attack step, until `resume`.
+
+        >>> import faal_lab as fl
+        >>> events = fl.steps(fl.Config(batch_size=250), "runs/paused")
+        >>> started = next(events)
+        >>> fl.open_run("runs/paused").pause()  # from another cell or process: here, next(events) would wait for `resume`
+        """
         self._folder.send(Command("pause"))
 
     def resume(self) -> None:
-        """Continue after a pause."""
+        """Continue after a pause.
+
+        >>> import faal_lab as fl
+        >>> events = fl.steps(fl.Config(batch_size=250, attack_steps=1), "runs/resumed")
+        >>> started, run = next(events), fl.open_run("runs/resumed")
+        >>> run.pause()
+        >>> run.resume()
+        >>> next(events).step
+        1
+        """
         self._folder.send(Command("resume"))
 
     def stop(self) -> None:
-        """End the run in order: its state is saved, and `train(out=..., resume=True)` continues it."""
+        """End the run and save its state; `train(out=..., resume=True)` continues it.
+
+        >>> import faal_lab as fl
+        >>> events = fl.steps(fl.Config(batch_size=250), "runs/stopped")
+        >>> started = next(events)
+        >>> fl.open_run("runs/stopped").stop()
+        >>> next(events)
+        RunFinished(step=0, reason='stopped')
+        """
         self._folder.send(Command("stop"))
 
     def data(self) -> Splits:
-        """Load the run's images: .train, .validation, .test. Opening the test images is for `evaluate`."""
+        """Load the run's images. Opening the test images is for `evaluate`.
+
+        Returns:
+            The parts .train, .validation and .test; each has .pixels [N, channels, H, W] in [0, 1] and .labels [N].
+
+        >>> import faal_lab as fl
+        >>> len(fl.open_run("notebooks/recorded/control").data().train)
+        1000
+        """
         return load_data(self.config)
 
     def verdicts(self, checkpoint: str = "last") -> Verdicts:
-        """Return what each test image was taken for; raises VerdictsError where the run was not evaluated."""
+        """Return the predicted class of each test image under each attack.
+
+        Args:
+            checkpoint: "last" (default), or "best" (by validation).
+
+        Returns:
+            The verdicts of the latest evaluation.
+
+        Raises:
+            VerdictsError: the checkpoint was not evaluated, or its weights have changed since.
+
+        >>> import faal_lab as fl
+        >>> verdicts = fl.open_run("notebooks/recorded/control").verdicts()
+        >>> survived, images = verdicts.counts("autoattack")  # of each class
+        >>> int(survived[8]), int(images[8])
+        (24, 58)
+        """
         return read_verdicts(self.path, checkpoint)
 
     def model(self, checkpoint: str = "last", network: nn.Module | None = None) -> nn.Module:
         """Return the trained network on the CPU, in evaluation mode.
 
         Args:
-            checkpoint: last, or best (by validation).
-            network: for a run of a network of your own, an object of the same kind.
+            checkpoint: "last" (default), or "best" (by validation).
+            network: for a run of a network of your own, an object of the same kind; default None.
+
+        Returns:
+            A module that takes pixels in [0, 1] and returns logits [B, C].
+
+        >>> import torch
+        >>> import faal_lab as fl
+        >>> fl.open_run("notebooks/recorded/control").model()(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
         """
         return load_model(self.path, checkpoint, network)[0]
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """Return the run in a folder; raises RunFolderError where there is none."""
+    """Return the run in a folder.
+
+    Args:
+        path: the run folder; its run may be active, in any process.
+
+    Returns:
+        The run, to read and to steer.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+
+    >>> import faal_lab as fl
+    >>> fl.open_run("notebooks/recorded/control")
+    Run('notebooks/recorded/control', done)
+    """
     return Run(path)
 
 
@@ -178,18 +299,31 @@ def check(
     *runs: Runs, worst: float | None = None, average: float | None = None, baseline: Runs | None = None, sure: bool = False,
     accept_findings: bool = False, attack: str = "", checkpoint: str = "last", junit: str | os.PathLike[str] | None = None,
 ) -> bool:  # fmt: skip
-    """Hold evaluated runs to demands by their intervals, print each answer, and return whether all hold.
+    """Check evaluated runs against demands by their 95 % intervals, and print why.
 
     Args:
         runs: evaluated runs.
-        worst: percent: fail where the worst class is shown to be lower.
-        average: percent: fail where the average is shown to be lower.
-        baseline: fail where either is shown to be lower than this run's.
-        sure: fail also where an interval contains the minimum.
-        accept_findings: let pass signs of masked gradients, and chance in the model.
+        worst: percent: fail where the worst class is shown to be lower; default None, no demand.
+        average: percent: fail where the average is shown to be lower; default None, no demand.
+        baseline: fail where either is shown to be lower than this run's; default None, no demand.
+        sure: fail also where an interval contains the minimum; default False.
+        accept_findings: accept signs of masked gradients, and chance in the model; default False.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
-        junit: write the answers as JUnit XML to this file, too.
+        checkpoint: "last" (default) or "best": whose verdicts.
+        junit: also write the answers as JUnit XML to this file; default None.
+
+    Returns:
+        True if all demands are met.
+
+    Raises:
+        ConfigError: nothing is demanded, or a minimum is not in percent.
+
+    >>> import faal_lab as fl
+    >>> fl.check("notebooks/recorded/control", average=80)  # doctest: +ELLIPSIS
+    control
+      ...
+      failed ... average at least 80 %: 76.2 % [72.8, 79.4], of 597 images, ...
+    False
     """
     held = None if baseline is None else os.fspath(baseline)
     asked = demands.Demands(worst, average, held, sure=sure, accept_findings=accept_findings)
@@ -203,17 +337,23 @@ def check(
 def solve(
     scores: Any, tau: float = 0.5, *, ambiguity: str = "kl", reference: Any = None, present: Any = None
 ) -> WorstCase:  # fmt: skip
-    """Find the worst class distribution within radius `tau` of a reference: FAAL's middle problem by itself.
+    """Find the worst class distribution within radius `tau` of a reference.
+
+    This is FAAL's middle problem by itself.
 
     Args:
         scores: how badly each class does, [..., C]; higher is worse.
-        tau: radius of the set.
-        ambiguity: which set, a name of the catalogue; kl is the paper's.
+        tau: radius of the set; default 0.5.
+        ambiguity: which set, a name of the catalogue; default "kl", the paper's.
         reference: its centre [C] (default: uniform).
         present: which classes take part, bool [..., C] (default: all).
 
     Returns:
         weights [..., C] on the simplex, the worst expected score [...], and how far the weights are from the reference [...].
+
+    Raises:
+        UnknownName: there is no such set.
+        ValueError: a shape does not fit, or a number is invalid.
 
     >>> import faal_lab as fl
     >>> fl.solve([0.9, 0.2, -0.3], tau=0.5).weights.round(decimals=3)

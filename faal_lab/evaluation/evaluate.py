@@ -47,23 +47,28 @@ def evaluate(
 
     Args:
         runs: one or several; also checkpoint files, "robustbench:NAME" and "module:callable", which become run folders first.
-        attacks: names of the catalogue, comma-separated or listed.
-        checkpoint: last, or best (by validation).
+        attacks: names of the catalogue, comma-separated or listed; default clean, pgd-20, cw-20 and autoattack.
+        checkpoint: "last" (default), or "best" (by validation).
         epsilon: the radius (default: each run's own; models from elsewhere need one).
-        images: take only so many test images, spread over the classes.
-        classes: attack only the images of these classes.
+        images: take only so many test images, spread over the classes (default: all).
+        classes: attack only the images of these classes (default: all).
         model: for a run of a network of your own, an object of the same kind; for a file of weights, its network's name.
         out: the run folder of a model from elsewhere (default: a free name in runs/).
-        quiet: show no bar.
-        compile: run ResNets by torch.compile, for long attacks.
-        device: auto, cpu, cuda, cuda:1, mps.
-        mode: AutoAttack's noise: per-image, or compat (upstream's own).
+        quiet: show no bar; default False.
+        compile: run ResNets by torch.compile, for long attacks; default False.
+        device: auto (default), cpu, cuda, cuda:1, mps.
+        mode: AutoAttack's noise: per-image (default), or compat (upstream's own).
         part: (i, n): make the i-th of n parts of AutoAttack's batches, counted from 0; part 0 writes the verdicts.
-        say: what reports which models became run folders.
+        say: reports the models that became run folders; default `print`.
         settings: of models from elsewhere: data, data_dir, normalization, ...
 
     Returns:
         Verdicts by the runs' names.
+
+    Raises:
+        UnknownName: there is no such attack.
+        ConfigError: a model from elsewhere lacks a setting, or an argument is for run folders only.
+        RunFolderError: there is no such run or file.
 
     >>> import faal_lab as fl
     >>> run = fl.train(out="runs/tiny", epochs=1, batch_size=250, attack_steps=1, quiet=True)

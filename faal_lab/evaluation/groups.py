@@ -91,12 +91,18 @@ def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
 
 
 def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
-    """Return verdicts by name, of runs or as `evaluate` returned them; of several seeds the first. Raises ConfigError if none."""
+    """Return verdicts by name, of several seeds the first.
+
+    Takes runs, or verdicts as `evaluate` returned them. Raises ConfigError if there are none.
+    """
     return {name: group[0] for name, group in groups_of(runs, checkpoint).items()}
 
 
 def groups_of(runs: Sequence[Runs | Mapping[str, Any]], checkpoint: str) -> dict[str, list[Verdicts]]:
-    """Return the verdicts of each name, one for each of its seeds, in the order of the arguments; raises ConfigError if none."""
+    """Return the verdicts of each name, one for each of its seeds, in order.
+
+    Raises ConfigError if there are none.
+    """
     found: dict[str, list[Verdicts]] = {}
     for _, some in groupby(runs, lambda run: isinstance(run, Mapping)):
         folders: list[str] = []  # those that stand together, so that the seeds of one name find each other

@@ -274,13 +274,27 @@ def table(
     """Return numbers of runs as a DataFrame that shows itself with intervals.
 
     Args:
-        runs: evaluated runs, or what `evaluate` returned; groups of seeds as of `compare` give means over them, and the
-            inequality of their first seed. For "times" finished runs.
-        kind: "results" (average and worst class of each attack, in percent with 95 % intervals), "inequality" (how unequal the
-            classes are under one attack), or "times" (minutes an epoch, and what the method asks for).
+        runs: evaluated runs, or verdicts as `evaluate` returned them; groups of seeds as of `compare` give means over them, and
+            the inequality of their first seed. For "times" finished runs.
+        kind: "results" (default: average and worst class of each attack, in percent with 95 % intervals), "inequality" (how
+            unequal the classes are under one attack), or "times" (minutes an epoch, and the method's demands).
         attack: only this one (default: all; for "inequality" the last one).
-        checkpoint: which checkpoint's verdicts.
-        paper: for "times": a paper's minutes, as name=2.63.
+        checkpoint: "last" (default) or "best": whose verdicts.
+        paper: for "times": a paper's minutes, as name=2.63; default none.
+
+    Returns:
+        One row per run and attack; for "times" one row per run.
+
+    Raises:
+        UnknownName: there is no such kind of table, or no such attack in the evaluation.
+        VerdictsError: a run was not evaluated.
+
+    >>> import faal_lab as fl
+    >>> table = fl.table("notebooks/recorded/control", attack="autoattack")
+    >>> table[["average", "worst", "worst_low", "worst_high"]].round(1)
+                        average  worst  worst_low  worst_high
+    run     attack
+    control autoattack     76.2   41.4       24.0        60.4
     """
     check_name("kind of table", kind, ("results", "inequality", "times"))
     if kind == "times":

@@ -229,17 +229,29 @@ def report(
     *runs: Runs, out: str | os.PathLike[str] = "report.html", title: str = "Class-wise robustness",
     paper: str | os.PathLike[str] | None = None, checkpoint: str = "last",
 ) -> Path:  # fmt: skip
-    """Write one HTML page on evaluated runs that opens offline, and its tables as CSV, LaTeX and Markdown. Print its headlines.
+    """Write one HTML page on evaluated runs, and print its headlines.
+
+    The page opens offline. Its tables are beside it as CSV, LaTeX and Markdown.
 
     Args:
-        runs: evaluated runs; the first is what the others are held against.
-        out: the page; its tables get its name.
-        title: the page's title.
-        paper: a YAML or JSON file of a paper's numbers, to stand beside ours.
-        checkpoint: which checkpoint's verdicts.
+        runs: evaluated runs; the others are compared with the first.
+        out: the page, default report.html; its tables get its name.
+        title: the page's title; default "Class-wise robustness".
+        paper: a YAML or JSON file of a paper's numbers, to print beside ours; default None.
+        checkpoint: "last" (default) or "best": whose verdicts.
 
     Returns:
         The page's path.
+
+    Raises:
+        ConfigError: `out` has the name of one of its tables.
+        VerdictsError: a run was not evaluated, or the runs were not evaluated alike.
+
+    >>> import faal_lab as fl
+    >>> page = fl.report("notebooks/recorded/control", out="control.html")
+    Under AutoAttack, control classifies 76.2 % on average (72.8 to 79.4) and 41.4 % of its worst class, 8 (24.0 to 60.4).
+    >>> page.with_suffix(".csv").is_file()
+    True
     """
     beside = read_paper(Path(paper)) if paper else None
     found = reported(runs, checkpoint)
@@ -274,14 +286,24 @@ def compare(
     """Compare evaluated runs with the first one, paired on the same images.
 
     Args:
-        runs: two or more, or what `evaluate` returned; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name one, or as
-            {name: [verdicts, ...]}.
+        runs: two or more, or verdicts as `evaluate` returned them; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name
+            one, or as {name: [verdicts, ...]}.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best": whose verdicts.
 
     Returns:
         Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
         of seeds only the sentences: mean differences over the seeds.
+
+    Raises:
+        ConfigError: there are fewer than two runs.
+        VerdictsError: a run was not evaluated, or on other images than the first.
+        UnknownName: the first run was not evaluated under `attack`.
+
+    >>> import faal_lab as fl
+    >>> fl.compare("notebooks/recorded/control", "notebooks/recorded/faal-steered")
+    faal-steered against control: The worst classes cannot be told apart with so few images (-1.7 points, 95 % interval
+    -11.8 to 7.8); the averages are not shown to differ (0.0 points, -2.2 to 2.2).
     """
     groups = groups_of(runs, checkpoint)
     if len(groups) < 2:
