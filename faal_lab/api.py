@@ -251,15 +251,15 @@ def train(
     """Train until the end, with a progress bar.
 
     Args:
-        config: all settings at once; or give some of them by name.
+        config: all settings at once; default None: give some of them by name.
         out: the run folder (default: a free name in runs/).
         base: a run or checkpoint file to fine-tune. Settings that are not given are then the base's, but for epochs (4),
             batch_size (50) and learning_rate (0.01).
-        recipe: a method by its name, such as "faal-trades-awp", or a Recipe of your own parts.
-        protocol: a paper's experiment by its name, such as "finetune-2ep".
-        model: a network by its name, or an object of your own that takes pixels in [0, 1] and returns logits.
-        resume: continue the interrupted run in `out`.
-        quiet: show no bar.
+        recipe: a method by its name, such as "faal-trades-awp", or a Recipe of your own parts; default none.
+        protocol: a paper's experiment by its name, such as "finetune-2ep"; default none.
+        model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.
+        resume: continue the interrupted run in `out`; default False.
+        quiet: show no bar; default False.
         settings: any setting of Config, such as fairness="faal", tau=0.5.
 
     Returns:
@@ -309,7 +309,7 @@ def check(
         sure: fail also where an interval contains the minimum; default False.
         accept_findings: accept signs of masked gradients, and chance in the model; default False.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
         junit: also write the answers as JUnit XML to this file; default None.
 
     Returns:
@@ -342,14 +342,14 @@ def solve(
     This is FAAL's middle problem by itself.
 
     Args:
-        scores: how badly each class does, [..., C]; higher is worse.
+        scores: the score of each class, [..., C]; higher is worse.
         tau: radius of the set; default 0.5.
-        ambiguity: which set, a name of the catalogue; default "kl", the paper's.
+        ambiguity: name of the set in the catalogue; default "kl", the paper's.
         reference: its centre [C] (default: uniform).
-        present: which classes take part, bool [..., C] (default: all).
+        present: the classes that take part, bool [..., C] (default: all).
 
     Returns:
-        weights [..., C] on the simplex, the worst expected score [...], and how far the weights are from the reference [...].
+        Weights [..., C] on the simplex, the worst expected score [...], and their divergence [...] from the reference.
 
     Raises:
         UnknownName: there is no such set.

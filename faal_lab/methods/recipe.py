@@ -18,7 +18,7 @@ from faal_lab.methods.presets import PRESETS
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training method: one point of the product of objectives, fairness and more.
+    """A training method: objective x fairness x weight perturbation x average.
 
     Each part may be an object of the user's own.
 

@@ -276,10 +276,10 @@ def table(
     Args:
         runs: evaluated runs, or verdicts as `evaluate` returned them; groups of seeds as of `compare` give means over them, and
             the inequality of their first seed. For "times" finished runs.
-        kind: "results" (default: average and worst class of each attack, in percent with 95 % intervals), "inequality" (how
-            unequal the classes are under one attack), or "times" (minutes an epoch, and the method's demands).
+        kind: "results" (default: average and worst class of each attack, in percent with 95 % intervals), "inequality" (of
+            the classes under one attack), or "times" (minutes an epoch, and the method's demands).
         attack: only this one (default: all; for "inequality" the last one).
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
         paper: for "times": a paper's minutes, as name=2.63; default none.
 
     Returns:

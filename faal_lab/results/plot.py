@@ -39,7 +39,7 @@ def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str
     Args:
         runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure, in percent, with 95 % intervals.
@@ -65,7 +65,7 @@ def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", che
     Args:
         runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure, in percent, with 95 % intervals.
@@ -88,7 +88,7 @@ def confusion(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") 
     Args:
         run: an evaluated run, or its verdicts.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure: the share of each true class (columns) taken for each other class (rows), in percent.
@@ -107,7 +107,7 @@ def flow(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go
     Args:
         run: an evaluated run, or its verdicts.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure; the width of a ribbon is a number of images.
@@ -124,7 +124,7 @@ def radii(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
 
     Args:
         run: an evaluated run, or its verdicts.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure, in percent; radii in pixel units of [0, 1].
@@ -144,7 +144,7 @@ def images(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
 
     Args:
         run: an evaluated run, or its verdicts.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure.
@@ -206,7 +206,7 @@ def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") 
         runs: evaluated runs.
         setting: the name of the setting.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure, in percent.
@@ -238,7 +238,7 @@ def save(
         formats: comma-separated, of html, png, csv; png needs the extra `pictures`; default "html,csv".
         attack: default: the last one of the evaluation.
         setting: also draw accuracy over this setting, such as tau; default none.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         One line for each file written, and for each picture that cannot be drawn, with the reason.

@@ -238,7 +238,7 @@ def report(
         out: the page, default report.html; its tables get its name.
         title: the page's title; default "Class-wise robustness".
         paper: a YAML or JSON file of a paper's numbers, to print beside ours; default None.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         The page's path.
@@ -271,7 +271,7 @@ class Comparisons(dict[str, Comparison]):
 
 
 class Sentences(list[str]):
-    """What groups of seeds say together. Shown as sentences."""
+    """Mean differences between groups of seeds. Shown as sentences."""
 
     def __repr__(self) -> str:
         return "\n".join(self)
@@ -289,7 +289,7 @@ def compare(
         runs: two or more, or verdicts as `evaluate` returned them; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name
             one, or as {name: [verdicts, ...]}.
         attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best": whose verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
