@@ -178,7 +178,7 @@ class Run(os.PathLike[str]):
         """Load the run's images. Opening the test images is for `evaluate`.
 
         Returns:
-            The parts .train, .validation and .test; each has .pixels [N, channels, H, W] in [0, 1] and .labels [N].
+            The parts .train, .validation and .test; each has .pixels, uint8 [N, channels, H, W], and .labels [N].
 
         >>> import faal_lab as fl
         >>> len(fl.open_run("notebooks/recorded/control").data().train)
