@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faal_lab import catalogue, dro
-    from faal_lab.api import Run, check, compare, evaluate, open_run, report, solve, steps, table, train
+    from faal_lab.api import Run, check, open_run, solve, steps, train
     from faal_lab.dro import KLBall
     from faal_lab.evaluation.adopt import adopt
+    from faal_lab.evaluation.evaluate import evaluate
     from faal_lab.methods.fairness.faal import FAAL
     from faal_lab.methods.recipe import Recipe
     from faal_lab.results import plot
+    from faal_lab.results.formats import table
+    from faal_lab.results.report import compare, report
     from faal_lab.runs.config import Config
     from faal_lab.sweeps.demo import demo
     from faal_lab.sweeps.run import sweep
@@ -35,13 +38,15 @@ __all__ = [
 ]  # fmt: skip
 
 _WHERE = {
-    **dict.fromkeys(("Run", "check", "compare", "evaluate", "open_run", "report", "solve", "steps", "table"), "api"),
-    "train": "api",
+    **dict.fromkeys(("Run", "check", "open_run", "solve", "steps", "train"), "api"),
     "KLBall": "dro",
     "Config": "runs.config",
     "Recipe": "methods.recipe",
     "FAAL": "methods.fairness.faal",
     "adopt": "evaluation.adopt",
+    "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("compare", "report"), "results.report"),
+    "table": "results.formats",
     "sweep": "sweeps.run",
     "demo": "sweeps.demo",
     **dict.fromkeys(("Comparison", "Dashboard", "Explorer", "Workbench"), "widgets"),

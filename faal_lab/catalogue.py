@@ -185,10 +185,10 @@ MODES = ("per-image", "compat")  # AutoAttack's noise
 
 
 def parts() -> dict[str, dict[str, str]]:
-    """Describe every objective, fairness method, average and ambiguity set in one line each.
+    """Describe every objective, fairness method, average and ambiguity set.
 
     Returns:
-        setting -> name -> description.
+        setting -> name -> description in one line.
 
     >>> from faal_lab.catalogue import parts
     >>> parts()["averaging"]["none"]
@@ -215,6 +215,14 @@ def check_combination(objective: str, fairness: str, averaging: str, *, replays:
     Raises:
         UnknownName: if a name is not in its table.
         RecipeError: if the parts do not go together; the message states a combination that works.
+
+    >>> from faal_lab.catalogue import check_combination
+    >>> check_combination("trades", "csr", "none")
+    >>> check_combination("at", "csr", "none")
+    Traceback (most recent call last):
+        ...
+    faal_lab.errors.RecipeError: fairness=csr weighs the terms clean and robust apart, and objective=at has robust:
+    there is no clean term. Choose objective=trades.
     """
     loss = OBJECTIVES[check_name("objective", objective, OBJECTIVES)]
     method = FAIRNESS[check_name("fairness method", fairness, FAIRNESS)]

@@ -228,11 +228,11 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
         check_name("attack", name, ATTACKS)  # before torch is loaded
     number, count = _part(part)
 
-    from faal_lab import api
+    import faal_lab as fl
     from faal_lab.evaluation.verdicts import VerdictsError
     from faal_lab.results.tables import comparisons, paired_sentences, text_table
 
-    verdicts = api.evaluate(
+    verdicts = fl.evaluate(
         models, attacks, checkpoint=checkpoint, epsilon=epsilon, images=images, classes=classes, out=out, compile=compile,
         device=device, mode=mode, part=(number, count), **(stated or {}),
     )  # fmt: skip
@@ -267,12 +267,12 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
     """
     if len(runs) < 2:  # before torch is loaded
         raise ConfigError(f"compare needs at least two runs, got {runs[0]} alone.")
-    from faal_lab import api
+    import faal_lab as fl
     from faal_lab.evaluation.groups import read_seeds
     from faal_lab.results.tables import notes, spread_table
 
     groups = read_seeds(runs, checkpoint)
-    print(api.compare(groups, attack=attack))
+    print(fl.compare(groups, attack=attack))
     if any(len(group) > 1 for group in groups.values()):
         said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
         print(*said, sep="\n")
@@ -320,10 +320,10 @@ def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.h
         paper: YAML or JSON of a paper's numbers to stand beside ours: {run: {source: text, attacks: {attack: {average, worst}}}}
         checkpoint: which checkpoint's verdicts
     """
-    from faal_lab import api
+    import faal_lab as fl
     from faal_lab.results.formats import SUFFIXES
 
-    page = api.report(*runs, out=out, title=title, paper=paper, checkpoint=checkpoint)
+    page = fl.report(*runs, out=out, title=title, paper=paper, checkpoint=checkpoint)
     print(*(f"Written: {path}" for path in (page, *map(page.with_suffix, SUFFIXES))), sep="\n")
 
 

@@ -25,7 +25,8 @@ from faal_lab.dro.base import (
 
 @dataclass(frozen=True)
 class ChiSquareBall(Ball):
-    """All w with sum((w - u)^2 / u) <= radius (without the factor 1/2; about 2 tau of a small KL ball).
+    """All w with sum((w - u)^2 / u) <= radius
+    (without the factor 1/2; about 2 tau of a small KL ball).
 
     The worst case is `w = u * (score - theta)+`, normalised: a class far below the others gets no weight. While every
     class has weight, the value is mean + sqrt(radius) * standard deviation of the scores. Solved by sorting, without iteration.
@@ -223,7 +224,8 @@ class Simplex(Ball):
     """Every distribution over the classes present. The hardest class gets all weight.
     Ties share in proportion to the reference.
 
-    A radius has no effect.
+    Args:
+        radius: has no effect (default infinity).
 
     >>> import torch
     >>> from faal_lab.dro import Simplex
@@ -243,7 +245,8 @@ class Simplex(Ball):
 class Point(Ball):
     """The reference and nothing else: plain averaging over classes.
 
-    A radius has no effect.
+    Args:
+        radius: has no effect (default 0).
 
     >>> import torch
     >>> from faal_lab.dro import Point
@@ -286,12 +289,28 @@ class Floored:
 
     @property
     def limits(self) -> tuple[float, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The limits of the inner set."""
+        """Return the limits of the inner set.
+
+        Returns:
+            The smallest and the largest radius that has a meaning.
+
+        >>> from faal_lab.dro import Floored, TotalVariationBall
+        >>> Floored(TotalVariationBall()).limits
+        (0.0, 1.0)
+        """
         return self.inner.limits
 
     @property
     def radius(self) -> float:
-        """The radius of the inner set."""
+        """Return the radius of the inner set.
+
+        Returns:
+            The radius, in the measure of that set.
+
+        >>> from faal_lab.dro import Floored, KLBall
+        >>> Floored(KLBall(0.3)).radius
+        0.3
+        """
         return self.inner.radius
 
     def worst_case(

@@ -15,7 +15,20 @@ from faal_lab.catalogue import ANY_RADIUS
 
 
 class WorstCase(NamedTuple):
-    """The worst case of a set: float64 tensors on the device of the scores, detached."""
+    """The worst case of a set: float64 tensors on the device of the scores, detached.
+
+    Args:
+        weights: [..., C] on the simplex, 0 for absent classes.
+        value: [...], the maximum: sum of weights * scores, less the price paid in a penalised form.
+        divergence: [...], distance of the weights from the reference, in the measure of the set.
+        dual: [...], d value / d radius: the worth of a little more radius.
+
+    >>> import torch
+    >>> from faal_lab.dro import TotalVariationBall
+    >>> weights, value, divergence, dual = TotalVariationBall(0.2).worst_case(torch.tensor([0.0, 1.0]))
+    >>> weights, value, dual  # 0.1 more radius would add 0.1 to the value
+    (tensor([0.3000, 0.7000], dtype=torch.float64), tensor(0.7000, dtype=torch.float64), tensor(1., dtype=torch.float64))
+    """
 
     weights: torch.Tensor  # [..., C] on the simplex, 0 for absent classes
     value: torch.Tensor  # [...] the maximum: sum of weights * scores, less the price paid in a penalised form
@@ -24,13 +37,33 @@ class WorstCase(NamedTuple):
 
 
 class AmbiguitySet(Protocol):
-    """A set of class distributions around a reference. FAAL uses `KLBall`."""
+    """A set of class distributions around a reference. FAAL uses `KLBall`.
+
+    Any object of this form serves, for example as `FAAL(ambiguity=...)`.
+
+    >>> import torch
+    >>> from faal_lab import FAAL
+    >>> from faal_lab.dro import Floored, KLBall
+    >>> ball = Floored(KLBall(0.5), share=0.2)  # no class counts less than a fifth of its share
+    >>> ball.worst_case(torch.tensor([0.1, 0.2, 0.3, 0.9])).weights.min() >= 0.2 / 4
+    tensor(True)
+    >>> FAAL(ambiguity=ball).ambiguity.radius
+    0.5
+    """
 
     limits: ClassVar[tuple[float, float]]  # smallest and largest radius that has a meaning
 
     @property
     def radius(self) -> float:
-        """The largest distance from the reference, in the measure of the set."""
+        """Return the largest distance from the reference.
+
+        Returns:
+            The radius, in the measure of the set.
+
+        >>> from faal_lab.dro import KLBall
+        >>> KLBall(0.3).radius
+        0.3
+        """
         ...
 
     def worst_case(
@@ -57,6 +90,12 @@ class AmbiguitySet(Protocol):
 
         Raises:
             ValueError: a shape does not fit, or a checked value is invalid; the message names the argument.
+
+        >>> import torch
+        >>> from faal_lab.dro import CVaR
+        >>> scores = torch.tensor([[0.1, 0.2, 0.3, 0.9], [0.5, 0.0, 0.0, 0.5]])  # two problems of four classes
+        >>> CVaR(0.5).worst_case(scores).value  # the mean of the worse half
+        tensor([0.6000, 0.5000], dtype=torch.float64)
         """
         ...
 

@@ -139,7 +139,8 @@ _LOG_TINY = -700.0  # below it, eps leaves the range of float64, and so do all w
 
 @dataclass(frozen=True)
 class KLBall(Ball):
-    """All w with KL(reference || w) <= radius, the paper's tau (FAAL, eq. 8, uniform distribution first).
+    """All w with KL(reference || w) <= radius, the paper's tau
+    (FAAL, eq. 8, uniform distribution first).
 
     Every class keeps a positive weight at any radius. A class without reference mass costs nothing: it takes all that it can get
     if it is the hardest. Radius 0 returns the reference exactly.

@@ -27,7 +27,8 @@ from faal_lab.dro.base import (
 
 @dataclass(frozen=True)
 class ReverseKLBall(Ball):
-    """All w with KL(w || reference) <= radius. A class without reference mass gets no weight.
+    """All w with KL(w || reference) <= radius.
+    A class without reference mass gets no weight.
 
     Args:
         radius: tau, at least 0 (default 0.5).

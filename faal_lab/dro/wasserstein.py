@@ -58,6 +58,11 @@ class WassersteinBall(Ball):
 
         Raises:
             ValueError: the matrix has another size.
+
+        >>> from faal_lab.dro import WassersteinBall
+        >>> WassersteinBall().costs(2)
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
         """
         if self.cost is None:
             return 1 - torch.eye(classes, dtype=torch.float64)

@@ -44,8 +44,8 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
     Args:
         config: the settings of images, network and attack; its other settings are ignored.
         out: the run folder.
-        model: the network as an object, which takes pixels in [0, 1] and returns logits.
-        images: check that there are so many test images, and at least one per class; None checks nothing.
+        model: the network as an object, which takes pixels in [0, 1] and returns logits; default None.
+        images: check that there are so many test images, and at least one per class; None (default) checks nothing.
 
     Returns:
         The run folder.

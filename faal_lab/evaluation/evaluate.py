@@ -2,30 +2,99 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from faal_lab.catalogue import DEFAULT_ATTACKS
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS
 from faal_lab.data.images import Images, Splits, stratified
-from faal_lab.errors import check_name
+from faal_lab.errors import ConfigError, check_name
+from faal_lab.evaluation import suite
+from faal_lab.evaluation.adopt import run_folders
 from faal_lab.evaluation.autoattack import autoattack_note
 from faal_lab.evaluation.masking import between
-from faal_lab.evaluation.suite import Manner, Progress, evaluate
+from faal_lab.evaluation.suite import Manner, Progress
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.models.build import device_of, frozen
 from faal_lab.models.fast import compiled, try_to_compile
 from faal_lab.models.layout import placed
-from faal_lab.runs import Heartbeat, RunFolder, read_checkpoint
+from faal_lab.runs import Heartbeat, RunFolder, by_name, read_checkpoint
 from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import Evaluated
 from faal_lab.runs.files import replace_file, tensors_sha256, versions
+from faal_lab.runs.progress import share_bar
+from faal_lab.training.parameters import listed
 from faal_lab.training.restore import delivered, load_model
 from faal_lab.training.run import load_data
+
+Runs = str | os.PathLike[str]  # a run, the path of its folder, or "name=path" to give it another name
+
+
+def evaluate(
+    runs: Runs | Iterable[Runs], attacks: str | Sequence[str] = DEFAULT_ATTACKS, *, checkpoint: str = "last",
+    epsilon: float | None = None, images: int | None = None, classes: str | Sequence[str] = (), model: str | nn.Module = "",
+    out: str | os.PathLike[str] | None = None, quiet: bool = False, compile: bool = False, device: str = "auto",
+    mode: str = "per-image", part: tuple[int, int] = (0, 1), say: Callable[[str], None] = print, **settings: Any,
+) -> dict[str, Verdicts]:  # fmt: skip
+    """Attack the test images of runs, and keep the verdicts in their folders.
+
+    Args:
+        runs: one or several; also checkpoint files, "robustbench:NAME" and "module:callable", which become run folders first.
+        attacks: names of the catalogue, comma-separated or listed; default clean, pgd-20, cw-20 and autoattack.
+        checkpoint: "last" (default), or "best" (by validation).
+        epsilon: the radius (default: each run's own; models from elsewhere need one).
+        images: take only so many test images, spread over the classes (default: all).
+        classes: attack only the images of these classes (default: all).
+        model: for a run of a network of your own, an object of the same kind; for a file of weights, its network's name.
+        out: the run folder of a model from elsewhere (default: a free name in runs/).
+        quiet: show no bar; default False.
+        compile: run ResNets by torch.compile, for long attacks; default False.
+        device: auto (default), cpu, cuda, cuda:1, mps.
+        mode: AutoAttack's noise: per-image (default), or compat (upstream's own).
+        part: (i, n): make the i-th of n parts of AutoAttack's batches, counted from 0; part 0 writes the verdicts.
+        say: reports the models that became run folders; default `print`.
+        settings: of models from elsewhere: data, data_dir, normalization, ...
+
+    Returns:
+        Verdicts by the runs' names.
+
+    Raises:
+        UnknownName: there is no such attack.
+        ConfigError: a model from elsewhere lacks a setting, or an argument is for run folders only.
+        RunFolderError: there is no such run or file.
+
+    >>> import faal_lab as fl
+    >>> run = fl.train(out="runs/tiny", epochs=1, batch_size=250, attack_steps=1, quiet=True)
+    >>> verdicts = fl.evaluate(run, "clean,pgd-20", images=20, quiet=True)
+    >>> list(verdicts["tiny"].survived)
+    ['clean', 'pgd-20']
+    """
+    chosen = tuple(listed(attacks)) if isinstance(attacks, str) else tuple(attacks)
+    for name in chosen:
+        check_name("attack", name, ATTACKS)
+    only = tuple(listed(classes)) if isinstance(classes, str) and classes else tuple(classes)
+    words = [os.fspath(run) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
+    strange = [word for word in words if not Path(word).expanduser().is_dir()]
+    if strange and (checkpoint == "best" or part[1] > 1):
+        raise ConfigError(f"--checkpoint best and --part are for run folders, and {strange[0]} is none.")
+    network, named = (None, {"model": model} if model else {}) if isinstance(model, str) else (model, {})
+    known = {**settings, **named, "device": device, **({} if epsilon is None else {"epsilon": epsilon})}
+    folders = run_folders(words, known, attacks=chosen, images=images, out=None if out is None else Path(out), say=say)
+    found = {}
+    for name, folder in by_name(folders).items():
+        with nullcontext() if quiet else share_bar(f"evaluate {folder.name}") as progress:
+            found[name] = evaluate_run(
+                folder, checkpoint=checkpoint, attacks=chosen, images=images, classes=only, epsilon=epsilon, model=network,
+                device=device, mode=mode, part=part[0], parts=part[1], compile=compile, progress=progress,
+            )  # fmt: skip
+    return found
 
 
 def evaluate_run(
@@ -84,7 +153,7 @@ def evaluate_run(
             progress(what, share)
 
     with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext(), frozen(model), compiled(model, quick):
-        verdicts = evaluate(
+        verdicts = suite.evaluate(
             placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
             attacks=attacks, seed=config.seed, header=header, progress=hear,
             manner=Manner(mode=mode, folder=folder.path, part=part, parts=parts),

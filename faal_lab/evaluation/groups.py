@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from faal_lab.evaluation.evaluate import read_verdicts
+from faal_lab.errors import ConfigError
+from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import RunStarted
@@ -79,3 +83,35 @@ def read_seeds(texts: Iterable[str], checkpoint: str = "last") -> dict[str, list
     """Read the verdicts of all seeds of each name in `grouped`."""
     found = grouped(texts)
     return {name: [Reported.read(name, path, checkpoint).verdicts for path in paths] for name, paths in found.items()}
+
+
+def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
+    """Read evaluated runs with their verdicts, history and settings."""
+    return read_runs([os.fspath(run) for run in runs], checkpoint)
+
+
+def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
+    """Return verdicts by name, of several seeds the first.
+
+    Takes runs, or verdicts as `evaluate` returned them. Raises ConfigError if there are none.
+    """
+    return {name: group[0] for name, group in groups_of(runs, checkpoint).items()}
+
+
+def groups_of(runs: Sequence[Runs | Mapping[str, Any]], checkpoint: str) -> dict[str, list[Verdicts]]:
+    """Return the verdicts of each name, one for each of its seeds, in order.
+
+    Raises ConfigError if there are none.
+    """
+    found: dict[str, list[Verdicts]] = {}
+    for _, some in groupby(runs, lambda run: isinstance(run, Mapping)):
+        folders: list[str] = []  # those that stand together, so that the seeds of one name find each other
+        for run in some:
+            if isinstance(run, Mapping):
+                found |= {name: [v] if isinstance(v, Verdicts) else list(v) for name, v in run.items()}
+            else:
+                folders.append(os.fspath(run))
+        found |= read_seeds(folders, checkpoint)
+    if not found:
+        raise ConfigError("Name at least one evaluated run.")
+    return found

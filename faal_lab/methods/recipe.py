@@ -18,7 +18,9 @@ from faal_lab.methods.presets import PRESETS
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training method: one point of the product. Each part may be an object of the user's own.
+    """A training method: objective x fairness x weight perturbation x average.
+
+    Each part may be an object of the user's own.
 
     Args:
         objective: the training loss.
@@ -56,6 +58,11 @@ class Recipe:
 
         Returns:
             This recipe from `fairness_start` on, if `on`; else `plain`, or this recipe with NoFairness.
+
+        >>> from faal_lab import Recipe
+        >>> recipe = Recipe.of("at", "faal", fairness_start=2)
+        >>> [type(recipe.at(epoch).fairness).__name__ for epoch in range(4)]
+        ['NoFairness', 'NoFairness', 'FAAL', 'FAAL']
         """
         if on and epoch >= self.fairness_start:
             return self

@@ -33,7 +33,20 @@ def class_style(index: int) -> dict[str, Any]:
 
 
 def styled(figure: go.Figure, **layout: Any) -> go.Figure:
-    """Apply the look of all figures: transparent, so that it fits light and dark pages."""
+    """Apply the look of all figures: transparent, for light and dark pages.
+
+    Args:
+        figure: a plotly figure; it is changed.
+        layout: further settings of plotly's layout; they win.
+
+    Returns:
+        The same figure.
+
+    >>> import plotly.graph_objects as go
+    >>> from faal_lab.results import plot
+    >>> plot.styled(go.Figure(), title="mine").layout.paper_bgcolor
+    'rgba(0,0,0,0)'
+    """
     grid: dict[str, Any] = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.5)"}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from faal_lab.errors import ConfigError
+from faal_lab.errors import ConfigError, check_name
+from faal_lab.evaluation.evaluate import Runs
+from faal_lab.evaluation.groups import grouped, groups_of
 from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.results import tables
 from faal_lab.results.published import NUMBERS
 from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, marked, spread_cells, spread_rows
 from faal_lab.runs import RunFolder
@@ -261,3 +265,51 @@ def settings_html(folders: Mapping[str, RunFolder]) -> str:
         + "<details><summary>Settings that are the same, and versions</summary>"
         + Table("", head, same, []).html() + Table("", ["version of", *head[1:]], made_by, []).html() + "</details>"
     )  # fmt: skip
+
+
+def table(
+    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], kind: str = "results", attack: str = "",
+    checkpoint: str = "last", paper: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """Return numbers of runs as a DataFrame that shows itself with intervals.
+
+    Args:
+        runs: evaluated runs, or verdicts as `evaluate` returned them; groups of seeds as of `compare` give means over them, and
+            the inequality of their first seed. For "times" finished runs.
+        kind: "results" (default: average and worst class of each attack, in percent with 95 % intervals), "inequality" (of
+            the classes under one attack), or "times" (minutes an epoch, and the method's demands).
+        attack: only this one (default: all; for "inequality" the last one).
+        checkpoint: "last" (default) or "best", the one of the verdicts.
+        paper: for "times": a paper's minutes, as name=2.63; default none.
+
+    Returns:
+        One row per run and attack; for "times" one row per run.
+
+    Raises:
+        UnknownName: there is no such kind of table, or no such attack in the evaluation.
+        VerdictsError: a run was not evaluated.
+
+    >>> import faal_lab as fl
+    >>> table = fl.table("notebooks/recorded/control", attack="autoattack")
+    >>> table[["average", "worst", "worst_low", "worst_high"]].round(1)
+                        average  worst  worst_low  worst_high
+    run     attack
+    control autoattack     76.2   41.4       24.0        60.4
+    """
+    check_name("kind of table", kind, ("results", "inequality", "times"))
+    if kind == "times":
+        folders = grouped(os.fspath(run) for run in runs if not isinstance(run, Mapping))
+        rows = tables.time_rows({name: paths[0] for name, paths in folders.items()}, tables.minutes_of(paper))
+        return ResultTable.of(rows, times_table(rows), ["run"])
+    groups = groups_of(runs, checkpoint)
+    if attack:
+        for group in groups.values():
+            check_name("attack", attack, group[0].survived)
+    if kind == "inequality":
+        rows = tables.spread_rows(tables.marked({name: group[0] for name, group in groups.items()}), attack)
+        return ResultTable.of(rows, inequality_table(rows), ["run", "attack"])
+    rows = [row for row in tables.group_rows(groups) if attack in ("", row["attack"])]
+    said = tables.notes(
+        {f"{name} {n}" if len(group) > 1 else name: v for name, group in groups.items() for n, v in enumerate(group, 1)}
+    )
+    return ResultTable.of(rows, result_table(rows, said), ["run", "attack"])

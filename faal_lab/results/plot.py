@@ -8,13 +8,13 @@ or the runs were not evaluated alike.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from faal_lab.errors import ConfigError, check_name
-from faal_lab.evaluation.groups import Reported, read_runs, read_seeds
+from faal_lab.errors import check_name
+from faal_lab.evaluation.evaluate import Runs
+from faal_lab.evaluation.groups import reported, verdicts_of
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.confusion import confusion_flow, confusion_heatmap
 from faal_lab.results.export import accuracy_over, all_pictures, check_formats, export_all
@@ -32,45 +32,20 @@ __all__ = [
     "bars", "clean_and_robust", "confusion", "flow", "images", "over", "radii", "save", "styled", "validation", "weights",
 ]  # fmt: skip
 
-Runs = str | os.PathLike[str]
-
-
-def reported(runs: Iterable[Runs], checkpoint: str = "last") -> list[Reported]:
-    """Read evaluated runs with their verdicts, history and settings."""
-    return read_runs([os.fspath(run) for run in runs], checkpoint)
-
-
-def verdicts_of(runs: Sequence[Runs | Mapping[str, Verdicts]], checkpoint: str) -> dict[str, Verdicts]:
-    """Return verdicts by name, of runs or as `evaluate` returned them; of several seeds the first. Raises ConfigError if none."""
-    return {name: group[0] for name, group in groups_of(runs, checkpoint).items()}
-
-
-def groups_of(runs: Sequence[Runs | Mapping[str, Any]], checkpoint: str) -> dict[str, list[Verdicts]]:
-    """Return the verdicts of each name, one for each of its seeds, in the order of the arguments; raises ConfigError if none."""
-    found: dict[str, list[Verdicts]] = {}
-    for _, some in groupby(runs, lambda run: isinstance(run, Mapping)):
-        folders: list[str] = []  # those that stand together, so that the seeds of one name find each other
-        for run in some:
-            if isinstance(run, Mapping):
-                found |= {name: [v] if isinstance(v, Verdicts) else list(v) for name, v in run.items()}
-            else:
-                folders.append(os.fspath(run))
-        found |= read_seeds(folders, checkpoint)
-    if not found:
-        raise ConfigError("Name at least one evaluated run.")
-    return found
-
 
 def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw each class's accuracy under an attack, one bar per run, with 95 % intervals.
+    """Draw each class's accuracy under an attack, one bar per run.
 
     Args:
         runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure, in percent.
+        A plotly figure, in percent, with 95 % intervals.
+
+    Raises:
+        UnknownName: the runs were not evaluated under `attack`.
 
     >>> import numpy as np
     >>> from faal_lab.evaluation.verdicts import Verdicts
@@ -85,18 +60,23 @@ def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str
 
 
 def clean_and_robust(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw each class's accuracy on clean images and under an attack, one row per run.
+    """Draw each class's accuracy on clean and on attacked images, one row per run.
 
     Args:
         runs: evaluated runs, or verdicts by name as `fl.evaluate` returned them.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure.
+        A plotly figure, in percent, with 95 % intervals.
 
     Raises:
         VerdictsError: the clean images were not evaluated, or `attack` is clean.
+
+    >>> from faal_lab.results import plot
+    >>> clean, robust = plot.clean_and_robust("notebooks/recorded/control").data
+    >>> round(clean.y[8]), round(robust.y[8])  # class 8
+    (95, 41)
     """
     found = verdicts_of(runs, checkpoint)
     return clean_and_robust_bars(marked(found), _attack(found, attack))
@@ -108,24 +88,33 @@ def confusion(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") 
     Args:
         run: an evaluated run, or its verdicts.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure.
+        A plotly figure: the share of each true class (columns) taken for each other class (rows), in percent.
+
+    >>> from faal_lab.results import plot
+    >>> shares = plot.confusion("notebooks/recorded/control").data[0].z
+    >>> float(shares[1][8].round(1))  # percent of class 8 that are taken for 1
+    20.7
     """
     return _of_one(confusion_heatmap, run, attack, checkpoint)
 
 
 def flow(run: Runs | Verdicts, attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw which class is taken for which under an attack, as ribbons from true to predicted.
+    """Draw the confusions under an attack as ribbons from true to predicted class.
 
     Args:
         run: an evaluated run, or its verdicts.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure.
+        A plotly figure; the width of a ribbon is a number of images.
+
+    >>> from faal_lab.results import plot
+    >>> max(plot.flow("notebooks/recorded/control").data[0].link.value)  # images of the widest ribbon, from 8 to 1
+    9
     """
     return _of_one(confusion_flow, run, attack, checkpoint)
 
@@ -135,13 +124,17 @@ def radii(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
 
     Args:
         run: an evaluated run, or its verdicts.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure.
+        A plotly figure, in percent; radii in pixel units of [0, 1].
 
     Raises:
         VerdictsError: the verdicts have no radius curve.
+
+    >>> from faal_lab.results import plot
+    >>> [round(y) for y in plot.radii("notebooks/recorded/control").data[8].y]  # class 8, from radius 0 to 1
+    [95, 90, 85, 70, 40, 5, 0, 0]
     """
     return radius_curves(*_one(run, checkpoint))
 
@@ -151,13 +144,17 @@ def images(run: Runs | Verdicts, checkpoint: str = "last") -> go.Figure:
 
     Args:
         run: an evaluated run, or its verdicts.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         A plotly figure.
 
     Raises:
         VerdictsError: the verdicts have no example images.
+
+    >>> from faal_lab.results import plot
+    >>> plot.images("notebooks/recorded/control").layout.title.text
+    'control: Images before and under CW-20'
     """
     return image_strip(*_one(run, checkpoint))
 
@@ -169,7 +166,15 @@ def weights(run: Runs) -> go.Figure:
         run: a run folder.
 
     Returns:
-        A plotly figure.
+        A plotly figure: for each class every batch, and the mean of the last 10.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+
+    >>> from faal_lab.results import plot
+    >>> figure = plot.weights("notebooks/recorded/faal-steered")
+    >>> max(figure.data, key=lambda line: sum(line.y)).name  # the heaviest class of the run
+    '8'
     """
     history, names = load_history(os.fspath(run))
     return weights_over_batches(history, names, "Class weights (CDAW) of every batch")
@@ -182,25 +187,38 @@ def validation(run: Runs) -> go.Figure:
         run: a run folder.
 
     Returns:
-        A plotly figure.
+        A plotly figure, in percent.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+
+    >>> from faal_lab.results import plot
+    >>> [line.name for line in plot.validation("notebooks/recorded/control").data]
+    ['clean, average', 'clean, worst class', 'robust, average', 'robust, worst class']
     """
     return validation_curves(load_history(os.fspath(run))[0])
 
 
 def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") -> go.Figure:
-    """Draw average and worst class over a setting in which the runs differ, such as tau.
+    """Draw average and worst class over a setting in which runs differ, such as tau.
 
     Args:
         runs: evaluated runs.
         setting: the name of the setting.
         attack: default: the last one of the evaluation.
-        checkpoint: which checkpoint's verdicts.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
-        A plotly figure.
+        A plotly figure, in percent.
 
     Raises:
+        UnknownName: there is no such setting, or no such attack in the evaluation.
         VerdictsError: the runs do not differ in the setting.
+
+    >>> from faal_lab.results import plot
+    >>> figure = plot.over("notebooks/recorded/control", "notebooks/recorded/faal-steered", setting="fairness")
+    >>> figure.data[0].x
+    ('faal', 'none')
     """
     check_name("setting", setting, settings())
     found = reported(runs, checkpoint)
@@ -217,10 +235,10 @@ def save(
     Args:
         runs: evaluated alike.
         out: the folder for the files.
-        formats: comma-separated, of html, png, csv; png needs the extra `pictures`.
+        formats: comma-separated, of html, png, csv; png needs the extra `pictures`; default "html,csv".
         attack: default: the last one of the evaluation.
-        setting: also draw accuracy over this setting, such as tau.
-        checkpoint: which checkpoint's verdicts.
+        setting: also draw accuracy over this setting, such as tau; default none.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
 
     Returns:
         One line for each file written, and for each picture that cannot be drawn, with the reason.
@@ -229,6 +247,10 @@ def save(
         UnknownName: a format, attack or setting is unknown.
         ImportError: png needs kaleido, which is missing.
         OSError: a file cannot be written, or no browser was found.
+
+    >>> from faal_lab.results import plot
+    >>> plot.save("notebooks/recorded/control", out="pictures", formats="csv")[0]
+    'Written: pictures/clean-and-autoattack.csv'
     """
     kinds = check_formats(listed(formats))
     return export_all(all_pictures(reported(runs, checkpoint), attack, setting), Path(out), kinds)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.evaluation.groups import Reported
+from faal_lab.errors import ConfigError
+from faal_lab.evaluation.comparison import Comparison
+from faal_lab.evaluation.evaluate import Runs
+from faal_lab.evaluation.groups import Reported, groups_of, reported
 from faal_lab.evaluation.suite import describe
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.results.figures import class_bars, validation_curves, weights_over_batches
@@ -23,7 +27,7 @@ from faal_lab.results.formats import (
     settings_html,
     write_tables,
 )
-from faal_lab.results.published import Published, paper_rows
+from faal_lab.results.published import Published, paper_rows, read_paper
 from faal_lab.results.robustness import run_pictures
 from faal_lab.results.tables import (
     ATTACK_TITLES,
@@ -219,3 +223,91 @@ def _setting(verdicts: Verdicts) -> str:
         f"Data: {about['data']} (test split, {len(verdicts.labels)} images). Attacks in the ball {_ball(about)}, "
         f"pixels in [0, 1], seed {about['seed']}, {about['precision']}."
     )
+
+
+def report(
+    *runs: Runs, out: str | os.PathLike[str] = "report.html", title: str = "Class-wise robustness",
+    paper: str | os.PathLike[str] | None = None, checkpoint: str = "last",
+) -> Path:  # fmt: skip
+    """Write one HTML page on evaluated runs, and print its headlines.
+
+    The page opens offline. Its tables are beside it as CSV, LaTeX and Markdown.
+
+    Args:
+        runs: evaluated runs; the others are compared with the first.
+        out: the page, default report.html; its tables get its name.
+        title: the page's title; default "Class-wise robustness".
+        paper: a YAML or JSON file of a paper's numbers, to print beside ours; default None.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigError: `out` has the name of one of its tables.
+        VerdictsError: a run was not evaluated, or the runs were not evaluated alike.
+
+    >>> import faal_lab as fl
+    >>> page = fl.report("notebooks/recorded/control", out="control.html")
+    Under AutoAttack, control classifies 76.2 % on average (72.8 to 79.4) and 41.4 % of its worst class, 8 (24.0 to 60.4).
+    >>> page.with_suffix(".csv").is_file()
+    True
+    """
+    beside = read_paper(Path(paper)) if paper else None
+    found = reported(runs, checkpoint)
+    page = write_report(found, Path(out), title, beside)
+    print(*headlines(found), sep="\n")
+    return page
+
+
+class Comparisons(dict[str, Comparison]):
+    """Comparisons with the first run, by the other runs' names. Shown as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(paired_sentences(self))
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(paired_sentences(self))
+
+
+class Sentences(list[str]):
+    """Mean differences between groups of seeds. Shown as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(self)
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(self)
+
+
+def compare(
+    *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], attack: str = "", checkpoint: str = "last"
+) -> Comparisons | Sentences:
+    """Compare evaluated runs with the first one, paired on the same images.
+
+    Args:
+        runs: two or more, or verdicts as `evaluate` returned them; groups of seeds as "runs/a-0,runs/a-1", "name=..." to name
+            one, or as {name: [verdicts, ...]}.
+        attack: default: the last one of the evaluation.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
+
+    Returns:
+        Name -> Comparison: differences of average, worst class and each class, with intervals. Printed as sentences. Of groups
+        of seeds only the sentences: mean differences over the seeds.
+
+    Raises:
+        ConfigError: there are fewer than two runs.
+        VerdictsError: a run was not evaluated, or on other images than the first.
+        UnknownName: the first run was not evaluated under `attack`.
+
+    >>> import faal_lab as fl
+    >>> fl.compare("notebooks/recorded/control", "notebooks/recorded/faal-steered")
+    faal-steered against control: The worst classes cannot be told apart with so few images (-1.7 points, 95 % interval
+    -11.8 to 7.8); the averages are not shown to differ (0.0 points, -2.2 to 2.2).
+    """
+    groups = groups_of(runs, checkpoint)
+    if len(groups) < 2:
+        raise ConfigError(f"compare needs at least two runs, got {next(iter(groups))} alone.")
+    if any(len(group) > 1 for group in groups.values()):
+        return Sentences(seed_sentences(groups, attack))
+    return Comparisons(comparisons({name: group[0] for name, group in groups.items()}, attack))

@@ -133,7 +133,7 @@ def check_model(name: str, filters: int, normalization: str) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one training run. Radii are in pixel units of [0, 1]: 8/255 is 0.03137, not 0.031.
+    """Set up one training run. Radii are in pixels of [0, 1]: 8/255 is 0.03137.
 
     Args:
         **settings: any of the fields below; `faal-lab settings` prints the type, default, range and meaning of each.
@@ -143,8 +143,9 @@ class Config:
         ConfigError: a value is of the wrong type or out of range, or two settings exclude each other.
 
     >>> from faal_lab import Config
-    >>> Config(fairness="faal", tau=0.3).tau
-    0.3
+    >>> config = Config.from_mapping({"fairness": "faal", "tau": 0.3, "epochs": 9, "tau_changes": "5:0.1"})
+    >>> config.to_mapping()["tau"], config.tau_schedule(), config.drops(), len(config.digest())
+    (0.3, {5: 0.1}, (0.5, 0.75), 12)
     """
 
     # fmt: off
@@ -286,7 +287,6 @@ class Config:
             )
         except RecipeError as error:
             raise ConfigError(str(error)) from error
-
         starts = {
             "fairness_start": self.fairness,
             "average_start": self.averaging,
@@ -298,7 +298,6 @@ class Config:
                     f"{name}={getattr(self, name)} is not within the {self.epochs} epochs of this run: {part} would never act. "
                     "Lower it, or train for longer."
                 )
-
         if FAIRNESS[self.fairness].delayed and self.fairness_start == 0 and self.epochs < 2:
             raise ConfigError(
                 f"fairness={self.fairness} learns from an epoch before it acts: in one epoch it would never act. "
@@ -320,10 +319,6 @@ class Config:
 
         Raises:
             ConfigError: the text is not of the form 100:0.25,150:0.5, or names an epoch twice.
-
-        >>> from faal_lab import Config
-        >>> Config(epochs=200, tau_changes="100:0.25,150:0.5").tau_schedule()
-        {100: 0.25, 150: 0.5}
         """
         try:
             pairs = [entry.split(":") for entry in self.tau_changes.split(",") if entry.strip()]
@@ -360,6 +355,9 @@ class Config:
         Args:
             mapping: the values by name; the others keep their defaults.
 
+        Returns:
+            All settings.
+
         Raises:
             UnknownName: a setting does not exist; the message offers the nearest name.
             ConfigError: a value is invalid.
@@ -369,11 +367,19 @@ class Config:
         return cls(**mapping)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values of all settings by name."""
+        """Return the values of all settings by name.
+
+        Returns:
+            A dict of plain values, which `from_mapping` takes.
+        """
         return asdict(self)
 
     def digest(self) -> str:
-        """Return a hash of all settings, 12 hexadecimal digits."""
+        """Hash all settings.
+
+        Returns:
+            12 hexadecimal digits.
+        """
         return hashlib.sha256(json.dumps(self.to_mapping(), sort_keys=True).encode()).hexdigest()[:12]
 
 

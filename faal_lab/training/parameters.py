@@ -32,7 +32,18 @@ class OverriddenWarning(UserWarning):
 
 
 def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters in a notebook's `globals()`: public names with plain values."""
+    """Return the parameters in a notebook's `globals()`.
+
+    Args:
+        namespace: name -> value.
+
+    Returns:
+        The public names with plain values: numbers, text, lists, tuples, dicts and None.
+
+    >>> from faal_lab.training.parameters import given
+    >>> given({"tau": 0.3, "_hidden": 1, "print": print})
+    {'tau': 0.3}
+    """
     return {
         name: value
         for name, value in namespace.items()
@@ -86,7 +97,21 @@ def checked(namespace: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def listed(text: str) -> list[str]:
-    """Return the entries of a comma-separated parameter; raises ConfigError if there are none."""
+    """Return the entries of a comma-separated parameter.
+
+    Args:
+        text: the parameter, such as "clean, pgd-20".
+
+    Returns:
+        At least one entry, without spaces around it.
+
+    Raises:
+        ConfigError: there are no entries.
+
+    >>> from faal_lab.training.parameters import listed
+    >>> listed("clean, pgd-20")
+    ['clean', 'pgd-20']
+    """
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not entries:
         raise ConfigError(f"expected names separated by commas, got {text!r}.")
@@ -145,7 +170,19 @@ def run_parameters(namespace: Mapping[str, Any], kind: type[Config] = Config) ->
 
 
 def run_name(config: Config) -> str:
-    """Name a run by its settings, for a folder that nobody named."""
+    """Name a run by its settings, for a folder that nobody named.
+
+    Args:
+        config: the run's settings.
+
+    Returns:
+        Data set, objective and fairness method; "-tuned" marks a fine-tuning.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import run_name
+    >>> run_name(Config(fairness="faal", base="runs/base"))
+    'digits-at-faal-tuned'
+    """
     return f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
 
 
@@ -153,6 +190,24 @@ def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) 
     """Return the stated settings, completed by a base run or by the defaults.
 
     With a base, FINE_TUNING comes next, then the settings of the run folder `base`.
+
+    Args:
+        base: a run folder or a checkpoint file; "" for none.
+        stated: settings by name; they win.
+        kind: the class of the settings; default Config.
+
+    Returns:
+        All settings.
+
+    Raises:
+        UnknownName: a setting does not exist.
+        ConfigError: a value is invalid.
+
+    >>> from faal_lab.training.parameters import based_on
+    >>> base = "notebooks/recorded/control"
+    >>> config = based_on(base, {"base": base, "fairness": "faal"})
+    >>> config.fairness, config.epochs, config.attack_start  # stated, of FINE_TUNING, of the base
+    ('faal', 4, 'zero')
     """
     inherited: dict[str, Any] = {}
     if isinstance(base, str) and base:
@@ -177,6 +232,13 @@ def settings_of(file: str | None, stated: Mapping[str, Any], preset: Mapping[str
     Raises:
         UnknownName: if a name is unknown.
         ConfigError: if a value is wrong, the file is not a JSON object, or nothing would read a stated setting.
+
+    >>> from pathlib import Path
+    >>> from faal_lab.training.parameters import settings_of
+    >>> _ = Path("mine.json").write_text('{"epochs": 2, "tau": 0.1}')
+    >>> config = settings_of("mine.json", {"tau": 0.3}, {"fairness": "faal"})
+    >>> config.epochs, config.tau, config.fairness
+    (2, 0.3, 'faal')
     """
     loaded: Any = {}
     if file:
@@ -213,6 +275,14 @@ def check_used(config: Config, stated: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: if a stated setting would have no effect.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import check_used
+    >>> check_used(Config(slack=0.1), {"slack": 0.1})
+    Traceback (most recent call last):
+        ...
+    faal_lab.errors.ConfigError: slack=0.1 acts with fairness=frl-rw or frl-rm or frl-rwrm only, and the run has
+    fairness=none. Leave it out, or set fairness.
     """
     for name, (by, values) in _ACTS.items():
         value, default = stated.get(name), settings()[name].default
@@ -228,6 +298,17 @@ def stated_settings(config: Config) -> dict[str, Any]:
 
     A run takes them from the defaults or from its base. If the config.json of the base is damaged, all settings are
     returned.
+
+    Args:
+        config: the run's settings.
+
+    Returns:
+        The settings that somebody chose, by name; `base` is always one of them.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import stated_settings
+    >>> stated_settings(Config(fairness="faal", tau=0.5, epochs=2))  # 0.5 is the default
+    {'fairness': 'faal', 'epochs': 2}
     """
     implied: dict[str, Any] = {}
     with suppress(RunFolderError, ConfigError):
@@ -237,7 +318,20 @@ def stated_settings(config: Config) -> dict[str, Any]:
 
 
 def run_command(config: Config, out: str | Path) -> str:
-    """Return the `faal-lab run` command that makes a run with these settings."""
+    """Return the `faal-lab run` command that makes a run with these settings.
+
+    Args:
+        config: the run's settings.
+        out: the run folder.
+
+    Returns:
+        One line for a shell.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import run_command
+    >>> run_command(Config(fairness="faal", tau=0.3), "runs/mine")
+    'faal-lab run --fairness=faal --tau=0.3 --out=runs/mine'
+    """
     words = ["faal-lab", "run"]
     for name, value in stated_settings(config).items():
         flag = name.replace("_", "-")
@@ -249,6 +343,18 @@ def papermill_command(config: Config, out: str | Path) -> str:
     """Return the papermill command that runs `train.ipynb` with these settings.
 
     Run it at the top of the project.
+
+    Args:
+        config: the run's settings.
+        out: the run folder.
+
+    Returns:
+        One line for a shell.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import papermill_command
+    >>> papermill_command(Config(fairness="faal", tau=0.3), "runs/mine")
+    'papermill parameterized/train.ipynb out.ipynb -k python3 -r fairness faal -p tau 0.3 -r out runs/mine'
     """
     words = ["papermill", "parameterized/train.ipynb", "out.ipynb", "-k", "python3"]
     for name, value in {**stated_settings(config), "out": str(out)}.items():
@@ -257,9 +363,21 @@ def papermill_command(config: Config, out: str | Path) -> str:
 
 
 def as_yaml(config: Config) -> str:
-    """Return the settings that differ from those that a run takes by itself, as YAML.
+    """Return, as YAML, the settings that differ from a run's own.
 
-    papermill's -f and a sweep read it.
+    papermill's -f and a sweep read it. `stated_settings` lists them.
+
+    Args:
+        config: the run's settings.
+
+    Returns:
+        One line per setting; a comment if there is none.
+
+    >>> from faal_lab import Config
+    >>> from faal_lab.training.parameters import as_yaml
+    >>> print(as_yaml(Config(fairness="faal", tau=0.3)), end="")
+    fairness: faal
+    tau: 0.3
     """
     import yaml
 

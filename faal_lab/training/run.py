@@ -167,7 +167,7 @@ def run(
     recipe: Recipe | None = None,
     script: Sequence[DialTurned] = (),
 ) -> Generator[Event, None, None]:
-    """Train into the run folder `out`, and yield every event after it was recorded.
+    """Train into a run folder, and yield every event after it was recorded.
 
     To pause, stop pulling events; to stop, close the generator; for a single step, call `next()`. Ctrl-C or SIGTERM ends the
     run in order: the state is saved, the folder is readable, then comes KeyboardInterrupt or SystemExit. Any error is
@@ -176,16 +176,24 @@ def run(
     Args:
         config: all settings.
         out: the run folder.
-        resume: continue from the last checkpoint in `out`.
-        model: a network of your own, which takes pixels in [0, 1] and returns logits.
-        recipe: a method of your own parts.
-        script: dials to turn again, as `turns_of` reads them from another run.
+        resume: continue from the last checkpoint in `out`; default False.
+        model: a network of your own, which takes pixels in [0, 1] and returns logits; default None.
+        recipe: a method of your own parts; default None.
+        script: dials to turn again, as `turns_of` reads them from another run; default none.
+
+    Returns:
+        A generator of events: first RunStarted, then for example StepDone and EpochDone, last RunFinished.
 
     Raises:
         RunFolderError: if `out` already holds a run, or none to resume.
         ConfigError: if the run to resume has other settings, or parts of its own that are missing here.
         RunLocked: if another process is training there.
         TrainingDiverged: if loss or gradient is not finite; the last good state is saved.
+
+    >>> import faal_lab as fl
+    >>> config = fl.Config(epochs=1, batch_size=250, attack_steps=1, validation_steps=1)
+    >>> [type(event).__name__ for event in fl.steps(config, "runs/watched")]
+    ['RunStarted', 'StepDone', 'StepDone', 'StepDone', 'StepDone', 'EpochDone', 'RunFinished']
     """
     if resume:
         folder = RunFolder.open(out)

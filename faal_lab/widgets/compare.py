@@ -41,7 +41,9 @@ _STYLE = """<style>
 
 
 class Comparison(Pane):
-    """A panel that compares runs with the one under "against". Without verdicts it shows curves only.
+    """Compare runs with the one under "against", in a panel.
+
+    Without verdicts it shows curves only.
 
     Args:
         runs: folder; all run folders below it can be chosen ("runs" by default).
@@ -49,6 +51,7 @@ class Comparison(Pane):
 
     >>> from faal_lab.widgets import Comparison
     >>> comparison = Comparison("runs")
+    >>> comparison.look()  # again, when there are new runs
     >>> comparison.chosen.options  # no run yet
     ()
     """

@@ -30,7 +30,7 @@ _LINE = 1.6  # seconds between two status lines with the same state
 
 
 class Dashboard(Pane):
-    """A live view of a run folder, finished or running, from this process or any other.
+    """Show a run folder live, finished or running, from this process or any other.
 
     A run that is paused or has ended can be replayed: the slider shows its state after any batch.
 
@@ -43,6 +43,7 @@ class Dashboard(Pane):
     >>> dashboard = Dashboard()
     >>> dashboard.status
     'none'
+    >>> dashboard.follow("runs/later")  # it need not exist yet
     >>> dashboard.close()
     """
 

@@ -54,7 +54,7 @@ def _snapped(radius: float) -> float:
 
 
 class Explorer(Pane):
-    """Sliders for scores and radius, a list of ambiguity sets, and a figure of the worst case.
+    """Explore ambiguity sets: sliders for scores and radius, and the worst case.
 
     With three classes the figure is the simplex. If "keep c*" is ticked, a new set gets the radius with the same largest
     multiplier.
@@ -66,9 +66,10 @@ class Explorer(Pane):
 
     >>> from faal_lab.widgets import Explorer
     >>> explorer = Explorer(scores=(0.5, 0.0, -0.5))
-    >>> explorer.set.value = "chi-square"
+    >>> explorer.set.value = "chi-square"  # as a choice in the list does
     >>> explorer.ball().__class__.__name__
     'ChiSquareBall'
+    >>> explorer.draw()
     """
 
     def __init__(
@@ -106,7 +107,11 @@ class Explorer(Pane):
         return min(max(radius, kind.limits[0]), kind.limits[1])
 
     def ball(self) -> Any:
-        """Return the set that the controls state. A radius outside the set's limits is clipped."""
+        """Return the set that the controls state.
+
+        Returns:
+            An ambiguity set. A radius outside its limits is clipped.
+        """
         kind = AMBIGUITY_SETS[str(self.set.value)]
         return kind() if self.set.value in _WITHOUT_RADIUS else kind(self._limited(kind, self.radius.value))
 

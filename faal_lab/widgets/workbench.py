@@ -38,7 +38,7 @@ _NOTHING = "(none)"
 
 
 class Workbench(Pane):
-    """A panel to choose data, model, method and settings, and to start and steer runs.
+    """Choose data, model, method and settings in a panel, and start and steer runs.
 
     Buttons: Start, Pause, Resume, Step, Stop. Live dials: tau, epsilon, learning rate, and fairness on or off.
 
@@ -59,7 +59,7 @@ class Workbench(Pane):
     >>> bench = Workbench(data="digits", fairness="faal", tau=0.5)
     >>> bench.config().tau
     0.5
-    >>> bench.dashboard.close()
+    >>> bench.close()
     """
 
     def __init__(
@@ -137,7 +137,14 @@ class Workbench(Pane):
             self.opened.value = str(newest.parent)
 
     def config(self) -> Config:
-        """Return the settings on the controls. Raises ConfigError or UnknownName."""
+        """Return the settings on the controls.
+
+        Returns:
+            All settings of the next run.
+
+        Raises:
+            ConfigError, UnknownName: a control has an invalid value.
+        """
         return self.setup.config()
 
     def _active(self) -> bool:
@@ -215,7 +222,9 @@ class Workbench(Pane):
             self.run.stop()
 
     def turn(self, dial: str, value: float) -> None:
-        """Turn a dial of the active run. Without one, the dial is just a setting of the next run.
+        """Turn a dial of the active run.
+
+        Without one, the dial is just a setting of the next run.
 
         Args:
             dial: tau, epsilon, learning_rate or fairness_on.

@@ -14,7 +14,8 @@ from faal_lab.methods.fairness.base import State, Weighing, uniform_over
 
 
 class FAAL:
-    """Class-wise distributionally adversarial weights (CDAW; Zhang et al., CVPR 2024, eqs. 7, 8 and 10).
+    """Class-wise distributionally adversarial weights (CDAW; Zhang et al., CVPR 2024,
+    eqs. 7, 8 and 10).
 
     w = argmax of sum_c w_c * score_c over the ambiguity set around uniform. All terms of the objective share the multipliers
     w / U.
@@ -73,6 +74,13 @@ class FAAL:
 
         Returns:
             Weights [C] on the simplex (on the CPU), the multipliers [C] of every term, and the divergence [] from uniform.
+
+        >>> import torch
+        >>> from faal_lab import FAAL
+        >>> from faal_lab.methods.class_stats import ClassStats
+        >>> stats = ClassStats(count=torch.tensor([8.0, 4.0]), sums={"margin": torch.tensor([-4.0, 2.0])})
+        >>> FAAL().weigh(stats, terms=("robust",), tau=0.0).multipliers["robust"]  # tau 0: plain training
+        tensor([1., 1.], dtype=torch.float64)
         """
         # A GPU would run two thousand tiny kernels to find C numbers, so the problem is solved on the CPU.
         scores, taking_part = self._scores(stats)
