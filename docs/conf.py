@@ -53,7 +53,8 @@ def _inline(translator, node: nodes.math) -> None:
 
 
 def _block(translator, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    text = re.sub(r"(\\(?:max|min|sup|inf))_", r"\1\\limits_", node.astext())  # the converter puts them beside, as in a line
+    translator.body.append(f'<div class="math">{convert(text, display="block")}</div>')
     raise nodes.SkipNode
 
 
