@@ -233,7 +233,9 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
         print(f"Not compared: {error}")
 
 
-evaluate.__annotations__["stated"] = options((declared()[name] for name in ADOPTION_SETTINGS), _ADOPTED, defaults=False)
+evaluate.__annotations__["stated"] = options(
+    (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), _ADOPTED, defaults=False
+)
 
 
 def _part(text: str) -> tuple[int, int]:
