@@ -5,7 +5,6 @@ Wherever a function takes runs, a run is a `Run`, the path of its folder, or "na
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from faal_lab.catalogue import AMBIGUITY_SETS, ATTACKS, DEFAULT_ATTACKS
 from faal_lab.errors import ConfigError, check_name
 from faal_lab.evaluation.adopt import run_folders
-from faal_lab.evaluation.comparison import Comparison
 from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
 from faal_lab.evaluation.groups import grouped
 from faal_lab.evaluation.verdicts import Verdicts
@@ -23,13 +21,14 @@ from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
 from faal_lab.results import check as demands
 from faal_lab.results import formats, tables
+from faal_lab.results.export import export_run
 from faal_lab.results.plot import Runs, groups_of, reported
 from faal_lab.results.published import read_paper
 from faal_lab.results.report import headlines, write_report
 from faal_lab.runs import RunFolder, by_name, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
-from faal_lab.runs.history import run_files
+from faal_lab.runs.export import history_table
 from faal_lab.runs.progress import share_bar, shown
 from faal_lab.training.parameters import based_on, check_used, listed, run_name
 from faal_lab.training.restore import load_model
@@ -85,9 +84,7 @@ class Run(os.PathLike[str]):
     @property
     def history(self) -> pd.DataFrame:
         """One row per step: loss, dials, and per class weight, margin, count and correct images."""
-        import pandas as pd
-
-        return pd.read_csv(io.BytesIO(run_files(self.path)[f"{self.path.name}-steps.csv"]))
+        return history_table(self.path)
 
     def turn(self, **dials: float) -> None:
         """Turn tau, epsilon, learning_rate or fairness_on from the next batch on: `run.turn(tau=0.7)`.
@@ -126,6 +123,24 @@ class Run(os.PathLike[str]):
             network: for a run of a network of your own, an object of the same kind.
         """
         return load_model(self.path, checkpoint, network)[0]
+
+    def export(
+        self, to: str, out: str | os.PathLike[str], *, checkpoint: str = "last", force: bool = False,
+        network: nn.Module | None = None, say: Callable[[str], None] = print,
+    ) -> Path:  # fmt: skip
+        """Write the history or the weights for other tools; return the path.
+
+        Args:
+            to: tensorboard, csv or parquet (folders of the history); safetensors, state_dict or robustbench (files of the
+                weights), or timm (a folder of the weights).
+            out: the file or folder, which is missing or empty.
+            checkpoint: whose weights and verdicts: last, or best (by validation).
+            force: replace an earlier export.
+            network: as for `model`.
+            say: what reports the files and values left out.
+        """
+        say(export_run(self.path, to, Path(out), checkpoint, force, network))
+        return Path(out)
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -240,29 +255,9 @@ def evaluate(
     return found
 
 
-class Comparisons(dict[str, Comparison]):
-    """Comparisons with the first run, by the other runs' names. Shown as sentences."""
-
-    def __repr__(self) -> str:
-        return "\n".join(tables.paired_sentences(self))
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(tables.paired_sentences(self))
-
-
-class Sentences(list[str]):
-    """What groups of seeds say together. Shown as sentences."""
-
-    def __repr__(self) -> str:
-        return "\n".join(self)
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(self)
-
-
 def compare(
     *runs: Runs | Mapping[str, Verdicts] | Mapping[str, list[Verdicts]], attack: str = "", checkpoint: str = "last"
-) -> Comparisons | Sentences:
+) -> tables.Comparisons | tables.Sentences:
     """Compare evaluated runs with the first one, paired on the same images.
 
     Args:
@@ -279,8 +274,8 @@ def compare(
     if len(groups) < 2:
         raise ConfigError(f"compare needs at least two runs, got {next(iter(groups))} alone.")
     if any(len(group) > 1 for group in groups.values()):
-        return Sentences(tables.seed_sentences(groups, attack))
-    return Comparisons(tables.comparisons({name: group[0] for name, group in groups.items()}, attack))
+        return tables.Sentences(tables.seed_sentences(groups, attack))
+    return tables.Comparisons(tables.comparisons({name: group[0] for name, group in groups.items()}, attack))
 
 
 def table(

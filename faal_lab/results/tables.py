@@ -294,3 +294,23 @@ def minutes_of(entries: Iterable[str]) -> dict[str, float]:
         if not equals or not found[name] > 0:
             raise ConfigError(f"a paper's minutes must be like name=2.63, got {entry!r}.")
     return found
+
+
+class Comparisons(dict[str, Comparison]):
+    """Comparisons with the first run, by the other runs' names. Shown as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(paired_sentences(self))
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(paired_sentences(self))
+
+
+class Sentences(list[str]):
+    """What groups of seeds say together. Shown as sentences."""
+
+    def __repr__(self) -> str:
+        return "\n".join(self)
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(self)

@@ -31,13 +31,13 @@ def run_files(path: str | Path) -> dict[str, bytes]:
     stem = folder.path.name
     whole = {"config": folder.config().to_mapping(), "versions": folder.versions(), "events": [to_record(e) for e in events]}
     return {
-        f"{stem}-steps.csv": _table([e for e in events if isinstance(e, StepDone)], names),
-        f"{stem}-epochs.csv": _table([e for e in events if isinstance(e, EpochDone)], names),
+        f"{stem}-steps.csv": events_csv([e for e in events if isinstance(e, StepDone)], names),
+        f"{stem}-epochs.csv": events_csv([e for e in events if isinstance(e, EpochDone)], names),
         f"{stem}.json": json.dumps(whole).encode(),
     }
 
 
-def _table(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
+def events_csv(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
     """Write one row per event; a list becomes one column per class, and an absent list gives none."""
     rows = []
     for event in events:
