@@ -12,15 +12,16 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import App, Group, Parameter, Token
 
 from faal_lab import __version__
-from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, FAIRNESS, MODES, parts
-from faal_lab.errors import ConfigError, RunFolderError, check_name
-from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, EXPORTS, MODES
+from faal_lab.errors import EXIT_CODES, ConfigError, RunFolderError, check_name
+from faal_lab.methods.presets import listing, preset_settings
 from faal_lab.runs import RunFolder, free_name
-from faal_lab.runs.config import Config, Setting, check_dial
+from faal_lab.runs.config import Config, Setting
 from faal_lab.runs.config import settings as declared
-from faal_lab.runs.events import COMMANDS, Command, Event
+from faal_lab.runs.control import spoken
+from faal_lab.runs.events import Event
 from faal_lab.runs.progress import shown
-from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
+from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, part_of, run_name, settings_of
 
 EVERYTHING = Group("Commands")
 Which = Literal["last", "best"]
@@ -62,12 +63,16 @@ def options(names: Iterable[Setting], group: Group, *, defaults: bool = True) ->
 def application(kind: type[Config] = Config) -> App:
     """Return the command line, with the settings of `kind`."""
     about = "See, steer and fix the class-wise robustness of neural networks."
-    app = App("faal-lab", help=about, version=__version__, result_action="return_value", group_commands=EVERYTHING)
+    codes = "Exit codes: " + ". ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+    app = App(
+        "faal-lab", help=about, help_epilogue=codes, version=__version__, result_action="return_value", group_commands=EVERYTHING
+    )
     commands = (
-        demo, lab, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, tell, methods, settings, doctor,
+        demo, lab, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell, methods, settings,
+        doctor, completion,
     )  # fmt: skip
     for command in commands:
-        app.command(command, sort_key=commands.index(command))
+        app.command(command, help_epilogue="", sort_key=commands.index(command))
     return app
 
 
@@ -213,7 +218,7 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
     """
     for name in listed(attacks):
         check_name("attack", name, ATTACKS)  # before torch is loaded
-    number, count = _part(part)
+    number, count = part_of(part)
 
     from faal_lab import api
     from faal_lab.evaluation.verdicts import VerdictsError
@@ -236,14 +241,6 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
 evaluate.__annotations__["stated"] = options(
     (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), _ADOPTED, defaults=False
 )
-
-
-def _part(text: str) -> tuple[int, int]:
-    """ "2/3" as (1, 3); raises ConfigError."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
-    return int(number) - 1, int(count)
 
 
 def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpoint: Which = "last") -> None:
@@ -333,6 +330,25 @@ def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str =
     print(*plot.save(*runs, out=out, formats=formats, attack=attack, setting=setting, checkpoint=checkpoint), sep="\n")
 
 
+def export(run: Path, /, *, to: Annotated[str, Parameter(choices=EXPORTS)], out: Path, checkpoint: Which = "last",
+           force: Annotated[bool, Flag] = False) -> None:  # fmt: skip
+    """Write a run for other tools: its history as tables or for TensorBoard, or its weights.
+
+    Args:
+        run: its run folder; one that is training gives what it has reported so far
+        to: tensorboard, csv, parquet (folders of the history); safetensors, state_dict, robustbench (files of the weights); timm
+            (a folder of the weights)
+        out: the file or folder, which is missing or empty
+        checkpoint: whose weights and verdicts
+        force: replace an earlier export
+    """
+    check_name("format", to, EXPORTS)
+    RunFolder.open(run)  # before torch is loaded
+    from faal_lab import api
+
+    api.open_run(run).export(to, out, checkpoint=checkpoint, force=force)
+
+
 def tell(run: Path, what: str, /) -> None:
     """Steer a running run: pause, resume, step, stop, or turn a dial.
 
@@ -341,15 +357,7 @@ def tell(run: Path, what: str, /) -> None:
         what: pause, resume, step, stop, or DIAL=VALUE with a dial of tau, epsilon, learning_rate, fairness_on
     """
     folder = RunFolder.open(run)
-    dial, equals, value = what.partition("=")
-    if equals:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
-        command = Command("turn", dial, check_dial(dial, number, folder.config()))
-    else:
-        command = Command(check_name("command", what, COMMANDS[:-1]))
+    command = spoken(what, folder.config())
     if folder.status() in ("done", "failed"):
         raise RunFolderError(f"{run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
     sent = folder.send(command)
@@ -358,20 +366,7 @@ def tell(run: Path, what: str, /) -> None:
 
 def methods() -> None:
     """List parts, recipes and protocols to choose from, with sources."""
-    for setting, rows in parts().items():
-        print(f"\n--{setting}")
-        for name, what in rows.items():
-            print(f"  {name:<18} {what}")
-            if setting == "fairness":
-                print(f"  {'':<18} [{FAIRNESS[name].properties()}]")
-    for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
-        print(f"\n--{title}")
-        for name, chosen in named.items():
-            print(f"  {name:<18} {_as_text(chosen)}")
-
-
-def _as_text(chosen: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())
+    print(*listing(), sep="\n")
 
 
 def settings(*, recipe: str = "", protocol: str = "") -> None:
@@ -391,3 +386,13 @@ def doctor() -> int:
     text, missing = examine()
     print(text)
     return 1 if missing else 0
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the script that completes commands, options and names in a shell.
+
+    Args:
+        shell: bash: in ~/.bashrc, source <(faal-lab completion bash); zsh: write it to _faal-lab in a folder of fpath; fish:
+            write it to ~/.config/fish/completions/faal-lab.fish
+    """
+    print(application().generate_completion(shell=shell))

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+EXIT_CODES = {
+    0: "done; for check: no demand failed",
+    1: "an error, printed in one line; for check, sweep, demo and doctor also: something failed or is missing",
+    2: "words that are no command, or demands of check that make no sense",
+    130: "ended by Ctrl-C; a run has saved its state",
+    141: "nobody reads the output any more",
+    143: "ended by SIGTERM; a run has saved its state",
+}
+
 
 class FaalLabError(Exception):
     """The base class of errors that a user can cure.

@@ -170,7 +170,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 14_200
+    assert code_lines() <= 14_800
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ A recipe's settings win over a protocol's; a user's win over both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from faal_lab.catalogue import FAIRNESS, parts
 from faal_lab.errors import check_name
 
 Settings = dict[str, Any]
@@ -74,3 +76,20 @@ def preset_settings(recipe: str = "", protocol: str = "") -> Settings:
     """Return the settings of a recipe under a protocol; each may be empty. Raises UnknownName."""
     chosen = PRESETS[check_name("recipe", recipe, PRESETS)] if recipe else {}
     return {**(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)] if protocol else {}), **chosen}
+
+
+def listing() -> Iterator[str]:
+    """List parts, recipes and protocols to choose from, with sources, as lines of text."""
+    for setting, rows in parts().items():
+        yield f"\n--{setting}"
+        for name, what in rows.items():
+            yield f"  {name:<18} {what}"
+            if setting == "fairness":
+                yield f"  {'':<18} [{FAIRNESS[name].properties()}]"
+    for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
+        yield f"\n--{title}"
+        yield from (f"  {name:<18} {_as_text(chosen)}" for name, chosen in named.items())
+
+
+def _as_text(chosen: Settings) -> str:
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items())

@@ -126,7 +126,8 @@ def model_info(origin: Origin) -> dict[str, Any]:
     said = [f"{attack}: worst class {name} {value:.2f}, average {origin.percent[attack]:.2f}" for attack, (name, value) in worst]
     footnote = f"Percent of {origin.images} test images, {origin.norm}. {'; '.join(said)}." if said else ""
     known = {
-        "dataset": origin.data, "architecture": origin.architecture, "eps": _radius(origin.epsilon), "footnote": footnote,
+        "dataset": origin.data, "architecture": origin.architecture.rpartition(":")[2], "eps": _radius(origin.epsilon),
+        "footnote": footnote,
         "clean_acc": _percent(origin, "clean"), "autoattack_acc": _percent(origin, "autoattack"),
     }  # fmt: skip
     fields = (
@@ -143,7 +144,8 @@ def timm_config(origin: Origin, mean: Numbers, std: Numbers) -> dict[str, Any]:
         "input_size": list(origin.image), "mean": mean or [0.0] * channels, "std": std or [1.0] * channels, "crop_pct": 1.0,
         "num_classes": len(names), "label_names": names,
     }  # fmt: skip
-    return {"architecture": origin.architecture, "num_classes": len(names), "label_names": names, "pretrained_cfg": about}
+    architecture = origin.architecture.rpartition(":")[2]  # of timm.models.resnet:resnet18, the name that timm knows
+    return {"architecture": architecture, "num_classes": len(names), "label_names": names, "pretrained_cfg": about}
 
 
 def _safetensors(weights: Mapping[str, torch.Tensor], origin: Origin, mean: Numbers, std: Numbers) -> bytes:

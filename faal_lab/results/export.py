@@ -1,4 +1,4 @@
-"""Write figures as files: an HTML page that opens offline, a png for documents, a CSV of the numbers. Export runs for other tools.
+"""Write figures as files: an HTML page that opens offline, a png for documents, a CSV of the numbers. Export runs.
 
 `all_pictures` draws every figure of some evaluated runs, and accuracy over a setting in which they differ.
 """
@@ -207,11 +207,16 @@ def export_run(
     """
     check_name("format", to, EXPORTS)
     folder = RunFolder.open(path)
-    verdicts = read_verdicts(path, checkpoint) if folder.verdicts_file(checkpoint).exists() else None
+    verdicts, without = None, ""
+    if folder.verdicts_file(checkpoint).exists():
+        try:
+            verdicts = read_verdicts(path, checkpoint)
+        except VerdictsError as error:  # of weights before the run went on, or damaged: what else there is can be exported
+            without = f" Test accuracy is left out: {error}"
     counts = {} if verdicts is None else {attack: verdicts.counts(attack) for attack in verdicts.survived}
     if to in TABLES:
         tests = {attack: (right.tolist(), total.tolist()) for attack, (right, total) in counts.items()}
-        return export_tables(path, to, out, tests, force)
+        return export_tables(path, to, out, tests, force) + without
     model, config, stored = load_model(path, checkpoint, network)
     spec = spec_of(stored)
     names = next((e.class_names for e in folder.events() if isinstance(e, RunStarted)), [])
@@ -225,4 +230,4 @@ def export_run(
         spec.name, (spec.channels, spec.height, spec.width), names, data=config.data, norm=measured["norm"],
         epsilon=measured["epsilon"], percent=percent, worst=worst, images=len(verdicts.labels) if verdicts else 0,
     )  # fmt: skip
-    return export_weights(model, origin, to, out, force)
+    return export_weights(model, origin, to, out, force) + (without if to == "robustbench" else "")

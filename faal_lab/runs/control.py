@@ -13,7 +13,9 @@ import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from faal_lab.runs.events import Command
+from faal_lab.errors import ConfigError, check_name
+from faal_lab.runs.config import Config, check_dial
+from faal_lab.runs.events import COMMANDS, Command
 
 
 def _number(path: Path) -> int:
@@ -25,26 +27,43 @@ def last_number(control: Path) -> int:
     return max((_number(p) for p in control.glob("*.json")), default=0)
 
 
+def spoken(words: str, config: Config) -> Command:
+    """Return the command that words name: pause, resume, step, stop, or DIAL=VALUE.
+
+    Raises UnknownName, or ConfigError for a value that the dial of this run does not take.
+    """
+    dial, equals, value = words.partition("=")
+    if not equals:
+        return Command(check_name("command", words, COMMANDS[:-1]))
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+    return Command("turn", dial, check_dial(dial, number, config))
+
+
 def send(control: Path, command: Command) -> Command:
     """Send a command to a run.
 
-    Args:
-        control: the run's folder of commands; created where it is missing.
-        command: the command; its number is ignored.
+        Args:
+            control: the run's folder of commands; created where it is missing.
+            command: the command; its number is ignored.
 
-    Returns:
-        The command with the number it got.
+        Returns:
+            The command with the number it got.
 
-    Raises:
-        OSError: the folder cannot be written.
+        Raises:
+            OSError: the folder cannot be written.
 
-    >>> from pathlib import Path
-    >>> from faal_lab.runs import CommandReader, send
-    >>> from faal_lab.runs.events import Command
-    >>> send(Path("control"), Command("pause")).number
-    1
-    >>> [command.do for command in CommandReader(Path("control")).poll()]
-    ['pause']
+        >>> from pathlib import Path
+        >>> from faal_lab.runs import CommandReader, send
+        >>> from faal_lab.errors import ConfigError, check_name
+    from faal_lab.runs.config import Config, check_dial
+    from faal_lab.runs.events import COMMANDS, Command
+        >>> send(Path("control"), Command("pause")).number
+        1
+        >>> [command.do for command in CommandReader(Path("control")).poll()]
+        ['pause']
     """
     control.mkdir(exist_ok=True)
     aside = control / f".{secrets.token_hex(8)}.tmp"

@@ -9,7 +9,6 @@ A run that is still training gives what it has reported so far. What a resume un
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -28,7 +27,7 @@ from faal_lab.runs.events import EpochDone, Event, RunStarted, StepDone
 from faal_lab.runs.files import replace_file
 from faal_lab.runs.folder import ENDED, RunFolder
 from faal_lab.runs.follower import METRICS
-from faal_lab.runs.history import History, events_csv
+from faal_lab.runs.history import History, events_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +105,8 @@ class _Recorded:
             names = next((e.class_names for e in events if isinstance(e, RunStarted)), None)
             if names is None:
                 raise RunFolderError(f"{path} holds no run that was started.")
-            History(len(names)).add(events)
+            for event in events:
+                _check(event, len(names))
         except (AttributeError, TypeError, ValueError) as error:
             if isinstance(error, RunFolderError):
                 raise
@@ -145,6 +145,16 @@ class _Recorded:
         return found
 
 
+def _check(event: Event, classes: int) -> None:
+    """Raise ValueError unless a step or an epoch has its numbers, and one for each class in its lists."""
+    needed = {StepDone: ("step", "loss", "weights", "count", "margin"), EpochDone: ("step", "count", "clean_correct")}
+    absent = [name for name in needed.get(type(event), ()) if getattr(event, name) is None]
+    lists = {name: len(v) for name, v in vars(event).items() if isinstance(v, list) and name != "class_names"}
+    if absent or any(length != classes for length in lists.values()):
+        got = f"without {absent[0]}" if absent else f"with lists of {sorted(set(lists.values()))} numbers"
+        raise ValueError(f"expected {classes} numbers a class list, got a {type(event).__name__} {got}")
+
+
 def history_table(path: str | Path) -> pd.DataFrame:
     """Return one row per step: loss, dials, and per class weight, margin, count and correct images.
 
@@ -156,9 +166,8 @@ def history_table(path: str | Path) -> pd.DataFrame:
 def _steps_table(run: _Recorded) -> pd.DataFrame:
     import pandas as pd
 
-    if not run.steps:
-        return pd.DataFrame({"step": []})
-    return pd.read_csv(io.BytesIO(events_csv(run.steps, run.names)), float_precision="round_trip")
+    rows = [{n: math.nan if v is None else v for n, v in row.items()} for row in events_rows(run.steps, run.names)]
+    return pd.DataFrame(rows or {"step": []})
 
 
 def _epochs_table(run: _Recorded) -> pd.DataFrame:

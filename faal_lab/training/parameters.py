@@ -265,3 +265,11 @@ def as_yaml(config: Config) -> str:
 
     text = yaml.safe_dump(stated_settings(config), sort_keys=False)
     return text if text.strip() != "{}" else "# all settings have their defaults\n"
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Return "2/3" as (1, 3); raises ConfigError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
+    return int(number) - 1, int(count)
