@@ -65,8 +65,9 @@ def application(kind: type[Config] = Config) -> App:
     about = "See, steer and fix the class-wise robustness of neural networks."
     codes = "Exit codes: " + ". ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
     app = App(
-        "faal-lab", help=about, help_epilogue=codes, version=__version__, result_action="return_value", group_commands=EVERYTHING
-    )
+        "faal-lab", help=about, help_epilogue=codes, version=__version__, result_action="return_value", group_commands=EVERYTHING,
+        suppress_keyboard_interrupt=False,  # or cyclopts ends the process before `main` reports it
+    )  # fmt: skip
     commands = (
         demo, lab, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell, methods, settings,
         doctor, completion,

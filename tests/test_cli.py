@@ -311,6 +311,7 @@ def test_exit_codes_are_the_documented_ones(tmp_path: Path, monkeypatch, capsys)
 
     monkeypatch.setattr("faal_lab.cli.doctor", doctor)
     assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "faal-lab: stopped by Ctrl-C.\n"
     # 141 is in test_progress.py, 143 in test_training.py: they need processes
 
 
