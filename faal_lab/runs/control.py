@@ -45,25 +45,23 @@ def spoken(words: str, config: Config) -> Command:
 def send(control: Path, command: Command) -> Command:
     """Send a command to a run.
 
-        Args:
-            control: the run's folder of commands; created where it is missing.
-            command: the command; its number is ignored.
+    Args:
+        control: the run's folder of commands; created where it is missing.
+        command: the command; its number is ignored.
 
-        Returns:
-            The command with the number it got.
+    Returns:
+        The command with the number it got.
 
-        Raises:
-            OSError: the folder cannot be written.
+    Raises:
+        OSError: the folder cannot be written.
 
-        >>> from pathlib import Path
-        >>> from faal_lab.runs import CommandReader, send
-        >>> from faal_lab.errors import ConfigError, check_name
-    from faal_lab.runs.config import Config, check_dial
-    from faal_lab.runs.events import COMMANDS, Command
-        >>> send(Path("control"), Command("pause")).number
-        1
-        >>> [command.do for command in CommandReader(Path("control")).poll()]
-        ['pause']
+    >>> from pathlib import Path
+    >>> from faal_lab.runs import CommandReader, send
+    >>> from faal_lab.runs.events import Command
+    >>> send(Path("control"), Command("pause")).number
+    1
+    >>> [command.do for command in CommandReader(Path("control")).poll()]
+    ['pause']
     """
     control.mkdir(exist_ok=True)
     aside = control / f".{secrets.token_hex(8)}.tmp"
