@@ -78,7 +78,12 @@ def read_foreign(file: Path, which: str = "last") -> dict[str, torch.Tensor]:
             f"{_few(map(str, found))}."
         )
     if stated.get("producer", "").startswith("faal_lab") and "mean" in stated:  # of faal-lab export
-        tensors |= {f"normalize.{name}": torch.tensor(json.loads(stated[name])) for name in ("mean", "std")}
+        try:
+            tensors |= {
+                f"normalize.{name}": torch.tensor([float(v) for v in json.loads(stated[name])]) for name in ("mean", "std")
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} is damaged: its normalisation cannot be read ({error}). Export it again.") from error
     return tensors
 
 

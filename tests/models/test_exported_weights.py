@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import faal_lab as fl
-from faal_lab.errors import ConfigError
+from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.adopt import adopt
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.export import FORMATS, Origin, export_weights, model_info, timm_config
 from faal_lab.models.normalize import Normalized
 from faal_lab.models.weights import load_foreign
+from faal_lab.runs import CheckpointError
 from faal_lab.training.restore import load_model
 
 RECORDED = Path(__file__).parents[2] / "notebooks" / "recorded" / "faal-steered"
@@ -140,6 +141,26 @@ def test_a_network_without_our_normalisation_says_so(tmp_path: Path, tiny_model:
     said = export_weights(tiny_model, Origin("own", (1, 4, 4), ["a", "b", "c"]), "robustbench", tmp_path / "w.pt")
     assert "It has no normalisation of ours." in said
     assert torch.load(tmp_path / "w.pt", weights_only=True).keys() == {"model.1.weight", "model.1.bias"}
+
+
+@pytest.mark.parametrize("mean", ["[0.5", '["x"]', "3"])
+def test_a_damaged_normalisation_is_refused(tmp_path: Path, mean: str) -> None:
+    about = {"producer": "faal_lab 1", "mean": mean, "std": "[0.5]"}
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors", metadata=about)
+    with pytest.raises(CheckpointError, match="its normalisation cannot be read"):
+        load_foreign(net("resnet-18", 1), 3, 3, tmp_path / "w.safetensors")
+
+
+def test_a_run_of_an_own_network_is_exported_with_one(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    run = fl.train(out=tmp_path / "run", model=make(), epochs=1, batch_size=500, attack_steps=1, validation_steps=0, quiet=True)
+    run.export("state_dict", tmp_path / "w.pt", network=make(), say=lambda _: None)
+    stored = torch.load(tmp_path / "w.pt", weights_only=True)
+    assert torch.equal(stored["1.weight"], run.model(network=make()).state_dict()["1.weight"])
+    with pytest.raises(RunFolderError, match="was trained with a network of its own"):
+        run.export("timm", tmp_path / "folder")
 
 
 def test_files_that_are_there_stay(tmp_path: Path) -> None:
