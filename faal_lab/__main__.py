@@ -18,8 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `faal-lab`; None for those of the process.
 
     Returns:
-        The exit code: 1 after an error (one line on stderr), 2 for words that are no command, 130 after Ctrl-C, 141 where nobody
-        reads the output any more.
+        The exit code, one of `errors.EXIT_CODES`; docs/exit-codes.md lists them. An error is one line on stderr.
     """
     try:
         return _carried_out(arguments)

@@ -5,8 +5,8 @@ Wherever a function takes runs, a run is a `Run`, the path of its folder, or "na
 
 from __future__ import annotations
 
-import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
 from faal_lab.results import check as demands
+from faal_lab.results.export import export_run
 from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
-from faal_lab.runs.history import run_files
+from faal_lab.runs.export import history_table
 from faal_lab.runs.progress import shown
 from faal_lab.training.parameters import based_on, check_used, run_name
 from faal_lab.training.restore import load_model
@@ -114,9 +115,7 @@ class Run(os.PathLike[str]):
         >>> history.filter(like="weights").mean().idxmax()  # the heaviest class of the run
         'weights[8]'
         """
-        import pandas as pd
-
-        return pd.read_csv(io.BytesIO(run_files(self.path)[f"{self.path.name}-steps.csv"]))
+        return history_table(self.path)
 
     def turn(self, **dials: float) -> None:
         """Turn dials from the next batch on.
@@ -222,6 +221,36 @@ class Run(os.PathLike[str]):
         torch.Size([2, 10])
         """
         return load_model(self.path, checkpoint, network)[0]
+
+    def export(
+        self, to: str, out: str | os.PathLike[str], *, checkpoint: str = "last", force: bool = False,
+        network: nn.Module | None = None, say: Callable[[str], None] = print,
+    ) -> Path:  # fmt: skip
+        """Write the history or the weights for other tools; return the path.
+
+        Args:
+            to: tensorboard, csv or parquet (folders of the history); safetensors, state_dict or robustbench (files of the
+                weights), or timm (a folder of the weights).
+            out: the file or folder, which is missing or empty.
+            checkpoint: whose weights and verdicts: last, or best (by validation).
+            force: replace an earlier export.
+            network: as for `model`.
+            say: what reports the files and values left out.
+
+        Returns:
+            `out`, as a path.
+
+        Raises:
+            UnknownName: there is no such format.
+            RunFolderError: `out` is in use, or the run cannot be read.
+
+        >>> import faal_lab as fl
+        >>> run = fl.open_run("notebooks/recorded/control")
+        >>> sorted(file.name for file in run.export("csv", "tables", say=lambda text: None).iterdir())
+        ['epochs.csv', 'history.csv', 'test.csv']
+        """
+        say(export_run(self.path, to, Path(out), checkpoint, force, network))
+        return Path(out)
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

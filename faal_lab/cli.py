@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import App, Group, Parameter, Token
 
 from faal_lab import __version__
-from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
-from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, EXPORTS, MODES
+from faal_lab.errors import EXIT_CODES, ConfigError, RunFolderError, check_name, check_part
 from faal_lab.methods.presets import listing, preset_settings
 from faal_lab.runs import RunFolder, free_name
-from faal_lab.runs.config import Config, Setting, check_dial
+from faal_lab.runs.config import Config, Setting
 from faal_lab.runs.config import settings as declared
-from faal_lab.runs.events import COMMANDS, Command, Event
+from faal_lab.runs.control import spoken
+from faal_lab.runs.events import Event
 from faal_lab.runs.progress import shown
 from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
 
@@ -39,11 +40,7 @@ def _whole(_: Any, tokens: Sequence[Token]) -> Any:
     return found
 
 
-def _one(kind: Any, tokens: Sequence[Token]) -> Any:
-    return _whole(kind, tokens)[0]
-
-
-Whole = Annotated[int, Parameter(converter=_one)]
+Whole = Annotated[int, Parameter(converter=lambda kind, tokens: _whole(kind, tokens)[0])]
 Several = Parameter(consume_multiple=True, negative="")
 Flag = Parameter(negative="")
 
@@ -53,8 +50,7 @@ def options(names: Iterable[Setting], group: Group, *, defaults: bool = True) ->
     found: dict[str, Any] = {}
     for one in names:
         about = one.about + (f" [default: {one.default!r}]" if defaults else "")
-        how = Parameter(help=about, converter=_one) if one.type is int else Parameter(help=about)
-        found[one.name] = Annotated[one.type, how]
+        found[one.name] = Annotated[Whole if one.type is int else one.type, Parameter(help=about)]
     given: Any = TypedDict("given", found, total=False)  # pyright: ignore[reportArgumentType]
     return Annotated[given | None, Parameter(name="*", group=group)]
 
@@ -62,13 +58,17 @@ def options(names: Iterable[Setting], group: Group, *, defaults: bool = True) ->
 def application(kind: type[Config] = Config) -> App:
     """Return the command line, with the settings of `kind`."""
     about = "See, steer and fix the class-wise robustness of neural networks."
-    app = App("faal-lab", help=about, version=__version__, result_action="return_value", group_commands=EVERYTHING)
+    codes = "Exit codes: " + ". ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+    app = App(
+        "faal-lab", help=about, help_epilogue=codes, version=__version__, result_action="return_value", group_commands=EVERYTHING,
+        suppress_keyboard_interrupt=False,  # or cyclopts ends the process before `main` reports it
+    )  # fmt: skip
     commands = (
-        demo, lab, notebooks, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, tell, methods, settings,
-        doctor,
+        demo, lab, notebooks, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell, methods,
+        settings, doctor, completion,
     )  # fmt: skip
     for command in commands:
-        app.command(command, sort_key=commands.index(command))
+        app.command(command, help_epilogue="", sort_key=commands.index(command))
     return app
 
 
@@ -226,35 +226,23 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
     """
     for name in listed(attacks):
         check_name("attack", name, ATTACKS)  # before torch is loaded
-    number, count = _part(part)
+    number, count = check_part("--part", part)
 
     import faal_lab as fl
-    from faal_lab.evaluation.verdicts import VerdictsError
-    from faal_lab.results.tables import comparisons, paired_sentences, text_table
+    from faal_lab.results.tables import summary
 
     verdicts = fl.evaluate(
         models, attacks, checkpoint=checkpoint, epsilon=epsilon, images=images, classes=classes, out=out, compile=compile,
         device=device, mode=mode, part=(number, count), **(stated or {}),
     )  # fmt: skip
-    print(text_table(verdicts))
+    print(summary(verdicts))
     if number:
         print("Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches.")
-    try:
-        for line in paired_sentences(comparisons(verdicts)):
-            print(line)
-    except VerdictsError as error:
-        print(f"Not compared: {error}")
 
 
-evaluate.__annotations__["stated"] = options((declared()[name] for name in ADOPTION_SETTINGS), _ADOPTED, defaults=False)
-
-
-def _part(text: str) -> tuple[int, int]:
-    """ "2/3" as (1, 3); raises ConfigError."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"part must be like 2/3, the second of three, got {text!r}.")
-    return int(number) - 1, int(count)
+evaluate.__annotations__["stated"] = options(
+    (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), _ADOPTED, defaults=False
+)
 
 
 def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpoint: Which = "last") -> None:
@@ -269,16 +257,14 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
         raise ConfigError(f"compare needs at least two runs, got {runs[0]} alone.")
     import faal_lab as fl
     from faal_lab.evaluation.groups import read_seeds
-    from faal_lab.results.tables import notes, spread_table
+    from faal_lab.results.tables import each_seed, notes, spread_table
 
     groups = read_seeds(runs, checkpoint)
     print(fl.compare(groups, attack=attack))
-    if any(len(group) > 1 for group in groups.values()):
-        said = notes({f"{name} {n}": found for name, group in groups.items() for n, found in enumerate(group, 1)})
-        print(*said, sep="\n")
-        return
-    verdicts = {name: group[0] for name, group in groups.items()}
-    print("", spread_table(verdicts, attack), "", *notes(verdicts), sep="\n")
+    each = each_seed(groups)
+    if len(each) == len(groups):
+        print("", spread_table(each, attack), "", sep="\n")
+    print(*notes(each), sep="\n")
 
 
 def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = None, average_min: float | None = None,
@@ -344,6 +330,25 @@ def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str =
     print(*plot.save(*runs, out=out, formats=formats, attack=attack, setting=setting, checkpoint=checkpoint), sep="\n")
 
 
+def export(run: Path, /, *, to: Annotated[str, Parameter(choices=EXPORTS)], out: Path, checkpoint: Which = "last",
+           force: Annotated[bool, Flag] = False) -> None:  # fmt: skip
+    """Write a run for other tools: its history as tables or for TensorBoard, or its weights.
+
+    Args:
+        run: its run folder; one that is training gives what it has reported so far
+        to: tensorboard, csv, parquet (folders of the history); safetensors, state_dict, robustbench (files of the weights); timm
+            (a folder of the weights)
+        out: the file or folder, which is missing or empty
+        checkpoint: whose weights and verdicts
+        force: replace an earlier export
+    """
+    check_name("format", to, EXPORTS)
+    RunFolder.open(run)  # before torch is loaded
+    import faal_lab as fl
+
+    fl.open_run(run).export(to, out, checkpoint=checkpoint, force=force)
+
+
 def tell(run: Path, what: str, /) -> None:
     """Steer a running run: pause, resume, step, stop, or turn a dial.
 
@@ -352,15 +357,7 @@ def tell(run: Path, what: str, /) -> None:
         what: pause, resume, step, stop, or DIAL=VALUE with a dial of tau, epsilon, learning_rate, fairness_on
     """
     folder = RunFolder.open(run)
-    dial, equals, value = what.partition("=")
-    if equals:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
-        command = Command("turn", dial, check_dial(dial, number, folder.config()))
-    else:
-        command = Command(check_name("command", what, COMMANDS[:-1]))
+    command = spoken(what, folder.config())
     if folder.status() in ("done", "failed"):
         raise RunFolderError(f"{run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
     sent = folder.send(command)
@@ -389,3 +386,13 @@ def doctor() -> int:
     text, missing = examine()
     print(text)
     return 1 if missing else 0
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the script that completes commands, options and names in a shell.
+
+    Args:
+        shell: bash: in ~/.bashrc, source <(faal-lab completion bash); zsh: write it to _faal-lab in a folder of fpath; fish:
+            write it to ~/.config/fish/completions/faal-lab.fish
+    """
+    print(application().generate_completion(shell=shell))

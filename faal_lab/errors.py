@@ -1,9 +1,18 @@
-"""Define the errors of the package, and check a name against a list."""
+"""Define the errors of the package, and check words that users type."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+EXIT_CODES = {
+    0: "done; for check: no demand failed",
+    1: "an error, printed in one line; for check, sweep, demo and doctor also: something failed or is missing",
+    2: "words that are no command, or demands of check that make no sense",
+    130: "ended by Ctrl-C; a run has saved its state",
+    141: "nobody reads the output any more",
+    143: "ended by SIGTERM; a run has saved its state",
+}
 
 
 class FaalLabError(Exception):
@@ -38,3 +47,11 @@ def check_name(kind: str, name: object, valid: Iterable[str]) -> str:
     close = get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownName(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def check_part(option: str, text: str) -> tuple[int, int]:
+    """Return "2/3", the second of three parts, as (1, 3); otherwise raise ConfigError, which names the option."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"{option} must be like 2/3, the second of three, got {text!r}.")
+    return int(number) - 1, int(count)

@@ -149,7 +149,8 @@ def test_environment_yml_installs_what_pyproject_lists() -> None:
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert conda["dependencies"] == [f"python{project['requires-python']}", "pip", {"pip": ["-e ."]}]
-    assert all(">=" in d for group in [project["dependencies"], *project["optional-dependencies"].values()] for d in group)
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert all(">=" in d or d.startswith("faal-lab[") for group in lists for d in group)
 
 
 @cache
@@ -170,7 +171,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 14_300
+    assert code_lines() <= 14_900
 
 
 if __name__ == "__main__":

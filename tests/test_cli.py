@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 from faal_lab.__main__ import main
 from faal_lab.catalogue import AVERAGING, FAIRNESS
 from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.errors import EXIT_CODES
 from faal_lab.methods.objectives import OBJECTIVES
 from faal_lab.methods.presets import PRESETS, PROTOCOLS
 from faal_lab.models.doctor import examine
@@ -270,6 +272,8 @@ print("ended with", code)
         ("run --resume nothing", 1),
         ("evaluate x --attacks pgd-2O", 1),
         ("compare x", 1),
+        ("export nothing --to csv --out x", 1),
+        ("completion bash", 0),
         ("runn", 2),
     ],
 )
@@ -290,3 +294,59 @@ def test_idle_threads_give_their_core_up_unless_told_otherwise(own: dict[str, st
     code = "import os, faal_lab; print(os.environ.get('GOMP_SPINCOUNT'))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert found.stdout.strip() == expected
+
+
+def test_exit_codes_are_the_documented_ones(tmp_path: Path, monkeypatch, capsys) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (Path(__file__).parent.parent / "docs" / "exit-codes.md").read_text(), re.M)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+    assert main(["--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{code} {meaning}" in said for code, meaning in EXIT_CODES.items())
+    assert main(["compare", "x"]) == 1
+    assert main(["check", "x", "--worst-min", "no number"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2, "a line each"
+
+    def doctor() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("faal_lab.cli.doctor", doctor)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "faal-lab: stopped by Ctrl-C.\n"
+    # 141 is in test_progress.py, 143 in test_training.py: they need processes
+
+
+@pytest.mark.parametrize("shell, first", [("bash", "# "), ("zsh", "#compdef faal-lab"), ("fish", "# ")])
+def test_completion_knows_every_command_and_option(shell: str, first: str, capsys) -> None:
+    assert main(["completion", shell]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(first)
+    assert all(word in said for word in ("evaluate", "export", "tensorboard", "robustbench", "worst-min", "learning-rate"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["exp"], ["export"]),
+        (["export", "x", "--to", "tens"], ["tensorboard"]),
+        (["check", "--work"], []),
+        (["sweep", "--work"], ["--workers"]),
+    ],
+)
+def test_bash_completes(words: list[str], expected: list[str], tmp_path: Path, capsys) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    line = " ".join(["faal-lab", *words])
+    code = f'source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words)}; COMP_LINE="{line}"; COMP_POINT={len(line)}; _faal_lab; echo "${{COMPREPLY[@]}}"'
+    found = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (found.stdout.split(), found.stderr) == (expected, "")
+
+
+def test_a_run_is_exported_from_the_command_line(base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "w.safetensors"
+    assert main(["export", str(base), "--to", "safetensors", "--out", str(out), "--checkpoint", "best"]) == 0
+    assert capsys.readouterr().out.startswith(f"Written: {out}. Its normalisation, mean ")
+    assert main(["export", str(base), "--to", "safetensors", "--out", str(out)]) == 1
+    assert "exists already. Name another place, or replace what is there by --force" in capsys.readouterr().err
+    assert main(["export", str(base), "--to", "csvv", "--out", str(out)]) == 2
+    assert 'Did you mean "csv"?' in capsys.readouterr().err

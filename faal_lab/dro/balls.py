@@ -138,7 +138,7 @@ class HellingerBall(Ball):
 
 @dataclass(frozen=True)
 class TotalVariationBall(Ball):
-    """All w within total variation `sum(|w - u|) / 2` <= radius, in [0, 1]: the mass that may move.
+    """All w with `sum(|w - u|) / 2` <= radius, in [0, 1]: the mass that may move.
 
     Mass leaves the easiest classes first, and a class loses no more than it has. All of it goes to the hardest class; classes in
     between keep exactly their reference. Ties share in proportion to the reference.

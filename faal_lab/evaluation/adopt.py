@@ -157,7 +157,7 @@ def run_folders(
     """
     found = [_named(word) for word in dict.fromkeys(words)]
     candidates = [c for c in found if isinstance(c, _Candidate)]
-    given = [name for name in stated if name in ADOPTION_SETTINGS]
+    given = [name for name in stated if name in (*ADOPTION_SETTINGS, "base_checkpoint")]
     if not candidates and (given or out):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["out"] if out else [])])
         raise ConfigError(f"{names}: for models that are not run folders. {words[0]} is one and keeps its own; leave that out.")

@@ -7,9 +7,11 @@ on test images.
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from faal_lab.data.images import Images, Splits
 from faal_lab.models.normalize import Normalize, Normalized, statistics
 from faal_lab.runs import CheckpointError
 
-_NESTED = ("state_dict", "model_state_dict", "model", "net")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")  # of timm, and of others
+_NESTED = (*_AVERAGES, "state_dict", "model_state_dict", "model", "net", "rmodel")  # in this order, as timm takes them
+_AVERAGED_PARTS = {"ema", "model_ema", "ema_model", "swa_model", "averaged_model"}  # of a name
 _FRAMES = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile add to every name
-_SPREAD = {"mean": "std", "mu": "sigma"}
+_SPREAD = {"mean": "std", "mu": "sigma", "new_mean": "new_std"}
 _PROBED = 512
 
 
@@ -35,32 +39,80 @@ class NormalizationWarning(UserWarning):
     """
 
 
-def read_foreign(file: Path) -> dict[str, torch.Tensor]:
+class WeightsWarning(UserWarning):
+    """A foreign file holds more than the weights that were taken. The message names both."""
+
+
+def read_foreign(file: Path, which: str = "last") -> dict[str, torch.Tensor]:
     """Read the weights in a .safetensors, .pth or .pt file, by their names in the file, to the CPU.
 
-    No code in the file runs. One level of state_dict, model_state_dict, model or net is opened. Raises CheckpointError.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    No code in the file runs. State dicts under known names are opened: an average before raw weights, as timm does.
 
+    Args:
+        file: the file.
+        which: the state dict to take of a file that holds `last` and `best`.
+
+    Raises:
+        CheckpointError: there are no weights in it, or it cannot be read.
+
+    Warns WeightsWarning where the file holds other weights, too.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    stated: dict[str, str] = {}
     try:
-        found: Any = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            stated = opened.metadata() or {}
+            found: Any = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         if file.suffix == ".safetensors":
             raise CheckpointError(f"{file} is damaged: {error}. Fetch it again.") from error
         found = _unpickled(file)
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{file} holds {type(found).__name__}, expected a state dict: names and tensors.")
-    found = next((found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found)
+    found = _opened(found, which, file)
     tensors = {str(n): t.detach() for n, t in found.items() if isinstance(t, torch.Tensor)}
     if not tensors:
         raise CheckpointError(
-            f"{file} holds no weights: expected a state dict, alone or under {', '.join(_NESTED)}; got {_few(map(str, found))}."
+            f"{file} holds no weights: expected a state dict, alone or under {', '.join(_NESTED)}, last or best; got "
+            f"{_few(map(str, found))}."
         )
-    broken = [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-    if broken:
-        raise CheckpointError(f"{file} is not finite in {_few(broken)}. Choose an earlier checkpoint of that training.")
+    if stated.get("producer", "").startswith("faal_lab") and "mean" in stated:  # of faal-lab export
+        try:
+            tensors |= {
+                f"normalize.{name}": torch.tensor([float(v) for v in json.loads(stated[name])]) for name in ("mean", "std")
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} is damaged: its normalisation cannot be read ({error}). Export it again.") from error
     return tensors
+
+
+def _opened(found: Mapping[Any, Any], which: str, file: Path) -> Mapping[Any, Any]:
+    """Return the state dict inside `found`, at any depth; warn of others beside it."""
+    order = (*_NESTED, which, *({"last", "best"} - {which}))
+    held = [name for name in order if isinstance(found.get(name), Mapping) and _has_weights(found[name])]
+    if not held:
+        return found
+    taken, others = held[0], held[1:]
+    others += [n for n in _AVERAGES if n not in held and isinstance(found.get(n), (Mapping, list, tuple)) and len(found[n])]
+    others += [n for n in ("unaveraged_model_state_dict",) if n in found]
+    if others:
+        average = ", the average, as timm does" if taken in _AVERAGES else ", the average" if "unaveraged" in others[-1] else ""
+        cure = (
+            f"base_checkpoint={others[0]} takes the other"
+            if {taken, *others} == {"last", "best"}
+            else "To use another, save it alone"
+        )
+        warnings.warn(
+            f"{file} holds {taken} and {', '.join(others)}: {taken} was taken{average}. {cure}.", WeightsWarning, stacklevel=3
+        )
+    return _opened(found[taken], which, file)
+
+
+def _has_weights(found: Mapping[Any, Any]) -> bool:
+    """Return whether there are tensors in a state dict, or in one inside it."""
+    inner = [found[name] for name in (*_NESTED, "last", "best") if isinstance(found.get(name), Mapping)]
+    return any(isinstance(value, torch.Tensor) for value in found.values()) or any(map(_has_weights, inner))
 
 
 def _unpickled(file: Path) -> Any:
@@ -73,8 +125,11 @@ def _unpickled(file: Path) -> Any:
             raise CheckpointError(f"{file} is damaged, or no file of torch.save. Fetch it again.") from error
         raise CheckpointError(
             f"{file} holds more than tensors ({named[1]}), and reading that could run code: it was not read. If you trust who "
-            f"made it, convert it once: python -c \"import torch; c = torch.load('FILE', 'cpu', weights_only=False); "
-            "torch.save(c.get('state_dict', c) if isinstance(c, dict) else c.state_dict(), 'weights.pt')\""
+            'made it, convert it once, where the code that made it is installed: python -c "import torch; '
+            "m = torch.nn.Module; c = torch.load('FILE', 'cpu', weights_only=False); c = c if isinstance(c, dict) else "
+            "{'model': c}; c = {n: v.state_dict() if isinstance(v, m) else v for n, v in c.items()}; "
+            "torch.save({n: v for n, v in c.items() if isinstance(v, torch.Tensor) or isinstance(v, dict) and "
+            "v and all(isinstance(t, torch.Tensor) for t in v.values())}, 'weights.pt')\""
         ) from error
     except OSError:
         raise
@@ -83,18 +138,31 @@ def _unpickled(file: Path) -> Any:
         raise CheckpointError(f"{file} is damaged: {reason}. Fetch it again.") from error
 
 
-def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path) -> bool:
+def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path, which: str = "last") -> bool:
     """Load a foreign file's weights into `model`; return whether its normalisation replaced ours.
 
-    Prefixes of DataParallel and of an outer normalisation are removed from the names. TRADES' unused `sub_block1` is left out.
-    Raises CheckpointError if names, shapes or the number of classes differ.
+    The prefix is the one under which every tensor of the network is found in its shape: DataParallel, torch.compile, an outer
+    normalisation, AveragedModel, Lightning, robustness and MAIR put different ones before the names. Counters and TRADES' unused
+    `sub_block1` are left out.
+
+    Args:
+        model: the network.
+        channels: of its images.
+        num_classes: of its images.
+        file: the foreign file.
+        which: the state dict to take of a file that holds `last` and `best`.
+
+    Raises:
+        CheckpointError: names, shapes or the number of classes differ, or a weight is not finite.
+
+    Warns WeightsWarning where the file holds other weights, too.
     """
     target = model.network if isinstance(model, Normalized) else model
     normalize = getattr(model, "normalize", None)
     normalize = normalize if isinstance(normalize, Normalize) else None
     inside = normalize is not None and target is model
     expected = {n: t for n, t in target.state_dict().items() if not (inside and n.startswith("normalize."))}
-    tensors, mean, std = _unwrapped(read_foreign(file), set(expected))
+    tensors, spread = _fitted(read_foreign(file, which), expected, file)
     head = [name for name, layer in target.named_modules() if isinstance(layer, nn.Linear)][-1:]
     rows = [tensors[f"{name}.weight"].shape[0] for name in head if f"{name}.weight" in tensors]
     if rows and rows != [num_classes]:
@@ -105,10 +173,13 @@ def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path) 
             f"The weights in {file} do not fit the network: {'; '.join(problems)}. Choose the network that they are of "
             "(model, filters)."
         )
-    if mean is not None and std is not None:
-        _set_normalization(normalize, mean, std, channels, file)
+    broken = [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if broken:
+        raise CheckpointError(f"{file} is not finite in {_few(broken)}. Choose an earlier checkpoint of that training.")
+    if spread is not None:
+        _set_normalization(normalize, *spread, channels, file)
     target.load_state_dict(tensors, strict=False)  # the counter of a batch norm may be missing, as in old files
-    return mean is not None
+    return spread is not None
 
 
 def _set_normalization(normalize: Normalize | None, mean: torch.Tensor, std: torch.Tensor, channels: int, file: Path) -> None:
@@ -124,26 +195,103 @@ def _set_normalization(normalize: Normalize | None, mean: torch.Tensor, std: tor
     normalize.std.copy_(std.reshape(-1, 1, 1).expand_as(normalize.std))
 
 
-def _unwrapped(
-    tensors: dict[str, torch.Tensor], expected: set[str]
-) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, torch.Tensor | None]:
-    """Return the tensors by the network's own names, and mean and std of a normalisation around it."""
-    if not tensors.keys() <= expected:
-        tensors = {".".join(part for part in n.split(".") if part not in _FRAMES): t for n, t in tensors.items()}
-    tensors = {n: t for n, t in tensors.items() if "sub_block1" not in n.split(".") or n in expected}
-    mean = std = None
-    for name in [n for n in tensors if n not in expected]:
-        prefix, _, last = name.rpartition(".")
-        spread = f"{prefix}.{_SPREAD.get(last)}".removeprefix(".")
-        if last in _SPREAD and spread in tensors:
-            mean, std = tensors.pop(name), tensors.pop(spread)
-            break
-    while not tensors.keys() & expected:
-        first = {n.partition(".")[0] for n in tensors}
-        if len(first) != 1 or not all("." in n for n in tensors):
-            break
-        tensors = {n.partition(".")[2]: t for n, t in tensors.items()}  # "1." comes from a Sequential, "model." from a wrapper
-    return tensors, mean, std
+_Pair = tuple[torch.Tensor, torch.Tensor]  # mean and std of a normalisation
+
+
+def _fitted(
+    tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], file: Path
+) -> tuple[dict[str, torch.Tensor], _Pair | None]:
+    """Return the tensors by the network's own names, and mean and std of a normalisation around it.
+
+    A tensor that may change what the network computes stays among them, so that it is found unexpected.
+    """
+    whole, nearest = _prefixes(tensors, expected)
+    bare = {".".join(part for part in n.split(".") if part not in _FRAMES): t for n, t in tensors.items()}
+    if not whole and len(bare) == len(tensors):  # a part of the network was compiled, or the names differ otherwise
+        tensors = bare
+        whole, nearest = _prefixes(tensors, expected)
+    if not any("sub_block1" in n.split(".") for n in expected):
+        tensors = {n: t for n, t in tensors.items() if "sub_block1" not in n.split(".")}
+    whole.sort(key=lambda p: (_AVERAGED_PARTS.isdisjoint(p.split(".")), "attacker" in p.split("."), len(p)))
+    prefix, *copies = whole or [nearest]
+    twice = {copy + n for copy in copies for n in expected}
+    rest = {n: t for n, t in tensors.items() if n not in twice and not (n.startswith(prefix) and n[len(prefix) :] in expected)}
+    spread, known = _normalization(rest, prefix, file)
+    said = [f"{copy}*" for copy in copies if not _equal(tensors, expected, prefix, copy)]
+    mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and n not in rest and n not in twice}
+    left = []
+    for name, tensor in rest.items():
+        if name in known or tensor.ndim == 0:
+            continue
+        if not whole or name.startswith(prefix) or _acts(name, prefix):
+            mine[name.removeprefix(prefix)] = tensor
+        else:
+            left.append(name)
+    if said or left:
+        average = "" if _AVERAGED_PARTS.isdisjoint(prefix.split(".")) else ", the average"
+        more = [*said, *([f"{len(left)} tensor{'s' * (len(left) > 1)} of other parts ({_few(left)})"] if left else [])]
+        warnings.warn(
+            f"{file} holds {prefix}* and {' and '.join(more)}: {prefix}* was taken{average}. To use another, save it alone.",
+            WeightsWarning, stacklevel=3,
+        )  # fmt: skip
+    return mine, spread
+
+
+def _prefixes(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> tuple[list[str], str]:
+    """List the prefixes under which all expected tensors are found, and name the one under which most names are."""
+    found = Counter[str]()
+    for name in tensors:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in expected:
+                found["".join(part + "." for part in parts[:cut])] += 1
+    needed = [(n, t.shape) for n, t in expected.items() if not n.endswith("num_batches_tracked")]
+    whole = [p for p in found if all(p + n in tensors and tensors[p + n].shape == shape for n, shape in needed)]
+    return whole, max(found, key=lambda p: (found[p], -len(p)), default="")
+
+
+def _equal(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], one: str, other: str) -> bool:
+    """Return whether the network has the same weights under two prefixes."""
+    return all(torch.equal(tensors[one + n], tensors[other + n]) for n in expected if one + n in tensors and other + n in tensors)
+
+
+def _acts(name: str, prefix: str) -> bool:
+    """Return whether a tensor beside the network may change what reaches it: a layer of its Sequential, or a normalisation."""
+    parent, _, last = prefix.removesuffix(".").rpartition(".")
+    beside = name.removeprefix(f"{parent}." if parent else "")
+    return (last.isdecimal() and beside.partition(".")[0].isdecimal()) or re.search("norm|preproc", name) is not None
+
+
+def _normalization(rest: dict[str, torch.Tensor], prefix: str, file: Path) -> tuple[_Pair | None, set[str]]:
+    """Return mean and std of a normalisation before the network, and the names of all such pairs.
+
+    Beside an n_classes, as in MAIR's files, mean and std are notes: its forward pass does not use them. Raises CheckpointError
+    where several differ, and none is the network's neighbour.
+    """
+    known: set[str] = set()
+    found: list[tuple[str, _Pair]] = []
+    for name, tensor in rest.items():
+        place, dot, last = name.rpartition(".")
+        spread = f"{place}{dot}{_SPREAD.get(last, '')}"
+        if last not in _SPREAD or spread not in rest:
+            continue
+        known |= {name, spread}
+        if f"{place}{dot}n_classes" in rest:
+            warnings.warn(
+                f"{file} notes {name} {tensor.flatten().tolist()} and {spread} {rest[spread].flatten().tolist()}, as MAIR does, "
+                "whose forward pass does not apply them: they were not applied.", WeightsWarning, stacklevel=4,
+            )  # fmt: skip
+        elif not any(torch.equal(tensor.flatten(), m.flatten()) and torch.equal(rest[spread], s) for _, (m, s) in found):
+            found.append((place, (tensor, rest[spread])))
+    if len(found) > 1:
+        parent = prefix.removesuffix(".").rpartition(".")[0]
+        found = [(place, pair) for place, pair in found if parent in (place, place.rpartition(".")[0])] or found
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{file} holds {len(found)} normalisations, at {_few(place for place, _ in found)}. Save the weights with "
+            "the one that the network is behind."
+        )
+    return (found[0][1] if found else None), known
 
 
 def _differences(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:

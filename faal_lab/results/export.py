@@ -1,4 +1,4 @@
-"""Write figures as files: an HTML page that opens offline, a png for documents, a CSV of the numbers.
+"""Write figures as files: an HTML page that opens offline, a png for documents, a CSV of the numbers. Export runs.
 
 `all_pictures` draws every figure of some evaluated runs, and accuracy over a setting in which they differ.
 """
@@ -13,18 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from faal_lab.catalogue import EXPORTS
 from faal_lab.errors import check_name
+from faal_lab.evaluation.evaluate import read_verdicts
 from faal_lab.evaluation.groups import Reported
+from faal_lab.evaluation.statistics import worst_accuracy
 from faal_lab.evaluation.verdicts import VerdictsError
+from faal_lab.models.export import Origin, export_weights
 from faal_lab.results.figures import KIND_COLOURS, RUN_COLOURS, legend_below, styled, tabled, titled, weights_over_batches
 from faal_lab.results.formats import csv_of
 from faal_lab.results.robustness import pictures
 from faal_lab.results.tables import ATTACK_TITLES, group_rows, last_attack, marked
+from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config
+from faal_lab.runs.events import RunStarted
+from faal_lab.runs.export import FORMATS as TABLES
+from faal_lab.runs.export import export_tables
 from faal_lab.runs.files import replace_file
+from faal_lab.training.restore import load_model, spec_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from torch import nn
 
 
 FORMATS = ("html", "png", "csv")
@@ -185,3 +195,39 @@ def accuracy_over(runs: Sequence[Reported], setting: str, attack: str = "") -> g
     styled(figure, **titled(f"{ATTACK_TITLES[attack]} accuracy over {setting}", what))
     figure.update_layout(legend_below(["average", "worst class"], room=44))
     return tabled(figure, ("run", setting, "number", "accuracy", "low", "high"), table)
+
+
+def export_run(
+    path: Path, to: str, out: Path, checkpoint: str = "last", force: bool = False, network: nn.Module | None = None
+) -> str:
+    """Write a run's history or weights for other tools; return a sentence about the files. See `Run.export`.
+
+    Raises UnknownName, ConfigError where `out` is in use, ImportError where a package is missing, and RunFolderError,
+    CheckpointError or VerdictsError where the run cannot be read.
+    """
+    check_name("format", to, EXPORTS)
+    folder = RunFolder.open(path)
+    verdicts, without = None, ""
+    if folder.verdicts_file(checkpoint).exists():
+        try:
+            verdicts = read_verdicts(path, checkpoint)
+        except VerdictsError as error:  # of weights before the run went on, or damaged: what else there is can be exported
+            without = f" Test accuracy is left out: {error}"
+    counts = {} if verdicts is None else {attack: verdicts.counts(attack) for attack in verdicts.survived}
+    if to in TABLES:
+        tests = {attack: (right.tolist(), total.tolist()) for attack, (right, total) in counts.items()}
+        return export_tables(path, to, out, tests, force) + without
+    model, config, stored = load_model(path, checkpoint, network)
+    spec = spec_of(stored)
+    names = next((e.class_names for e in folder.events() if isinstance(e, RunStarted)), [])
+    percent, worst = dict[str, float](), dict[str, tuple[str, float]]()
+    for attack, (right, total) in counts.items():
+        percent[attack] = 100 * float(right.sum() / total.sum())
+        lowest, which = worst_accuracy(right, total)
+        worst[attack] = (names[which], 100 * lowest.value)
+    measured = {"epsilon": config.epsilon, "norm": config.norm, **(verdicts.header if verdicts else {})}
+    origin = Origin(
+        spec.name, (spec.channels, spec.height, spec.width), names, data=config.data, norm=measured["norm"],
+        epsilon=measured["epsilon"], percent=percent, worst=worst, images=len(verdicts.labels) if verdicts else 0,
+    )  # fmt: skip
+    return export_weights(model, origin, to, out, force) + (without if to == "robustbench" else "")

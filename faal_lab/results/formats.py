@@ -309,7 +309,5 @@ def table(
         rows = tables.spread_rows(tables.marked({name: group[0] for name, group in groups.items()}), attack)
         return ResultTable.of(rows, inequality_table(rows), ["run", "attack"])
     rows = [row for row in tables.group_rows(groups) if attack in ("", row["attack"])]
-    said = tables.notes(
-        {f"{name} {n}" if len(group) > 1 else name: v for name, group in groups.items() for n, v in enumerate(group, 1)}
-    )
+    said = tables.notes(tables.each_seed(groups))
     return ResultTable.of(rows, result_table(rows, said), ["run", "attack"])

@@ -32,6 +32,7 @@ from faal_lab.results.robustness import run_pictures
 from faal_lab.results.tables import (
     ATTACK_TITLES,
     comparisons,
+    each_seed,
     group_rows,
     last_attack,
     marked,
@@ -88,18 +89,11 @@ def report_tables(runs: list[Reported], paper: Mapping[str, Published]) -> tuple
 
     Raises UnknownName if `paper` names a run that is not among `runs`.
     """
-    rows = group_rows({run.name: run.group for run in runs})
+    groups = {run.name: run.group for run in runs}
+    rows = group_rows(groups)
     beside = paper_rows(paper, rows)
-    each = {name: v for run in runs for name, v in _apart(run).items()}
-    tables = [result_table(rows, notes(each)), *([paper_table(beside)] if beside else [])]
+    tables = [result_table(rows, notes(each_seed(groups))), *([paper_table(beside)] if beside else [])]
     return tables, as_csv(rows, beside)
-
-
-def _apart(run: Reported) -> dict[str, Verdicts]:
-    """Name the verdicts of each seed."""
-    if not run.others:
-        return {run.name: run.verdicts}
-    return {f"{run.name} {number}": found for number, found in enumerate(run.group, 1)}
 
 
 def _attacks_table(verdicts: Verdicts) -> Table:

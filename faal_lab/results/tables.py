@@ -90,6 +90,15 @@ def text_table(verdicts: dict[str, Verdicts]) -> str:
     return "\n".join([*lines, *notes(verdicts)])
 
 
+def summary(verdicts: dict[str, Verdicts]) -> str:
+    """Format the result table for a terminal, and the comparison with the first run or the reason why there is none."""
+    try:
+        compared = paired_sentences(comparisons(verdicts))
+    except VerdictsError as error:
+        compared = [f"Not compared: {error}"]
+    return "\n".join([text_table(verdicts), *compared])
+
+
 def _marked(row: dict[str, Any]) -> str:
     return "".join(f"  [{label}]" for label in row["labels"])
 
@@ -113,6 +122,11 @@ def notes(verdicts: dict[str, Verdicts]) -> list[str]:
     if all(v.header.get("findings") == [] for v in verdicts.values()):
         said.append("No sign of masked gradients was found in any class.")
     return list(dict.fromkeys(said))
+
+
+def each_seed(groups: Mapping[str, Sequence[Verdicts]]) -> dict[str, Verdicts]:
+    """Name the verdicts of each seed: "fair 1", "fair 2"; the only ones of a name keep it."""
+    return {f"{name} {n}" if len(group) > 1 else name: v for name, group in groups.items() for n, v in enumerate(group, 1)}
 
 
 def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:

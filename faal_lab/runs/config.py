@@ -176,7 +176,7 @@ class Config:
     base: str = setting("", about=
         "Run folder or checkpoint file (also a foreign .pth, .pt, .safetensors) to start from; empty: random weights.")
     base_checkpoint: str = setting("last", among=("last", "best"), kind="checkpoint", about=
-        "Which checkpoint of the base run: last, or best (by validation).")
+        "Which checkpoint of the base run: last, or best (by validation); also of a foreign file that holds both.")
     objective: str = setting("at", among=OBJECTIVES, about=
         "Training loss: at (PGD adversarial training), trades, mart, bat, or standard (clean images).")
     beta: float = setting(6.0, low=0, high=1e6, about="Weight of the robust term of TRADES, MART and BAT.")

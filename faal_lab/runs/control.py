@@ -13,8 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from faal_lab.errors import RunFolderError
-from faal_lab.runs.events import Command
+from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.runs.config import Config, check_dial
+from faal_lab.runs.events import COMMANDS, Command
 from faal_lab.runs.files import SCHEMAS, check_schema
 
 
@@ -25,6 +26,21 @@ def _number(path: Path) -> int:
 def last_number(control: Path) -> int:
     """Return the highest number among the commands sent so far; 0 if there is none."""
     return max((_number(p) for p in control.glob("*.json")), default=0)
+
+
+def spoken(words: str, config: Config) -> Command:
+    """Return the command that words name: pause, resume, step, stop, or DIAL=VALUE.
+
+    Raises UnknownName, or ConfigError for a value that the dial of this run does not take.
+    """
+    dial, equals, value = words.partition("=")
+    if not equals:
+        return Command(check_name("command", words, COMMANDS[:-1]))
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+    return Command("turn", dial, check_dial(dial, number, config))
 
 
 def send(control: Path, command: Command) -> Command:

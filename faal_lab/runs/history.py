@@ -31,28 +31,34 @@ def run_files(path: str | Path) -> dict[str, bytes]:
     stem = folder.path.name
     whole = {"config": folder.config().to_mapping(), "versions": folder.versions(), "events": [to_record(e) for e in events]}
     return {
-        f"{stem}-steps.csv": _table([e for e in events if isinstance(e, StepDone)], names),
-        f"{stem}-epochs.csv": _table([e for e in events if isinstance(e, EpochDone)], names),
+        f"{stem}-steps.csv": _csv([e for e in events if isinstance(e, StepDone)], names),
+        f"{stem}-epochs.csv": _csv([e for e in events if isinstance(e, EpochDone)], names),
         f"{stem}.json": json.dumps(whole).encode(),
     }
 
 
-def _table(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
-    """Write one row per event; a list becomes one column per class, and an absent list gives none."""
+def _csv(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
+    """Write one row per event, as `events_rows` makes them, as CSV."""
+    rows = events_rows(events, names)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def events_rows(events: list[StepDone] | list[EpochDone], names: list[str]) -> list[dict[str, Any]]:
+    """Make one row per event; a list becomes one column per class, and an absent list gives none."""
     rows = []
     for event in events:
-        row: dict[str, object] = {}
+        row: dict[str, Any] = {}
         for key, value in vars(event).items():
             if isinstance(value, list):
                 row |= {f"{key}[{name}]": number for name, number in zip(names, value, strict=True)}
             elif value is not None:
                 row[key] = value
         rows.append(row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
+    return rows
 
 
 MAX_POINTS = 400  # more points on a line cannot be seen

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from faal_lab.evaluation.groups import read_seeds
-from faal_lab.results.tables import notes, seed_sentences, text_table
+from faal_lab.results.tables import each_seed, notes, seed_sentences, text_table
 from faal_lab.runs import free_name
 from faal_lab.sweeps.plan import NOTEBOOKS, read_plan
 from faal_lab.sweeps.run import sweep
@@ -67,6 +67,6 @@ def demo(out: str | Path | None = None, seeds: Sequence[int] = (0,), quick: bool
     else:
         for first in ("base", "control"):
             print("", *seed_sentences({first: groups[first], "faal": groups["faal"]}), sep="\n")
-        print("", *notes({f"{name} {n}": v for name, group in groups.items() for n, v in enumerate(group, 1)}), sep="\n")
+        print("", *notes(each_seed(groups)), sep="\n")
     print(f"\nReport: {folder / 'report.html'}")
     return folder / "report.html"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from faal_lab.errors import FaalLabError, check_name
+from faal_lab.errors import FaalLabError, check_name, check_part
 from faal_lab.sweeps.shipped import HOME, sweep_file
 
 NOTEBOOKS = HOME / "parameterized"
@@ -257,13 +257,10 @@ def shard(plan: Plan, text: str) -> Plan:
     """Return part i of n of a plan (`text` is "i/n").
 
     A part has a share of the jobs that no other job needs, and all jobs that these need. Jobs that gather a stage, such as a
-    report, are in no part. Make them without a shard, once the folders of all parts are together. Raises SweepError if `text`
+    report, are in no part. Make them without a shard, once the folders of all parts are together. Raises ConfigError if `text`
     is not such a fraction.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise SweepError(f"--shard must be I/N with I from 1 to N, such as 2/3, got {text!r}.")
-    number, count = int(match[1]), int(match[2])
+    first, count = check_part("--shard", text)
     gathering: set[str] = set()
     for key, job in plan.jobs.items():
         stages = [plan.jobs[need].stage for need in job.needs]
@@ -271,4 +268,4 @@ def shard(plan: Plan, text: str) -> Plan:
             gathering.add(key)
     wanted = {need for key, job in plan.jobs.items() if key not in gathering for need in job.needs}
     ends = [key for key in plan.jobs if key not in gathering and key not in wanted]
-    return plan.only({key for end in ends[number - 1 :: count] for key in plan.needed_by(end)})
+    return plan.only({key for end in ends[first::count] for key in plan.needed_by(end)})

@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: Config, file: Path, 
     file does not state its split; its normalisation is checked on the validation images of `splits`.
     """
     if file.is_file() and is_foreign(file):
-        brought = load_foreign(model, spec.channels, spec.num_classes, file)
+        brought = load_foreign(model, spec.channels, spec.num_classes, file, config.base_checkpoint)
         if splits is not None:
             check_normalization(model, splits, "" if brought else config.normalization, file.name)
         return False

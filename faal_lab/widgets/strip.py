@@ -13,7 +13,7 @@ import ipywidgets as W
 import numpy as np
 from torch import nn
 
-from faal_lab.evaluation.hardest import Hardest, hardest
+from faal_lab.evaluation.probes import Hardest, hardest
 from faal_lab.widgets.setup import error_text
 
 _SIDE = 84  # pixels on the page

@@ -17,7 +17,7 @@ from torch import nn
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.networks import SmallConvNet
 from faal_lab.models.normalize import Normalize, Normalized
-from faal_lab.models.weights import NormalizationWarning, check_normalization, load_foreign, read_foreign
+from faal_lab.models.weights import NormalizationWarning, WeightsWarning, check_normalization, load_foreign, read_foreign
 from faal_lab.runs import CheckpointError, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished
@@ -41,6 +41,16 @@ def spread(mean: str, std: str, *, shape: tuple[int, ...] = (1, 3, 1, 1)) -> dic
     return {mean: torch.tensor(CIFAR[0]).view(shape), std: torch.tensor(CIFAR[1]).view(shape)}
 
 
+def robustness(w: dict) -> dict:
+    """The names of MadryLab's AttackerModel, which holds the network and its normalisation twice."""
+    inner = {**spread("normalizer.new_mean", "normalizer.new_std", shape=(3, 1, 1)), **told(w, "model.")}
+    return {
+        **inner,
+        **told(w, "attacker.model."),
+        **spread("attacker.normalize.new_mean", "attacker.normalize.new_std", shape=(3, 1, 1)),
+    }
+
+
 # What is put in the file, from the weights; and whether the file brings a normalisation.
 WRAPPINGS = {
     "plain": (lambda w: w, False),
@@ -58,6 +68,22 @@ WRAPPINGS = {
     "mu and sigma": (lambda w: {**spread("mu", "sigma"), **w}, True),
     "mean and std": (lambda w: {**spread("mean", "std", shape=(3,)), **told(w, "model.")}, True),
     "ours, without a header": (lambda w: {**spread("normalize.mean", "normalize.std"), **told(w, "network.")}, True),
+    "RobustBench's own": (
+        lambda w: {"state_dict": {**spread("normalize.mean", "normalize.std"), **told(w, "module.model.")}},
+        True,
+    ),
+    "robustness": (lambda w: {"model": told(robustness(w), "module."), "epoch": 90}, True),
+    "MAIR with add_normalize": (
+        lambda w: {"rmodel": {"n_classes": torch.tensor(10), **spread("model.0.mean", "model.0.std"), **told(w, "model.1.")}},
+        True,
+    ),
+    "AveragedModel": (lambda w: {"n_averaged": torch.tensor(7), **told(w, "module.")}, False),
+    "compiled in DataParallel": (lambda w: told(w, "module._orig_mod."), False),
+    "DataParallel in a compiled wrapper": (lambda w: told(w, "_orig_mod.model.module."), False),
+    "a compiled part": (lambda w: {n.replace("layer1.", "layer1._orig_mod."): t for n, t in w.items()}, False),
+    "only an average of timm": (lambda w: {"state_dict_ema": w, "epoch": 3}, False),
+    "only last": (lambda w: {"last": w}, False),
+    "only best, inside": (lambda w: {"best": {"state_dict": told(w, "module.")}}, False),
     "before batch norm counted": (lambda w: {n: t for n, t in w.items() if not n.endswith("num_batches_tracked")}, False),
 }
 
@@ -70,6 +96,59 @@ def test_every_wrapping(name: str, tmp_path: Path) -> None:
     assert load_foreign(target, 3, 10, tmp_path / "weights.pth") == brings
     pixels = torch.rand(2, 3, 16, 16)
     assert torch.equal(source(pixels), target(pixels))
+
+
+def raw(w: dict) -> dict:
+    """Other weights of the same network."""
+    return {n: t + 1 for n, t in w.items()}
+
+
+# What is put in the file beside the weights that are to be taken, and the words for it.
+BESIDE = {
+    "timm": (lambda w: {"state_dict": raw(w), "state_dict_ema": w}, "state_dict_ema and state_dict: state_dict_ema was taken, the average"),
+    "model and model_ema": (lambda w: {"model": raw(w), "model_ema": told(w, "module.")}, "model_ema and model: model_ema was taken"),
+    "net and ema": (lambda w: {"net": raw(w), "ema": w, "step": 5}, "ema and net: ema was taken, the average, as timm does"),
+    "an average of another form": (lambda w: {"net": w, "ema": {"decay": 0.9, "shadow_params": list(w.values())}}, "net and ema: net was taken"),
+    "an average that was named raw": (
+        lambda w: {"model_state_dict": w, "unaveraged_model_state_dict": raw(w)},
+        "model_state_dict and unaveraged_model_state_dict: model_state_dict was taken, the average",
+    ),
+    "last and best": (lambda w: {"last": w, "best": raw(w)}, "last and best: last was taken. base_checkpoint=best takes the other"),
+    "an average by prefix": (lambda w: {**told(raw(w), "online_model."), **told(w, "ema_model.")}, r"ema_model\.\* and online_model\.\*: ema_model"),
+    "Lightning": (
+        lambda w: {"state_dict": {**told(w, "model."), "criterion.weight": torch.ones(10), "best": torch.tensor(torch.inf)}},
+        r"model\.\* and 1 tensor of other parts \(criterion\.weight\)",
+    ),
+    "MAIR": (
+        lambda w: {"rmodel": {"n_classes": torch.tensor(10), **spread("mean", "std", shape=(3,)), **told(w, "model.")}},
+        "as MAIR does, whose forward pass does not apply them: they were not applied",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_weights_that_were_taken_of_several_are_named(name: str, tmp_path: Path) -> None:
+    source, target = net(seed=1), net(seed=2)
+    torch.save(BESIDE[name][0](source.network.state_dict()), tmp_path / "weights.pth")
+    with pytest.warns(WeightsWarning, match=BESIDE[name][1]):
+        assert not load_foreign(target, 3, 10, tmp_path / "weights.pth")
+    pixels = torch.rand(2, 3, 16, 16)
+    assert torch.equal(source(pixels), target(pixels))
+
+
+def test_last_or_best_is_chosen_by_base_checkpoint(tmp_path: Path) -> None:
+    weights = net("resnet-18", filters=64).network.state_dict()
+    torch.save({"last": weights, "best": {n: t + 1 for n, t in weights.items()}}, tmp_path / "both.pth")
+    source, target = read_both(tmp_path / "both.pth", "best"), net("resnet-18", seed=2, filters=64)
+    with pytest.warns(WeightsWarning, match="best was taken. base_checkpoint=last takes the other"):
+        load_foreign(target, 3, 10, tmp_path / "both.pth", "best")
+    assert torch.equal(source["linear.bias"], target.network.linear.bias)
+    assert torch.equal(weights["linear.bias"] + 1, target.network.linear.bias)
+
+
+def read_both(file: Path, which: str) -> dict[str, torch.Tensor]:
+    with pytest.warns(WeightsWarning):
+        return read_foreign(file, which)
 
 
 @pytest.mark.parametrize("name", ["preact-resnet-18", "resnet-18", "wrn-16-4"])
@@ -107,6 +186,26 @@ def test_networks_without_a_frame_of_ours(tmp_path: Path) -> None:
         load_foreign(other, 3, 3, tmp_path / "framed.pt")
 
 
+class RecordManager:
+    """An object beside the weights, as in MAIR's checkpoints."""
+
+
+def test_a_checkpoint_with_objects_is_converted_as_the_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = net(seed=1), net(seed=2)
+    rmodel = {"n_classes": torch.tensor(10), **told(source.network.state_dict(), "model.")}
+    optimizer = torch.optim.SGD(source.parameters(), 0.1).state_dict()
+    torch.save({"rmodel": rmodel, "optimizer": optimizer, "recordmanager": RecordManager()}, tmp_path / "last.pth")
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \(\S*RecordManager\)") as caught:
+        load_foreign(target, 3, 10, tmp_path / "last.pth")
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r'python -c "(.*)"$', str(caught.value))
+    assert code
+    exec(code[1].replace("FILE", "last.pth"), {})
+    assert torch.load("weights.pt", weights_only=True).keys() == {"rmodel"}
+    load_foreign(target, 3, 10, tmp_path / "weights.pt")
+    assert torch.equal(source.network.linear.weight, target.network.linear.weight)
+
+
 class Malicious:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -120,7 +219,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": net().network.state_dict(), "args": Malicious(marker)}, file)
     with pytest.raises(CheckpointError, match=r"holds more than tensors \(\S*open\), and reading that could run code") as caught:
         prepare(Config(model="resnet-18", filters=2, base=str(file)))
-    assert "If you trust who made it, convert it once: python -c" in str(caught.value)
+    assert "If you trust who made it, convert it once, where the code that made it is installed: python -c" in str(caught.value)
     assert not marker.exists()
     torch.load(file, weights_only=False)["args"].close()
     assert marker.exists(), "it would have run"
@@ -173,9 +272,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     refused({**weights, "more": torch.ones(1)}, r"1 unexpected \(more\)")
     refused(net(filters=3).network.state_dict(), r"\d+ of another shape \(conv1\.weight \[3, 3, 3, 3\], expected \[2, 3, 3, 3\]")
     refused(net("resnet-18").network.state_dict(), r"4 missing \(bn\..*; \d+ unexpected \(bn1\.weight")
-    refused({"epoch": 3}, "holds no weights: expected a state dict, alone or under state_dict, .*; got epoch")
+    refused({"epoch": 3}, "holds no weights: expected a state dict, alone or under state_dict_ema, .* last or best; got epoch")
     refused([1, 2], "holds list, expected a state dict")
     refused({**weights, "linear.bias": torch.full((10,), torch.nan)}, r"is not finite in linear\.bias")
+    refused(told({**weights, "more": torch.ones(1)}, "module."), r"1 unexpected \(more\)")
+    refused({"0.shift": torch.ones(3), **told(weights, "1.")}, r"1 unexpected \(0\.shift\)")
+    refused({"prenorm.shift": torch.ones(3), **told(weights, "model.")}, r"1 unexpected \(prenorm\.shift\)")
+    refused(told(robustness(net(num_classes=100).network.state_dict()), "module."), "the checkpoint has 100 classes, the data 10")
+    both = {**spread("a.mean", "a.std"), "b.mean": torch.zeros(3), "b.std": torch.ones(3)}
+    refused({**both, **told(weights, "model.")}, "holds 2 normalisations, at a, b. Save the weights with the one")
     refused({"0.mean": torch.zeros(4), "0.std": torch.ones(4), **told(weights, "1.")}, "expected one positive std for each of 3")
     refused({"0.mean": torch.zeros(3), "0.std": torch.zeros(3), **told(weights, "1.")}, "expected one positive std for each of 3")
 

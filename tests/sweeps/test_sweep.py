@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from faal_lab.errors import ConfigError
 from faal_lab.sweeps import status
 from faal_lab.sweeps.checks import check_plan
 from faal_lab.sweeps.engine import KEPT, make_all, wanted
@@ -95,7 +96,7 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
             assert all(set(plan.jobs[key].needs) <= part for key in part), "a part has all that it needs"
         ends = [{k for k in p if k.startswith("verdicts/tuned")} for p in parts]
         assert not any(a & b for a, b in itertools.combinations(ends, 2)), "no work at the end is done twice"
-    with pytest.raises(SweepError, match="I/N with I from 1 to N"):
+    with pytest.raises(ConfigError, match="--shard must be like 2/3"):
         shard(plan, "3/2")
 
 

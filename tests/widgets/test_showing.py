@@ -23,7 +23,7 @@ from faal_lab.dro.radius import largest_multiplier
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.groups import read_runs
-from faal_lab.evaluation.hardest import hardest
+from faal_lab.evaluation.probes import hardest
 from faal_lab.evaluation.verdicts import VerdictsError
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
