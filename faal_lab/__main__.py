@@ -3,7 +3,9 @@
 import os
 import select
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from cyclopts import CycloptsError
 
@@ -42,7 +44,18 @@ def _reader_left() -> bool:
         return False
 
 
+def _in_a_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """Format our own warnings for people who did not write the code."""
+    if category.__module__.startswith("faal_lab"):
+        return f"faal-lab: {message}\n"
+    return _FORMAT(message, category, *place, **more)
+
+
+_FORMAT = warnings.formatwarning
+
+
 def _carried_out(arguments: Sequence[str] | None) -> int:
+    warnings.formatwarning = _in_a_line
     try:
         code = application()(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()

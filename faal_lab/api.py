@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.catalogue import AMBIGUITY_SETS
+from faal_lab.data.arrays import keep_arrays
 from faal_lab.errors import ConfigError, check_name
 from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.verdicts import Verdicts
@@ -289,7 +290,8 @@ def train(
         model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.
         resume: continue the interrupted run in `out`; default False.
         quiet: show no bar; default False.
-        settings: any setting of Config, such as fairness="faal", tau=0.5.
+        settings: any setting of Config, such as fairness="faal", tau=0.5. data may be your own: (images, labels), a Dataset, or a
+            dict of these for train, validation and test. It is kept beside the run, as `out`.npz.
 
     Returns:
         The finished run.
@@ -305,6 +307,9 @@ def train(
     """
     own, network = recipe if isinstance(recipe, Recipe) else None, None if isinstance(model, str) else model
     settings |= {"model": model} if isinstance(model, str) and model else {}
+    if not isinstance(settings.get("data", ""), str):
+        kept = keep_arrays(settings["data"], free_name("runs", "data") if out is None else out)
+        settings |= {"data": "npz", "data_dir": str(kept)}
     if resume and config is None:
         if out is None or settings or base is not None or protocol or (recipe and own is None):
             raise ConfigError(

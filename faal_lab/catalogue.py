@@ -163,7 +163,7 @@ AVERAGING: dict[str, tuple[str, str]] = {
 BUFFERS = ("average", "copy")  # BatchNorm's statistics: averaged like the weights, or copied from the last step
 
 # Each subpackage keeps the code for these names in a registry with the same keys.
-DATA_SETS = ("digits", "folder", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion-mnist")
+DATA_SETS = ("digits", "folder", "csv", "npz", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion-mnist")
 VALIDATIONS = ("split", "none", "test")
 AUGMENTATIONS = ("none", "crop-flip")
 MODELS = ("small-cnn", "preact-resnet-18", "resnet-18", "wrn-34-10", "wrn-28-10", "wrn-16-4")

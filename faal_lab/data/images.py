@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,15 @@ from faal_lab.errors import FaalLabError
 
 class DataProblem(FaalLabError, ValueError):
     """An unreadable image, or a data set without what training needs. The message names the cure."""
+
+
+class DataNote(UserWarning):
+    """What a reader of the images should know: files passed over, pixels rounded, parts cut off."""
+
+
+def note(text: str) -> None:
+    """Report it once, as a warning."""
+    warnings.warn(text, DataNote, stacklevel=2)
 
 
 _CHUNK = 128  # images converted to float64 at once: all of CIFAR would take 1.2 GB

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from faal_lab.catalogue import VALIDATIONS
-from faal_lab.data.folder import load_folder
+from faal_lab.data.arrays import load_npz
+from faal_lab.data.folder import load_csv, load_folder
 from faal_lab.data.images import DataProblem, Images, Splits, long_tailed, split_indices
 from faal_lab.data.torchvision import SOURCES, load_torchvision
 from faal_lab.errors import check_name
@@ -38,7 +39,16 @@ def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> S
 LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
     "digits": _load_digits,
     "folder": load_folder,
+    "csv": load_csv,
+    "npz": load_npz,
     **{name: partial(load_torchvision, name) for name in SOURCES},
+}
+
+
+_NEEDS = {
+    "folder": "a folder with one sub-folder of images for each class",
+    "csv": "a CSV with the columns file and label, and split if there are parts",
+    "npz": "a file with the arrays x_train and y_train, and x_test, y_test, x_val, y_val if there are",
 }
 
 
@@ -78,8 +88,8 @@ def load(
     """
     check_name("data set", name, LOADERS)
     check_name("validation", validation, VALIDATIONS)
-    if name == "folder" and not data_dir:
-        raise DataProblem("data='folder' needs data_dir, a folder with one sub-folder of images for each class.")
+    if name in _NEEDS and not data_dir:
+        raise DataProblem(f"data={name!r} needs data_dir, {_NEEDS[name]}.")
     splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
     if validation != "split":
         splits = _without_validation(splits)

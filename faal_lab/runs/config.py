@@ -150,10 +150,11 @@ class Config:
 
     # fmt: off
     data: str = setting("digits", among=DATA_SETS, kind="data set", about=
-        "Data set: digits, folder (your images, one sub-folder a class), cifar10, cifar100, svhn, stl10, mnist or "
+        "Data set: digits, folder (your images, one sub-folder a class), csv, npz, cifar10, cifar100, svhn, stl10, mnist or "
         "fashion-mnist.")
     data_dir: str = setting("", about=
-        "Folder of the images (with train/ and test/, or split by seed), or of torchvision's files (empty: ./data).")
+        "Folder of the images (with train/, val/, test/, or cut by seed), the CSV or npz file, or torchvision's files "
+        "(empty: ./data).")
     download: bool = setting(False, about="Fetch the data set where it is not in data_dir (checked by its hash).")
     image_size: int = setting(0, low=0, high=4096, about=
         "Resize images to this side in pixels; 0 keeps their size. The digits keep theirs.")

@@ -138,7 +138,7 @@ def too_few(root: Path) -> None:
         (truncated_file, r"Cannot read the image .*003\.png"),
         (mixed_sizes, r"Images differ in size: 000\.png is 12x12, zzz\.png is 20x11\. Pass image_size=32"),
         (no_images, r"No image found under .*shapes"),
-        (too_few, r"Too few images under .*shapes to split them by class"),
+        (too_few, r"Too few images under .*shapes to cut off 2 parts by class: ant has 1\. Add images \(ten a class or more\)"),
         (shutil.rmtree, r"data_dir .*shapes is not a folder"),
     ],
 )
@@ -150,7 +150,7 @@ def test_bad_folders(image_folder: Path, spoil, text: str) -> None:
 
 def test_a_class_absent_from_training(tmp_path: Path) -> None:
     draw_images(tmp_path / "set" / "train", {"a": 20, "b": 20})
-    draw_images(tmp_path / "set" / "test", {"a": 5, "b": 5, "c": 5})
+    draw_images(tmp_path / "set" / "test", {"a": 5, "b": 5, "c": 5}, seed=1)
     with pytest.raises(DataProblem, match=r"Class c is in .*test but absent from training"):
         load("folder", seed=0, data_dir=str(tmp_path / "set"))
     (tmp_path / "set" / "train" / "c").mkdir()

@@ -172,8 +172,8 @@ def test_a_callable_and_robustbench_bring_their_weights(theirs: Path, tmp_path: 
     monkeypatch.setitem(sys.modules, "robustbench", package)
     monkeypatch.setitem(sys.modules, "robustbench.utils", utils)
     classes = {f"c{i}": 12 for i in range(10)}
-    for part in ("train", "test"):
-        draw_images(tmp_path / "set" / part, classes, size=32)
+    for seed, part in enumerate(("train", "test")):
+        draw_images(tmp_path / "set" / part, classes, size=32, seed=seed)
     words = ["--data", "folder", "--data-dir", str(tmp_path / "set"), "--attacks", "clean"]
     capsys.readouterr()
     assert main(["evaluate", "robustbench:Tiny2020Net", *words]) == 0
@@ -187,7 +187,7 @@ def test_a_callable_and_robustbench_bring_their_weights(theirs: Path, tmp_path: 
     "words, text",
     [
         (["W", "--data", "digits"], "W holds weights alone. Name their network by --model: small-cnn"),
-        (["W", "--model", "small-cnn"], "Name the images to try W on by --data: digits, folder, cifar10"),
+        (["W", "--model", "small-cnn"], "Name the images to try W on by --data: digits, folder, csv, npz, cifar10"),
         (["W", "--model", "small-cnn", "--data", "digits"], "Name the radius to attack W at by --epsilon, above 0: in pixels"),
         (["W", "--model", "small-cnn", "--data", "digits", "--epsilon", "0"], "by --epsilon, above 0, got 0.0"),
         (["W", "--model", "small-cnn", "--data", "digits", "--epsilon", "nan"], "epsilon must be a number, got nan"),
