@@ -17,7 +17,7 @@ from faal_lab.evaluation.groups import grouped, groups_of
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results import tables
 from faal_lab.results.published import NUMBERS
-from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, marked, spread_cells, spread_rows
+from faal_lab.results.tables import ATTACK_TITLES, SPREAD_TITLES, averages_note, marked, spread_cells, spread_rows
 from faal_lab.runs import RunFolder
 from faal_lab.runs.files import replace_file
 
@@ -111,7 +111,7 @@ def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
         ]
         for row in sorted(rows, key=lambda row: order.index(row["attack"]))
     ]  # fmt: skip
-    said = [*notes, RESULTS_NOTE, *([_SEEDS_NOTE] if several else [])]
+    said = [*averages_note(rows), *notes, RESULTS_NOTE, *([_SEEDS_NOTE] if several else [])]
     return Table("Accuracy", head + (["seeds"] if several else []), lines, said)
 
 
@@ -190,7 +190,8 @@ def _latex(text: str) -> str:
 
 
 COLUMNS = (
-    "run", "attack", "seeds", "images", "average", "average_low", "average_high", "worst", "worst_low", "worst_high",
+    "run", "attack", "seeds", "images", "average", "average_low", "average_high", "overall", "overall_low", "overall_high",
+    "worst", "worst_low", "worst_high",
     "worst_class", "gap", "labels",
 )  # fmt: skip
 _BESIDE = ("paper", "difference", "difference_low", "difference_high")

@@ -37,6 +37,7 @@ from faal_lab.results.tables import (
     last_attack,
     marked,
     notes,
+    over_images,
     paired_sentences,
     seed_sentences,
     spread_rows,
@@ -70,9 +71,10 @@ def headlines(runs: list[Reported]) -> list[str]:
     attack = last_attack(runs[0].verdicts)
     row = next(row for row in group_rows({runs[0].name: runs[0].group}) if row["attack"] == attack)
     over = f", mean of {row['seeds']} seeds" if row["seeds"] > 1 else ""
+    beside = f"; {text}" if (text := over_images(row)) else ""
     start = (
         f"Under {ATTACK_TITLES[attack]}, {marked_run(row)} classifies {row['average']:.1f} % on average "
-        f"({row['average_low']:.1f} to {row['average_high']:.1f}{over}) and {row['worst']:.1f} % of its worst class, "
+        f"({row['average_low']:.1f} to {row['average_high']:.1f}{over}{beside}) and {row['worst']:.1f} % of its worst class, "
         f"{row['worst_class']} ({row['worst_low']:.1f} to {row['worst_high']:.1f}{over})."
     )
     if any(run.others for run in runs):

@@ -15,6 +15,7 @@ from faal_lab.evaluation.comparison import Comparison, combine_seeds, compare
 from faal_lab.evaluation.statistics import (
     average_accuracy,
     boundary_error,
+    class_accuracy,
     confusion,
     minimum_bias,
     rho,
@@ -44,9 +45,12 @@ def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
         for attack in verdict.survived:
             counts = verdict.counts(attack)
             average, (worst, which) = average_accuracy(*counts), worst_accuracy(*counts)
+            (whole,) = class_accuracy(counts[0].sum(keepdims=True), counts[1].sum(keepdims=True))
+            assert whole is not None, "verdicts have images"
             rows.append({
                 "run": run, "attack": attack, "images": int(counts[1].sum()),
                 "average": 100 * average.value, "average_low": 100 * average.low, "average_high": 100 * average.high,
+                "overall": 100 * whole.value, "overall_low": 100 * whole.low, "overall_high": 100 * whole.high,
                 "worst": 100 * worst.value, "worst_low": 100 * worst.low, "worst_high": 100 * worst.high,
                 "worst_class": verdict.class_names[which], "gap": 100 * spread(*counts).gap, "labels": labels_of(verdict),
             })  # fmt: skip
@@ -71,7 +75,7 @@ def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]
 def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Combine the rows of one run and attack over seeds."""
     found: dict[str, Any] = {"gap": combine_seeds([row["gap"] for row in alike]).mean}
-    for key in ("average", "worst"):
+    for key in ("average", "overall", "worst"):
         mean = combine_seeds([row[key] for row in alike])
         low, high = np.clip(np.array([mean.low, mean.high], dtype=float), 0, 100).tolist()
         found |= {key: mean.mean, f"{key}_low": low, f"{key}_high": high}
@@ -80,14 +84,29 @@ def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def over_images(row: Mapping[str, Any]) -> str:
+    """State the mean over images where it is not the mean over classes, since the classes differ in their number of images."""
+    if abs(row["overall"] - row["average"]) < 1:
+        return ""
+    return f"{row['overall']:.1f} % over images ({row['overall_low']:.1f} to {row['overall_high']:.1f})"
+
+
+def averages_note(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name both averages where they differ by a point or more."""
+    said = [f"{row['run']}, {ATTACK_TITLES[row['attack']]}: {text}" for row in rows if (text := over_images(row))]
+    start = "The average is the mean over classes; classes differ in their number of test images. Over images: "
+    return [start + "; ".join(said) + "."] if said else []
+
+
 def text_table(verdicts: dict[str, Verdicts]) -> str:
     """Format the result table for a terminal, with the notes on its attacks."""
     lines = [f"{'run':<12} {'attack':<11} {'average, %':>22} {'worst class, %':>24}"]
-    for row in result_rows(verdicts):
+    rows = result_rows(verdicts)
+    for row in rows:
         average = f"{row['average']:5.1f} [{row['average_low']:5.1f}, {row['average_high']:5.1f}]"
         worst = f"{row['worst']:5.1f} [{row['worst_low']:5.1f}, {row['worst_high']:5.1f}]"
         lines.append(f"{row['run']:<12} {row['attack']:<11} {average:>22} {worst:>24}  class {row['worst_class']}{_marked(row)}")
-    return "\n".join([*lines, *notes(verdicts)])
+    return "\n".join([*lines, *averages_note(rows), *notes(verdicts)])
 
 
 def summary(verdicts: dict[str, Verdicts]) -> str:

@@ -13,8 +13,20 @@ from faal_lab.evaluation.suite import describe
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.methods.objectives import OBJECTIVES
 from faal_lab.methods.predict import PGD_ATTACKS
+from faal_lab.results.check import Demands, cases
+from faal_lab.results.formats import result_table
 from faal_lab.results.report import figures_of, write_report
-from faal_lab.results.tables import SPREAD_TITLES, labels_of, result_rows, seed_sentences, spread_rows, spread_table, text_table
+from faal_lab.results.tables import (
+    SPREAD_TITLES,
+    averages_note,
+    group_rows,
+    labels_of,
+    result_rows,
+    seed_sentences,
+    spread_rows,
+    spread_table,
+    text_table,
+)
 from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.training.parameters import run_command
@@ -168,3 +180,21 @@ def test_commands_compare_and_report(base: Path, tmp_path: Path, capsys: pytest.
     assert [len(drawn[f"What the attack does to {name}"]) for name in names] == [4, 4]
     with pytest.raises(VerdictsError, match="Two groups are named a-0"):
         read_seeds([paths[0], paths[0]])
+
+
+def test_both_averages_are_named_where_they_differ() -> None:
+    labels = np.repeat([0, 1, 2], [250, 20, 5])
+    right = np.concatenate([np.arange(250) < 245, np.arange(20) < 10, np.arange(5) < 1])
+    predicted = np.where(right, labels, (labels + 1) % 3)
+    uneven = Verdicts(labels, {"pgd-20": predicted}, ("cat", "dog", "emu"), {**ABOUT})
+    (row,) = result_rows({"mine": uneven})
+    assert row["average"] == pytest.approx(100 * (245 / 250 + 10 / 20 + 1 / 5) / 3)
+    assert row["overall"] == pytest.approx(100 * 256 / 275)
+    (note,) = averages_note([row])
+    assert "The average is the mean over classes" in note
+    assert f"mine, PGD-20: 93.1 % over images ({row['overall_low']:.1f} to {row['overall_high']:.1f})." in note
+    assert note in text_table({"mine": uneven})
+    assert note in result_table(group_rows({"mine": [uneven]})).notes
+    assert averages_note(result_rows({"even": verdicts([80, 40])})) == []
+    (case,) = [case for case in cases(uneven, "pgd-20", Demands(average=50)) if "average" in case.name]
+    assert "mean over classes, 93.1 % over images" in case.text
