@@ -74,7 +74,7 @@ def read_foreign(file: Path, which: str = "last") -> dict[str, torch.Tensor]:
             tensors |= {
                 f"normalize.{name}": torch.tensor([float(v) for v in json.loads(stated[name])]) for name in ("mean", "std")
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: its normalisation cannot be read ({error}). Export it again.") from error
     return tensors
 
