@@ -131,7 +131,7 @@ def test_the_choice_of_classes_made_no_gain() -> None:
         assert points(paired(unseen, other, "at-faal", "autoattack").worst) in " ".join(section().split())
 
 
-@pytest.mark.filterwarnings("ignore::faal_lab.models.weights.NormalizationWarning")  # it knows none of the drawn images
+@pytest.mark.filterwarnings("ignore::faal_lab.models.normalize.NormalizationWarning")  # it knows none of the drawn images
 def test_the_kept_network_can_be_tuned(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images", {f"class{c}": 16 for c in range(10)}, size=32)
     made = cifar10_page.about_of(FOLDER)["settings"]["at"]

@@ -18,7 +18,7 @@ from faal_lab.data.images import stratified
 from faal_lab.data.sets import LOADERS
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.models.build import MODELS
-from faal_lab.models.weights import check_normalization
+from faal_lab.models.normalize import check_normalization
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, free_name, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished, RunStarted

@@ -123,7 +123,9 @@ def framed(weights: Mapping[str, torch.Tensor], mean: Numbers, std: Numbers) -> 
 def model_info(origin: Origin) -> dict[str, Any]:
     """Return the fields of RobustBench's model_info. Accuracies are text in percent; what is not known is empty."""
     worst = origin.worst.items()
-    said = [f"{attack}: worst class {name} {value:.2f}, average {origin.percent[attack]:.2f}" for attack, (name, value) in worst]
+    said = [
+        f"{attack}: worst class {name} {value:.2f}, all images {origin.percent[attack]:.2f}" for attack, (name, value) in worst
+    ]
     footnote = f"Percent of {origin.images} test images, {origin.norm}. {'; '.join(said)}." if said else ""
     known = {
         "dataset": origin.data, "architecture": origin.architecture.rpartition(":")[2], "eps": _radius(origin.epsilon),

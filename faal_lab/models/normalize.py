@@ -1,18 +1,22 @@
-"""Normalise in a layer: known channel statistics, and the frame that puts them before a network."""
+"""Normalise in a layer: channel statistics, the frame before a network, and a check of a foreign one on images."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from faal_lab.catalogue import NORMALIZATIONS
+from faal_lab.data.images import Images, Splits
 from faal_lab.errors import RecipeError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry per channel
 
 _CIFAR: Statistics = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))  # CIFAR-10's training images, as in Rice et al.
+_PROBED = 512
 
 
 class QuickPasses(NamedTuple):
@@ -87,3 +91,73 @@ def statistics(name: str, channels: int, of_data: Statistics) -> Statistics:
     if channels != len(_CIFAR[0]):
         raise RecipeError(f"cifar is for images of 3 channels, these have {channels}. Use data or none.")
     return _CIFAR
+
+
+class NormalizationWarning(UserWarning):
+    """A foreign network classifies validation images badly.
+
+    The message has the numbers, and the normalisation that would help.
+    """
+
+
+def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -> None:
+    """Warn if a foreign network sees images badly, or better with another normalisation.
+
+    The images are up to 512 of validation, or of training if there are none. Badly is below 1.5 times chance; better is 5 points
+    of accuracy more. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
+    warning. Costs up to three passes over those images.
+    """
+    normalize = getattr(model, "normalize", None)
+    images, kind = (splits.validation, "validation") if len(splits.validation) else (splits.train, "training")
+    right, total = _right(model, images)
+    others, how = {}, "" if used else " with the normalisation that it brought"
+    if used and isinstance(normalize, Normalize):
+        others, how = _right_with_others(model, normalize, splits, images, used), f" with normalization={used}"
+    shown = {name: f"{count / total:.1%}" for name, count in others.items()}
+    said = f"{who} is right on {right / total:.1%} of {total} {kind} images{how}"
+    best = max(others, key=lambda name: others[name], default="")
+    if best and others[best] > right + 0.05 * total:
+        near = [name for name in others if others[name] >= others[best] - 0.05 * total]
+        seen = " and ".join(f"on {shown[name]} with {name}" for name in near)
+        so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images cannot tell them apart
+        cure = f"{seen}. It was most likely trained {so}: --normalization {' or '.join(near)}"
+    elif right < 1.5 * total / splits.num_classes:
+        tried = f", no better with {' or '.join(shown)}" if shown else ""
+        cure = f"{1 / splits.num_classes:.1%} is chance{tried}. Are its classes in this order, its images of this kind?"
+    else:
+        return
+    warnings.warn(f"{said}, {cure}", NormalizationWarning, stacklevel=2)
+
+
+def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, images: Images, used: str) -> dict[str, int]:
+    """Count right answers with each other normalisation, and restore the network's own."""
+    mean, std, channels = normalize.mean.clone(), normalize.std.clone(), len(normalize.mean)
+    counts = {}
+    try:
+        for name in NORMALIZATIONS:
+            if name == used or (name == "cifar" and channels != 3):
+                continue
+            other = Normalize(*statistics(name, channels, splits.channel_statistics())).to(mean.device)
+            normalize.mean.copy_(other.mean)
+            normalize.std.copy_(other.std)
+            counts[name] = _right(model, images)[0]
+    finally:
+        normalize.mean.copy_(mean)
+        normalize.std.copy_(std)
+    return counts
+
+
+def _right(model: nn.Module, images: Images) -> tuple[int, int]:
+    """Count right answers on up to 512 images, spread over all: folders are sorted by class."""
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), _PROBED)).long()
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            right = 0
+            for part in chosen.to(images.labels.device).split(128):
+                pixels, labels = images.batch(part)
+                right += int((model(pixels.to(device)).argmax(1) == labels.to(device)).sum())
+    finally:
+        model.train(training)
+    return right, len(chosen)

@@ -1,8 +1,7 @@
-"""Read foreign checkpoints, fit them to one of our networks, and check that the pixels suit them.
+"""Read foreign checkpoints, and fit them to one of our networks.
 
 The normalisation of a file is a trap. FAAL's release feeds some bases CIFAR statistics and others none, and the wrong choice
-loads without an error. So use the normalisation that the file states. If it states none, try candidates on images, but never
-on test images.
+loads without an error. So use the normalisation that the file states; `normalize.check_normalization` tries it on images.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from faal_lab.catalogue import NORMALIZATIONS
-from faal_lab.data.images import Images, Splits
-from faal_lab.models.normalize import Normalize, Normalized, statistics
+from faal_lab.models.normalize import Normalize, Normalized
 from faal_lab.runs import CheckpointError
 
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")  # of timm, and of others
@@ -29,14 +26,6 @@ _NESTED = (*_AVERAGES, "state_dict", "model_state_dict", "model", "net", "rmodel
 _AVERAGED_PARTS = {"ema", "model_ema", "ema_model", "swa_model", "averaged_model"}  # of a name
 _FRAMES = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile add to every name
 _SPREAD = {"mean": "std", "mu": "sigma", "new_mean": "new_std"}
-_PROBED = 512
-
-
-class NormalizationWarning(UserWarning):
-    """A foreign network classifies validation images badly.
-
-    The message has the numbers, and the normalisation that would help.
-    """
 
 
 class WeightsWarning(UserWarning):
@@ -70,7 +59,10 @@ def read_foreign(file: Path, which: str = "last") -> dict[str, torch.Tensor]:
         found = _unpickled(file)
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{file} holds {type(found).__name__}, expected a state dict: names and tensors.")
-    found = _opened(found, which, file)
+    try:
+        found = _opened(found, which, file)
+    except RecursionError as error:
+        raise CheckpointError(f"{file} is damaged: it holds itself. Fetch it again.") from error
     tensors = {str(n): t.detach() for n, t in found.items() if isinstance(t, torch.Tensor)}
     if not tensors:
         raise CheckpointError(
@@ -82,7 +74,7 @@ def read_foreign(file: Path, which: str = "last") -> dict[str, torch.Tensor]:
             tensors |= {
                 f"normalize.{name}": torch.tensor([float(v) for v in json.loads(stated[name])]) for name in ("mean", "std")
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged: its normalisation cannot be read ({error}). Export it again.") from error
     return tensors
 
@@ -95,6 +87,9 @@ def _opened(found: Mapping[Any, Any], which: str, file: Path) -> Mapping[Any, An
         return found
     taken, others = held[0], held[1:]
     others += [n for n in _AVERAGES if n not in held and isinstance(found.get(n), (Mapping, list, tuple)) and len(found[n])]
+    needed, own = _shapes(found[taken]), {n: v for n, v in found.items() if isinstance(v, torch.Tensor)}
+    alike = {str(n): v for n, v in found.items() if n not in (*_NESTED, which, "last", "best", "unaveraged_model_state_dict")}
+    others += [n for n, v in {**alike, "tensors beside it": own}.items() if isinstance(v, Mapping) and needed <= _shapes(v)]
     others += [n for n in ("unaveraged_model_state_dict",) if n in found]
     if others:
         average = ", the average, as timm does" if taken in _AVERAGES else ", the average" if "unaveraged" in others[-1] else ""
@@ -107,6 +102,12 @@ def _opened(found: Mapping[Any, Any], which: str, file: Path) -> Mapping[Any, An
             f"{file} holds {taken} and {', '.join(others)}: {taken} was taken{average}. {cure}.", WeightsWarning, stacklevel=3
         )
     return _opened(found[taken], which, file)
+
+
+def _shapes(found: Mapping[Any, Any]) -> Counter[torch.Size]:
+    """Count the shapes of tensors in a state dict or those inside it; an optimizer has numbers for names, and none."""
+    counts = Counter(v.shape for n, v in found.items() if isinstance(n, str) and isinstance(v, torch.Tensor) and v.ndim)
+    return sum((_shapes(v) for n, v in found.items() if isinstance(n, str) and isinstance(v, Mapping)), counts)
 
 
 def _has_weights(found: Mapping[Any, Any]) -> bool:
@@ -186,10 +187,11 @@ def _set_normalization(normalize: Normalize | None, mean: torch.Tensor, std: tor
     """Adopt a file's normalisation. Raises CheckpointError if it does not fit these images."""
     if normalize is None:
         raise CheckpointError(f"{file} has a normalisation of its own, and the network no place for it.")
-    if not {mean.numel(), std.numel()} <= {1, channels} or not bool((std > 0).all()):
+    finite = bool(torch.isfinite(mean).all() and torch.isfinite(std).all())
+    if not {mean.numel(), std.numel()} <= {1, channels} or not finite or not bool((std > 0).all()):
         raise CheckpointError(
-            f"{file} normalises by mean {mean.flatten().tolist()} and std {std.flatten().tolist()}, expected one positive "
-            f"std for each of {channels} channels."
+            f"{file} normalises by mean {mean.flatten().tolist()} and std {std.flatten().tolist()}, expected finite "
+            f"means and one positive std for each of {channels} channels."
         )
     normalize.mean.copy_(mean.reshape(-1, 1, 1).expand_as(normalize.mean))
     normalize.std.copy_(std.reshape(-1, 1, 1).expand_as(normalize.std))
@@ -221,11 +223,11 @@ def _fitted(
     mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and n not in rest and n not in twice}
     left = []
     for name, tensor in rest.items():
-        if name in known or tensor.ndim == 0:
+        if name in known or (tensor.ndim == 0 and not tensor.is_floating_point()):  # a counter; a learned scale is none
             continue
         if not whole or name.startswith(prefix) or _acts(name, prefix):
             mine[name.removeprefix(prefix)] = tensor
-        else:
+        elif tensor.ndim:  # a score or a temperature of another part is no weight
             left.append(name)
     if said or left:
         average = "" if _AVERAGED_PARTS.isdisjoint(prefix.split(".")) else ", the average"
@@ -262,14 +264,28 @@ def _acts(name: str, prefix: str) -> bool:
     return (last.isdecimal() and beside.partition(".")[0].isdecimal()) or re.search("norm|preproc", name) is not None
 
 
+def _place(place: str, prefix: str) -> str:
+    """Return where a normalisation at `place` is, by its name: before the network, beside it, or elsewhere."""
+    outer = prefix.split(".")[:-1]
+    levels = [".".join(outer[:depth]) for depth in range(len(outer) + 1)]
+    parent, _, last = place.rpartition(".")
+    if place in levels or parent not in levels:
+        return "before" if place in levels else "elsewhere"
+    after = outer[levels.index(parent)] if parent != levels[-1] else ""
+    if last.isdecimal():  # a layer of a Sequential
+        return "elsewhere" if after.isdecimal() and int(last) > int(after) else "before"
+    return "before" if re.search("norm|preproc", last) else "beside"
+
+
 def _normalization(rest: dict[str, torch.Tensor], prefix: str, file: Path) -> tuple[_Pair | None, set[str]]:
     """Return mean and std of a normalisation before the network, and the names of all such pairs.
 
-    Beside an n_classes, as in MAIR's files, mean and std are notes: its forward pass does not use them. Raises CheckpointError
-    where several differ, and none is the network's neighbour.
+    A pair elsewhere, of a teacher or a metric, is not the network's: `_acts` refuses it, or a warning names it. Beside an
+    n_classes, as in MAIR's files, mean and std are notes: its forward pass does not use them. Raises CheckpointError where
+    several differ, and none is the network's neighbour.
     """
-    known: set[str] = set()
-    found: list[tuple[str, _Pair]] = []
+    known, elsewhere = set[str](), set[str]()
+    found, beside = list[tuple[str, _Pair]](), list[tuple[str, _Pair]]()
     for name, tensor in rest.items():
         place, dot, last = name.rpartition(".")
         spread = f"{place}{dot}{_SPREAD.get(last, '')}"
@@ -281,8 +297,19 @@ def _normalization(rest: dict[str, torch.Tensor], prefix: str, file: Path) -> tu
                 f"{file} notes {name} {tensor.flatten().tolist()} and {spread} {rest[spread].flatten().tolist()}, as MAIR does, "
                 "whose forward pass does not apply them: they were not applied.", WeightsWarning, stacklevel=4,
             )  # fmt: skip
-        elif not any(torch.equal(tensor.flatten(), m.flatten()) and torch.equal(rest[spread], s) for _, (m, s) in found):
-            found.append((place, (tensor, rest[spread])))
+        elif (where := _place(place, prefix)) == "elsewhere":
+            elsewhere |= {name, spread}
+        else:
+            pairs = found if where == "before" else beside
+            if not any(torch.equal(tensor.flatten(), m.flatten()) and torch.equal(rest[spread], s) for _, (m, s) in pairs):
+                pairs.append((place, (tensor, rest[spread])))
+    if len(beside) == 1 and not found:
+        raise CheckpointError(
+            f"{file} holds mean and std at {beside[0][0]}, and its names do not state whether the network is behind them. Save "
+            "the weights without them, or with them at normalize."
+        )
+    found = found or beside
+    known -= set() if found else elsewhere
     if len(found) > 1:
         parent = prefix.removesuffix(".").rpartition(".")[0]
         found = [(place, pair) for place, pair in found if parent in (place, place.rpartition(".")[0])] or found
@@ -303,7 +330,9 @@ def _differences(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Ten
         for n, t in tensors.items()
         if n in expected and t.shape != expected[n].shape
     ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    plain = {n: t.layout is torch.strided and not t.is_meta and t.is_floating_point() for n, t in tensors.items()}
+    types = [f"{n} {t.dtype}" for n, t in tensors.items() if n in expected and expected[n].is_floating_point() and not plain[n]]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes), ("no plain floats", types))
     return [f"{len(names)} {what} ({_few(names)})" for what, names in kinds if names]
 
 
@@ -311,66 +340,3 @@ def _few(names: Any) -> str:
     """Return the first three of `names` as text."""
     names = list(names)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -> None:
-    """Warn if a foreign network sees images badly, or better with another normalisation.
-
-    The images are up to 512 of validation, or of training if there are none. Badly is below 1.5 times chance; better is 5 points
-    of accuracy more. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
-    warning. Costs up to three passes over those images.
-    """
-    normalize = getattr(model, "normalize", None)
-    images, kind = (splits.validation, "validation") if len(splits.validation) else (splits.train, "training")
-    right, total = _right(model, images)
-    others, how = {}, "" if used else " with the normalisation that it brought"
-    if used and isinstance(normalize, Normalize):
-        others, how = _right_with_others(model, normalize, splits, images, used), f" with normalization={used}"
-    shown = {name: f"{count / total:.1%}" for name, count in others.items()}
-    said = f"{who} is right on {right / total:.1%} of {total} {kind} images{how}"
-    best = max(others, key=lambda name: others[name], default="")
-    if best and others[best] > right + 0.05 * total:
-        near = [name for name in others if others[name] >= others[best] - 0.05 * total]
-        seen = " and ".join(f"on {shown[name]} with {name}" for name in near)
-        so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images cannot tell them apart
-        cure = f"{seen}. It was most likely trained {so}: --normalization {' or '.join(near)}"
-    elif right < 1.5 * total / splits.num_classes:
-        tried = f", no better with {' or '.join(shown)}" if shown else ""
-        cure = f"{1 / splits.num_classes:.1%} is chance{tried}. Are its classes in this order, its images of this kind?"
-    else:
-        return
-    warnings.warn(f"{said}, {cure}", NormalizationWarning, stacklevel=2)
-
-
-def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, images: Images, used: str) -> dict[str, int]:
-    """Count right answers with each other normalisation, and restore the network's own."""
-    mean, std, channels = normalize.mean.clone(), normalize.std.clone(), len(normalize.mean)
-    counts = {}
-    try:
-        for name in NORMALIZATIONS:
-            if name == used or (name == "cifar" and channels != 3):
-                continue
-            other = Normalize(*statistics(name, channels, splits.channel_statistics())).to(mean.device)
-            normalize.mean.copy_(other.mean)
-            normalize.std.copy_(other.std)
-            counts[name] = _right(model, images)[0]
-    finally:
-        normalize.mean.copy_(mean)
-        normalize.std.copy_(std)
-    return counts
-
-
-def _right(model: nn.Module, images: Images) -> tuple[int, int]:
-    """Count right answers on up to 512 images, spread over all: folders are sorted by class."""
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), _PROBED)).long()
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            right = 0
-            for part in chosen.to(images.labels.device).split(128):
-                pixels, labels = images.batch(part)
-                right += int((model(pixels.to(device)).argmax(1) == labels.to(device)).sum())
-    finally:
-        model.train(training)
-    return right, len(chosen)

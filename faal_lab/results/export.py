@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from faal_lab.catalogue import EXPORTS
-from faal_lab.errors import check_name
+from faal_lab.errors import RunFolderError, check_name
 from faal_lab.evaluation.evaluate import read_verdicts
 from faal_lab.evaluation.groups import Reported
 from faal_lab.evaluation.statistics import worst_accuracy
@@ -220,6 +220,8 @@ def export_run(
     model, config, stored = load_model(path, checkpoint, network)
     spec = spec_of(stored)
     names = next((e.class_names for e in folder.events() if isinstance(e, RunStarted)), [])
+    if len(names) != spec.num_classes:
+        raise RunFolderError(f"{path} names {len(names)} classes, and its weights are of {spec.num_classes}: it is damaged.")
     percent, worst = dict[str, float](), dict[str, tuple[str, float]]()
     for attack, (right, total) in counts.items():
         percent[attack] = 100 * float(right.sum() / total.sum())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMATS = {"csv": "", "parquet": "pyarrow", "tensorboard": "tensorboard"}  # and the package of the extra `export` that writes it
 Tests = Mapping[str, tuple[Sequence[int], Sequence[int]]]  # attack -> correct and all test images, per class
-_EVENTS = "events.out.tfevents.*"
+_OURS = ".faal-lab"  # ends the names of our event files: others in the folder, as of Keras, stay
 
 
 def free_place(out: Path, force: bool, folder: bool) -> Path:
@@ -49,14 +49,23 @@ def free_place(out: Path, force: bool, folder: bool) -> Path:
         ConfigError: something is there already, or it belongs to a run.
     """
     place = out if folder else out.parent
-    if (place / METRICS).exists():
+    run = place.resolve().parent if place.resolve().name == "control" else place  # a file in control/ is a command
+    if (run / METRICS).exists() or _holds_settings(run / "config.json"):
         raise ConfigError(f"{place} is a run folder: an export there could replace a part of the run. Name another place.")
-    if out.exists() and out.is_dir() != folder:
+    if out.exists() and not (out.is_dir() if folder else out.is_file()):  # or a device is renamed away: --out /dev/null
         raise ConfigError(f"{out} must be a {'folder' if folder else 'file'}, and is none. Name another place.")
     if not force and out.exists() and (not folder or any(out.iterdir())):
         raise ConfigError(f"{out} exists already. Name another place, or replace what is there by --force.")
     place.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def _holds_settings(file: Path) -> bool:
+    """Return whether a config.json is a run's; timm's has the same name."""
+    try:
+        return {"config", "hash"} <= set(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def export_tables(path: str | Path, to: str, out: str | Path, tests: Tests | None = None, force: bool = False) -> str:
@@ -83,8 +92,8 @@ def export_tables(path: str | Path, to: str, out: str | Path, tests: Tests | Non
         raise ImportError(f"The export to {to} needs {package}: pip install 'faal-lab[export]'. csv needs no extra.")
     run = _Recorded.read(path)
     place = free_place(Path(out), force, folder=True)
-    said = _tensorboard(run, place, tests or {}) if to == "tensorboard" else _tables(run, place, to, tests or {})
     status = run.folder.status()
+    said = _tensorboard(run, place, tests or {}) if to == "tensorboard" else _tables(run, place, to, tests or {})
     return said + ("" if status in ENDED else f" The run is {status}: this is what it has reported so far.")
 
 
@@ -106,8 +115,8 @@ class _Recorded:
             if names is None:
                 raise RunFolderError(f"{path} holds no run that was started.")
             for event in events:
-                _check(event, len(names))
-        except (AttributeError, TypeError, ValueError) as error:
+                _check(event, names)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, RunFolderError):
                 raise
             raise RunFolderError(f"{folder.metrics_file} is damaged: {error}. Restore it, or train again.") from error
@@ -145,14 +154,24 @@ class _Recorded:
         return found
 
 
-def _check(event: Event, classes: int) -> None:
+_NUMBERS = ("loss", "tau", "epsilon", "learning_rate", "divergence")
+
+
+def _check(event: Event, names: list[str]) -> None:
     """Raise ValueError unless a step or an epoch has its numbers, and one for each class in its lists."""
-    needed = {StepDone: ("step", "loss", "weights", "count", "margin"), EpochDone: ("step", "count", "clean_correct")}
+    needed = {StepDone: ("loss", "weights", "count", "margin"), EpochDone: ("count", "clean_correct")}
     absent = [name for name in needed.get(type(event), ()) if getattr(event, name) is None]
-    lists = {name: len(v) for name, v in vars(event).items() if isinstance(v, list) and name != "class_names"}
-    if absent or any(length != classes for length in lists.values()):
-        got = f"without {absent[0]}" if absent else f"with lists of {sorted(set(lists.values()))} numbers"
-        raise ValueError(f"expected {classes} numbers a class list, got a {type(event).__name__} {got}")
+    lists = {name: v for name, v in vars(event).items() if isinstance(v, list) and name != "class_names"}
+    if absent or any(len(v) != len(names) for v in lists.values()):
+        got = f"without {absent[0]}" if absent else f"with lists of {sorted({len(v) for v in lists.values()})} numbers"
+        raise ValueError(f"expected {len(names)} numbers a class list, got a {type(event).__name__} {got}")
+    if isinstance(event, RunStarted):
+        "".join(names).encode()  # TypeError for a number, ValueError for half a surrogate pair
+    if isinstance(event, (StepDone, EpochDone)):
+        for value in (*(getattr(event, n, None) for n in _NUMBERS), *(v for held in lists.values() for v in held)):
+            math.isnan(0 if value is None else value)  # TypeError for a text or a list, OverflowError for a huge integer
+        if type(event.step) is not int or not 0 <= event.step < 2**63:
+            raise ValueError(f"expected a whole number as step, got {str(event.step)[:40]!r}")
 
 
 def history_table(path: str | Path) -> pd.DataFrame:
@@ -192,7 +211,8 @@ def _tables(run: _Recorded, out: Path, to: str, tests: Tests) -> str:
         for attack, counts in tests.items()
         for name, right, total in zip(run.names, *counts, strict=True)
     ]
-    tables |= {"test": pd.DataFrame(rows)} if rows else {}
+    if rows or (out / f"test.{to}").exists():  # by --force: rows of other weights must not stay beside this history
+        tables["test"] = pd.DataFrame(rows, columns=["attack", "class", "correct", "count", "accuracy"])
     for name, table in tables.items():
         content = table.to_csv(index=False).encode() if to == "csv" else table.to_parquet(index=False, engine="pyarrow")
         assert content is not None, "without a path, pandas returns the content"
@@ -265,10 +285,10 @@ def _tensorboard(run: _Recorded, out: Path, tests: Tests) -> str:
 
     written, left, tags = 0, 0, set[str]()
     points = scalars(run, tests)
-    for old in (file for folder in points for file in (out / folder).glob(_EVENTS)):
+    for old in (file for folder in points for file in (out / folder).glob(f"events.out.tfevents.*{_OURS}")):
         old.unlink()  # of an earlier export: TensorBoard would draw both
     for folder in (name for name, held in points.items() if held):
-        writer = EventFileWriter(str(out / folder))
+        writer = EventFileWriter(str(out / folder), filename_suffix=_OURS)
         for step, when, values in points[folder]:
             known = {tag: float(v) for tag, v in values.items() if v is not None and np.isfinite(v)}
             written, left, tags = written + len(known), left + len(values) - len(known), tags | known.keys()

@@ -112,7 +112,7 @@ class RunFolder:
             check_schema("config", record, self.config_file, RunFolderError)
             known = {"config": record["config"], "hash": record["hash"], "versions": record["versions"]}
             return known | {"own": record.get("own", {})}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}.") from error
 
     def config(self) -> Config:

@@ -104,7 +104,7 @@ class Follower:
         for line in lines:
             try:
                 self.new.append(from_record(json.loads(line), file))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RunFolderError(f"{file} holds a line that is not JSON: {line[:80]!r}.") from error
         for event in self.new:
             self._take(event)

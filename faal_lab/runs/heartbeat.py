@@ -103,12 +103,12 @@ def read_heartbeat(file: Path) -> dict[str, Any] | None:
     """
     try:
         beat = json.loads(patiently(lambda: file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     check_schema("heartbeat", beat, file, RunFolderError)
     try:
         return beat | {"pid": int(beat["pid"]), "activity": beat["activity"], "age": max(0.0, time.time() - float(beat["time"]))}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -119,7 +119,7 @@ def is_alive(beat: dict[str, Any] | None) -> bool:
     if beat.get("host") == socket.gethostname() and os.name == "posix":
         try:
             os.kill(int(beat["pid"]), 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # a number that no process has
             return False
         except PermissionError:
             return True

@@ -99,7 +99,7 @@ def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
         found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise SweepError(f"{file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise SweepError(f"{file} is not a sweep file in YAML: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("stages"), dict) or not found["stages"]:
         raise SweepError(

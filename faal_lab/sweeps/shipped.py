@@ -53,7 +53,7 @@ def copy_to(folder: str | Path) -> list[Path]:
     written = []
     for name in files():
         path = target / name
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():  # a link that leads nowhere is a file to keep: it leads out of the folder
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(HOME / name, path)
             written.append(path)

@@ -12,7 +12,8 @@ from faal_lab.data.images import Splits
 from faal_lab.errors import RunFolderError
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.models.build import ModelSpec, build
-from faal_lab.models.weights import check_normalization, load_foreign
+from faal_lab.models.normalize import check_normalization
+from faal_lab.models.weights import load_foreign
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, is_foreign, read_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.training.trainer import Trainer

@@ -19,7 +19,7 @@ from faal_lab.evaluation.adopt import adopt, run_folders
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.groups import read_runs
 from faal_lab.evaluation.verdicts import Verdicts
-from faal_lab.models.weights import NormalizationWarning
+from faal_lab.models.normalize import NormalizationWarning
 from faal_lab.results.report import write_report
 from faal_lab.runs import CheckpointError, RunFolder
 from faal_lab.runs.config import Config
@@ -28,7 +28,7 @@ from faal_lab.training.restore import load_model
 from faal_lab.training.run import run
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::faal_lab.models.weights.NormalizationWarning"
+    "ignore::faal_lab.models.normalize.NormalizationWarning"
 )  # nothing here was trained for long
 DIGITS = ["--data", "digits", "--epsilon", "0.1", "--attacks", "clean,fgsm"]
 

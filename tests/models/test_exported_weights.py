@@ -118,7 +118,7 @@ def test_the_numbers_of_robustbench_are_the_verdicts(tmp_path: Path) -> None:
     right, total = verdicts.counts("autoattack")
     worst = (right / total).argmin()
     assert (
-        f"autoattack: worst class {worst} {100 * (right / total)[worst]:.2f}, average {info['autoattack_acc']}"
+        f"autoattack: worst class {worst} {100 * (right / total)[worst]:.2f}, all images {info['autoattack_acc']}"
         in info["footnote"]
     )
     assert (info["dataset"], info["eps"], info["architecture"]) == ("digits", "0.1", "small-cnn")

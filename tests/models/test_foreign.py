@@ -16,8 +16,8 @@ from torch import nn
 
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.networks import SmallConvNet
-from faal_lab.models.normalize import Normalize, Normalized
-from faal_lab.models.weights import NormalizationWarning, WeightsWarning, check_normalization, load_foreign, read_foreign
+from faal_lab.models.normalize import NormalizationWarning, Normalize, Normalized, check_normalization
+from faal_lab.models.weights import WeightsWarning, load_foreign, read_foreign
 from faal_lab.runs import CheckpointError, RunFolder, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished
@@ -281,8 +281,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     refused(told(robustness(net(num_classes=100).network.state_dict()), "module."), "the checkpoint has 100 classes, the data 10")
     both = {**spread("a.mean", "a.std"), "b.mean": torch.zeros(3), "b.std": torch.ones(3)}
     refused({**both, **told(weights, "model.")}, "holds 2 normalisations, at a, b. Save the weights with the one")
-    refused({"0.mean": torch.zeros(4), "0.std": torch.ones(4), **told(weights, "1.")}, "expected one positive std for each of 3")
-    refused({"0.mean": torch.zeros(3), "0.std": torch.zeros(3), **told(weights, "1.")}, "expected one positive std for each of 3")
+    refused({"0.mean": torch.zeros(4), "0.std": torch.ones(4), **told(weights, "1.")}, "one positive std for each of 3")
+    refused({"0.mean": torch.zeros(3), "0.std": torch.zeros(3), **told(weights, "1.")}, "one positive std for each of 3")
 
 
 def test_the_number_of_classes_of_ours(base: Path, image_folder: Path) -> None:
@@ -339,7 +339,7 @@ def test_the_wrong_normalisation_is_told_with_the_cure(learned: tuple[Path, Conf
 def test_normalisations_that_few_images_do_not_tell_apart_are_both_named(
     learned: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faal_lab.models.weights._right_with_others", lambda *_: {"none": 18, "cifar": 18})
+    monkeypatch.setattr("faal_lab.models.normalize._right_with_others", lambda *_: {"none": 18, "cifar": 18})
     text = (
         r"on 100\.0% with none and on 100\.0% with cifar\. It was most likely trained by one of these, which its author knows: "
         "--normalization none or cifar$"

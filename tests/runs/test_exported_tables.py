@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from faal_lab.errors import ConfigError
 from faal_lab.runs import RunFolder, RunFolderError
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone
-from faal_lab.runs.export import export_tables, tag_names
+from faal_lab.runs.export import export_tables, free_place, tag_names
 
 NAMES, TAGS = ["cat", "great tit (m)", "a/b"], ["cat", "great tit _m_", "a_b"]
 RECORDED = Path(__file__).parents[2] / "notebooks" / "recorded" / "faal-steered"
@@ -223,3 +226,85 @@ def test_verdicts_of_other_weights_are_left_out_with_a_word(tmp_path: Path) -> N
     fl.open_run(tmp_path / "run").export("csv", tmp_path / "out", say=said.append)
     assert "Test accuracy is left out: " in said[0]
     assert not (tmp_path / "out" / "test.csv").exists()
+
+
+def test_force_leaves_what_others_wrote(run: Path, tmp_path: Path) -> None:
+    """Keras, too, writes event files into train/ and validation/."""
+    pytest.importorskip("tensorboard")
+    theirs = tmp_path / "logs" / "train" / "events.out.tfevents.1.host.1.0.v2"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("Keras")
+    for _ in range(2):
+        export_tables(run, "tensorboard", tmp_path / "logs", force=True)
+    assert theirs.read_text() == "Keras"
+    assert len(list(theirs.parent.iterdir())) == 2
+
+
+def test_an_older_test_table_does_not_stay_beside_another_history(run: Path, tmp_path: Path) -> None:
+    export_tables(run, "csv", tmp_path / "out", {"clean": ([1] * 3, [2] * 3)})
+    export_tables(run, "csv", tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "test.csv").read_text().split() == ["attack,class,correct,count,accuracy"]
+
+
+def test_no_export_into_a_run_that_waits_or_its_commands(run: Path, tmp_path: Path) -> None:
+    waiting = RunFolder.create(tmp_path / "waiting", Config(), {})
+    for out, folder in (
+        (waiting.path, True),
+        (waiting.path / "x.pt", False),
+        (run / "control", True),
+        (run / "control/1.pt", False),
+    ):
+        with pytest.raises(ConfigError, match="is a run folder"):
+            free_place(out, force=True, folder=folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_force_replaces_no_pipe_or_device(tmp_path: Path) -> None:
+    """A rename over /dev/null would take it away from every program, where the user may do that."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="must be a file, and is none"):
+        free_place(tmp_path / "pipe", force=True, folder=False)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"loss": "evil"},
+        {"loss": 10**400},
+        {"weights": [[1]] * 3},
+        {"weights": ["a"] * 3},
+        {"step": "7"},
+        {"step": 1.5},
+        {"step": 2**70},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("to", ["csv", "tensorboard"])
+def test_a_step_that_is_not_of_numbers_is_damage(run: Path, tmp_path: Path, damage: dict[str, object], to: str) -> None:
+    if to == "tensorboard":
+        pytest.importorskip("tensorboard")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    at = max(i for i, line in enumerate(lines) if '"StepDone"' in line)
+    lines[at] = json.dumps(json.loads(lines[at]) | damage)
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunFolderError, match="is damaged"):
+        export_tables(run, to, tmp_path / "out")
+
+
+def test_json_without_an_end_is_no_traceback(run: Path) -> None:
+    deep = "[" * 100_000
+    (run / "heartbeat.json").write_text(deep)
+    assert RunFolder.open(run).status()
+    (run / "config.json").write_text(deep)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        RunFolder.open(run).config()
+    (run / "metrics.jsonl").write_text(deep + "\n")
+    with pytest.raises(RunFolderError, match="is not JSON"):
+        RunFolder.open(run).events()
+
+
+@pytest.mark.parametrize("pid", [1e999, 10**20])
+def test_a_heartbeat_of_no_process(run: Path, pid: float) -> None:
+    beat = {"pid": pid, "host": socket.gethostname(), "activity": "training", "time": time.time()}
+    (run / "heartbeat.json").write_text(json.dumps(beat))
+    assert RunFolder.open(run).status() != "training"

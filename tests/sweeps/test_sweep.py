@@ -13,6 +13,7 @@ from faal_lab.sweeps import status
 from faal_lab.sweeps.checks import check_plan
 from faal_lab.sweeps.engine import KEPT, make_all, wanted
 from faal_lab.sweeps.plan import SweepError, read_plan, shard
+from faal_lab.sweeps.shipped import copy_to
 from faal_lab.sweeps.status import Durations, Status, fingerprints, read_status
 from faal_lab.sweeps.view import plan_text, rows
 
@@ -289,3 +290,13 @@ def test_rows_come_from_the_folder_alone(tmp_path: Path) -> None:
     (Path(order.home) / "status.json").write_text("{half")
     assert read_status(Path(order.home)) is None
     assert json.loads((plan.jobs["base/at-0"].home / "status.json").read_text())["attempts"] == 1
+
+
+def test_a_copy_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    """A link that leads nowhere does not exist for Python, and a copy would make its target."""
+    link = tmp_path / "mine" / "notebooks" / "00_map.ipynb"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    copy_to(tmp_path / "mine")
+    assert link.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
