@@ -74,7 +74,9 @@ def frozen(model: nn.Module, batch_norm: str = "eval") -> Iterator[nn.Module]:
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    (train_mode(model) if batch_norm == "train" else model.eval()).requires_grad_(False)
+    train_mode(model) if batch_norm == "train" else model.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
     try:
         yield model
     finally:

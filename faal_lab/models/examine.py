@@ -202,7 +202,8 @@ class _Look:
     def __init__(self, model: nn.Module, images: torch.Tensor, num_classes: int, who: str) -> None:
         self.model, self.images, self.who = model, images, who
         self.num_classes = num_classes
-        self.mix = torch.linspace(-1, 1, num_classes, device=images.device)  # a sum of logits could be constant
+        self.mix = torch.linspace(-1, 1, num_classes, device=images.device)  # a plain sum of logits may be constant
+        self.mixes = self.mix * torch.arange(1, len(images) + 1, device=images.device)[:, None]  # nor may it be over images
 
     def fail(self, text: str) -> NoReturn:
         """End the examination."""
@@ -227,7 +228,7 @@ class _Look:
         before = {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
         given = self.images.clone()
         with torch.no_grad():
-            first = self.passed(given)
+            first = self.passed(given).detach()  # a weight as it is keeps its flag
         if not torch.equal(given, self.images):
             self.fail("changes its images in place. Write x = x - mean in place of x -= mean, and ReLU() without inplace.")
         after = dict(self.model.named_buffers())
@@ -305,7 +306,7 @@ class _Look:
         slope = None
         if logits.requires_grad:
             try:
-                (slope,) = torch.autograd.grad((logits * self.mix).sum(), point, allow_unused=True)
+                (slope,) = torch.autograd.grad((logits * self.mixes).sum(), point, allow_unused=True)
             except RuntimeError as error:
                 self.fail(f"has no backward pass: {str(error).splitlines()[0]}")
         if slope is None:
@@ -334,7 +335,7 @@ class _Look:
         found: Sequence[torch.Tensor | None] = []
         if logits.requires_grad:
             try:
-                found = torch.autograd.grad((logits * self.mix).sum(), weights, allow_unused=True)
+                found = torch.autograd.grad((logits * self.mixes).sum(), weights, allow_unused=True)
             except RuntimeError as error:
                 self.fail(f"has no backward pass: {str(error).splitlines()[0]}")
         if all(gradient is None for gradient in found):
