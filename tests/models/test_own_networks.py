@@ -231,7 +231,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     a, b = one.pop("tensors"), other.pop("tensors")
-    kept = all(a[n][0] == b[n][0] and torch.equal(a[n][1], b[n][1]) or bool(a[n][1].isnan().any()) for n in a)
+    kept = all((a[n][0] == b[n][0] and torch.equal(a[n][1], b[n][1])) or bool(a[n][1].isnan().any()) for n in a)
     return one == other and a.keys() == b.keys() and kept
 
 
