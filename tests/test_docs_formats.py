@@ -174,7 +174,7 @@ def test_every_array_and_field_of_verdicts(made: Made) -> None:
         kind, _, shape = described[name].partition(" ")
         assert array.dtype.kind == "U" if kind == "text" else str(array.dtype) == kind, name
         assert array.ndim == len([place for place in shape.strip("[]").split(",") if place]), name
-    optional = {"compiled"}  # of a ResNet
+    optional = {"compiled", "architecture_sha256"}  # of a ResNet, and of a network from elsewhere
     assert sorted(names("field of the verdicts' header")) == sorted({*headers, *optional})
 
 

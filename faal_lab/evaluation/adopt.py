@@ -22,10 +22,10 @@ from faal_lab.models.normalize import check_normalization
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, free_name, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished, RunStarted
-from faal_lab.runs.files import tensors_sha256, versions
+from faal_lab.runs.files import tensors_sha256
 from faal_lab.training.parameters import ADOPTION_SETTINGS
 from faal_lab.training.restore import base_file, delivered, source_of, spec_of, to_checkpoint
-from faal_lab.training.run import prepare
+from faal_lab.training.run import made_by, prepare
 from faal_lab.training.trainer import Trainer
 
 _KEPT = (*ADOPTION_SETTINGS, "epsilon", "base", "base_checkpoint", "device")
@@ -71,7 +71,7 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
     folder = RunFolder(out)
     if config.base and base_file(config).resolve().parent == folder.path.resolve():
         raise RunFolderError(f"{who} lies in {out}: what is found out about it is kept in a folder of its own. Name another one.")
-    trainer = prepare(config, model)
+    trainer = prepare(config, model, adopting=True)
     if images is not None:
         stratified(trainer.splits.test.labels, images, trainer.splits.num_classes)
     if not config.base:
@@ -79,9 +79,9 @@ def adopt(config: Config, out: str | Path, model: nn.Module | None = None, *, im
         check_normalization(trainer.state.model, trainer.splits, "" if own else config.normalization, who)
     checkpoint = _checkpoint(trainer, who)
     if folder.config_file.exists():
-        _check_same(folder, config, checkpoint, who)
+        _check_same(folder, config, checkpoint, trainer.network.get("architecture", ""), who)
         return folder
-    folder = RunFolder.create(out, config, versions())
+    folder = RunFolder.create(out, config, made_by(trainer))
     write_checkpoint(folder.checkpoint(), checkpoint)
     with folder.recording() as recorder:
         dials = (config.tau, config.epsilon, config.learning_rate)
@@ -114,7 +114,7 @@ def _trained_on_this_split(config: Config) -> bool:
     return "adopted" not in header and header["source"] == source_of(config)
 
 
-def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, who: str) -> None:
+def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, architecture: str, who: str) -> None:
     """Raise RunFolderError unless `folder` holds the same weights, adopted with the same settings."""
     stored = read_checkpoint(folder.checkpoint())
     if "adopted" not in stored.header:
@@ -127,6 +127,8 @@ def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, who: 
     ]
     if tensors_sha256(checkpoint.part("model")) != tensors_sha256(delivered(stored)):
         differing.append(f"its weights are not those of {who}")
+    elif folder.versions().get("architecture", architecture) != architecture:
+        differing.append(f"the architecture is not that of {who}")
     if differing:
         raise RunFolderError(f"{folder.path} already holds another model: {'; '.join(differing)}. Name another folder.")
 

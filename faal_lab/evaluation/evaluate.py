@@ -23,6 +23,7 @@ from faal_lab.evaluation.masking import between
 from faal_lab.evaluation.suite import Manner, Progress
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.models.build import device_of, frozen
+from faal_lab.models.examine import architecture_sha256
 from faal_lab.models.fast import compiled, try_to_compile
 from faal_lab.models.layout import placed
 from faal_lab.runs import Heartbeat, RunFolder, by_name, read_checkpoint
@@ -128,6 +129,9 @@ def evaluate_run(
     where = device_of(device)
     splits = load_data(config)
     test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
+    kept, given = folder.versions().get("architecture", ""), architecture_sha256(model)
+    if kept and given != kept:
+        notes.append("The network's architecture, or the source of its classes, is another than this run folder was made with.")
     if classes:
         wanted = sorted({splits.class_names.index(check_name("class", name, splits.class_names)) for name in classes})
         classes = tuple(splits.class_names[c] for c in wanted)

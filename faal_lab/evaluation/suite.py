@@ -20,6 +20,7 @@ from faal_lab.evaluation.probes import adversarial_examples, radius_curve
 from faal_lab.evaluation.verdicts import Journal, Verdicts
 from faal_lab.methods.pgd import NORMS
 from faal_lab.methods.predict import PGD_ATTACKS, EvaluationError, predictions, taken_for
+from faal_lab.models.examine import architecture_sha256, misfit
 from faal_lab.runs.files import tensors_sha256
 
 # Each attack of a chain runs on the images that the ones before it left.
@@ -75,7 +76,8 @@ def evaluate(
     manner = manner or Manner()
     check_name("mode", manner.mode, MODES)
     identity = {
-        "model_sha256": model_digest(model), "data_sha256": data_digest(images), "epsilon": epsilon, "norm": norm, "seed": seed,
+        "model_sha256": model_digest(model), **_architecture(model), "data_sha256": data_digest(images),
+        "epsilon": epsilon, "norm": norm, "seed": seed,
         "mode": manner.mode, "batch_size": manner.batch_size, "queries": manner.queries,
         "precision": precision(images.labels.device),
     }  # fmt: skip
@@ -128,6 +130,12 @@ def model_digest(model: nn.Module) -> str:
     return tensors_sha256(model.state_dict(), type(model).__name__)
 
 
+def _architecture(model: nn.Module) -> dict[str, str]:
+    """Return the hash of a foreign network's structure and source, which tensors do not show."""
+    found = architecture_sha256(model)
+    return {"architecture_sha256": found} if found else {}
+
+
 def precision(device: torch.device) -> str:
     """Return the precision of evaluation on a device; on a GPU, torch convolves in TF32 by default."""
     if device.type == "cuda" and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
@@ -172,10 +180,11 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
         raise EvaluationError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
     pixels.requires_grad_(set(attacks) != {"clean"})
     first, second = model(pixels), model(pixels)
-    if not isinstance(first, torch.Tensor) or first.shape != (len(pixels), num_classes):
-        got = list(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-        raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, got {got}.")
-    if pixels.requires_grad and not first.requires_grad:
+    if said := misfit(first, len(pixels), num_classes):
+        raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, {said}")
+    if pixels.requires_grad and (
+        not first.requires_grad or torch.autograd.grad(first.sum(), pixels, allow_unused=True, retain_graph=True)[0] is None
+    ):
         raise EvaluationError("The logits have no gradient by the pixels, and attacks need one. Take .detach() or no_grad out.")
     taken_for(model, pixels)
     return bool(torch.equal(first, second))

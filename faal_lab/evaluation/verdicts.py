@@ -107,7 +107,17 @@ class Verdicts:
 
     def joined(self, older: Verdicts) -> Verdicts:
         """Add `older` verdicts of other attacks; return `self` alone if these were measured otherwise."""
-        alike = ("model_sha256", "data_sha256", "epsilon", "norm", "seed", "mode", "checkpoint", "precision")
+        alike = (
+            "model_sha256",
+            "architecture_sha256",
+            "data_sha256",
+            "epsilon",
+            "norm",
+            "seed",
+            "mode",
+            "checkpoint",
+            "precision",
+        )
         if any(self.header.get(key) != older.header.get(key) for key in alike):
             return self
         # in the order of the older file, so that AutoAttack stays last where it was

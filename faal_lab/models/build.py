@@ -12,6 +12,7 @@ from torch import nn
 
 from faal_lab.catalogue import FILTERS
 from faal_lab.errors import ConfigError
+from faal_lab.models.examine import train_mode
 from faal_lab.models.external import from_path
 from faal_lab.models.networks import SmallConvNet, preact_resnet_18, resnet_18, wide_resnet
 
@@ -68,12 +69,14 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
 def frozen(model: nn.Module, batch_norm: str = "eval") -> Iterator[nn.Module]:
     """Freeze the model: no parameter gradients, evaluation mode. Both are restored on exit.
 
-    `batch_norm="train"` leaves it in training mode, as the code of Rice et al. (ICML 2020) and CFA attack. Predictions then
+    `batch_norm="train"` attacks in training mode, as the code of Rice et al. (ICML 2020) and CFA attack. Predictions then
     depend on the whole batch, and every step of the attack moves the running statistics.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.train(batch_norm == "train").requires_grad_(False)
+    train_mode(model) if batch_norm == "train" else model.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
     try:
         yield model
     finally:

@@ -15,12 +15,8 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import ZOO
-from faal_lab.errors import FaalLabError
+from faal_lab.models.examine import ModelProblem, try_model
 from faal_lab.models.normalize import Normalize, Normalized
-
-
-class ModelProblem(FaalLabError, ValueError):
-    """A network that cannot be loaded, or does not fit the images. The message names the cure."""
 
 
 def from_path(
@@ -38,7 +34,9 @@ def from_path(
             )
         model = _from_zoo(path.removeprefix(ZOO), num_classes)
     else:
-        model = Normalized(Normalize(mean, std), _called(path, num_classes))
+        network = _called(path, num_classes)
+        model = Normalized(Normalize(mean, std), network)
+        model.training = network.training  # a network in evaluation mode as a whole is woken by training, its parts are not
     try_model(model, path, num_classes, (channels, *size))
     return model
 
@@ -90,31 +88,6 @@ def _found(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ModelProblem(f"model={path} must name a callable, got {type(found).__name__}.")
     return found
-
-
-def try_model(model: nn.Module, path: str, num_classes: int, image: tuple[int, int, int]) -> None:
-    """Try the model on two images [channels, H, W], in evaluation mode.
-
-    Raises ModelProblem unless it has parameters and returns logits [2, num_classes].
-    """
-    shown = "x".join(map(str, image))
-    training = model.training
-    try:
-        with torch.no_grad():
-            device = next((p.device for p in model.parameters()), torch.device("cpu"))
-            logits = model.eval()(torch.zeros(2, *image, device=device))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ModelProblem(
-            f"{path} does not take images of {shown}: {str(error).splitlines()[0]} Choose another network, or write a function "
-            "that fits it to them."
-        ) from error
-    finally:
-        model.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelProblem(f"{path} must give logits [2, {num_classes}] for two images of {shown}, got {got}.")
-    if next(model.parameters(), None) is None:
-        raise ModelProblem(f"{path} has no parameters, so there is nothing to train or to keep. Return a network with weights.")
 
 
 def _from_zoo(name: str, num_classes: int) -> nn.Module:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from faal_lab.models.build import frozen
-from faal_lab.models.external import ModelProblem
+from faal_lab.models.examine import ModelProblem, train_mode, untouched
 from faal_lab.models.layout import memory_format
 from faal_lab.models.normalize import Normalized, QuickPasses
 from faal_lab.runs.progress import doing
@@ -127,20 +127,15 @@ def _why_not(model: nn.Module, quick: QuickPasses, shape: Sequence[int], low: bo
     """Compile for an attack, and for training; return the reason of a failure, or nothing."""
     parameter = next(model.parameters())
     images = torch.zeros((quick.images or 16, *shape), device=parameter.device)
-    before, mode = [b.detach().clone() for b in model.buffers()], model.training
     try:
-        with compiled(model, quick), in_bfloat16(model, low), warnings.catch_warnings():
+        with untouched(model), compiled(model, quick), in_bfloat16(model, low), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The .grad attribute", UserWarning)  # the compiler reads that of re-laid pixels
             with frozen(model):
                 point = images.clone().requires_grad_()
                 torch.autograd.grad(model(point).sum(), point)
             if training:
-                torch.autograd.grad(model.train()(images).sum(), list(model.parameters()), allow_unused=True)
+                weights = [p for p in model.parameters() if p.requires_grad]
+                torch.autograd.grad(train_mode(model)(images).sum(), weights, allow_unused=True)
     except Exception as error:  # a compiler can raise anything
         return f"{type(error).__name__}: {' '.join(str(error).split()[:40])}"
-    finally:
-        model.train(mode)
-        with torch.no_grad():
-            for buffer, old in zip(model.buffers(), before, strict=True):
-                buffer.copy_(old)
     return ""

@@ -12,6 +12,7 @@ from torch import nn
 from faal_lab.catalogue import NORMALIZATIONS
 from faal_lab.data.images import Images, Splits
 from faal_lab.errors import RecipeError
+from faal_lab.models.examine import untouched
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, one entry per channel
 
@@ -104,7 +105,7 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
     """Warn if a foreign network sees images badly, or better with another normalisation.
 
     The images are up to 512 of validation, or of training if there are none. Badly is below 1.5 times chance; better is 5 points
-    of accuracy more. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
+    of accuracy more, and at least 5 images. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
     warning. Costs up to three passes over those images.
     """
     normalize = getattr(model, "normalize", None)
@@ -116,8 +117,9 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
     shown = {name: f"{count / total:.1%}" for name, count in others.items()}
     said = f"{who} is right on {right / total:.1%} of {total} {kind} images{how}"
     best = max(others, key=lambda name: others[name], default="")
-    if best and others[best] > right + 0.05 * total:
-        near = [name for name in others if others[name] >= others[best] - 0.05 * total]
+    chance = max(0.05 * total, 4)  # four images, all in favour of one, are no proof: 1 / 2^4 is above 5 %
+    if best and others[best] > right + chance:
+        near = [name for name in others if others[name] >= others[best] - chance]
         seen = " and ".join(f"on {shown[name]} with {name}" for name in near)
         so = "so" if len(near) == 1 else "by one of these, which its author knows"  # a few images cannot tell them apart
         cure = f"{seen}. It was most likely trained {so}: --normalization {' or '.join(near)}"
@@ -150,14 +152,10 @@ def _right_with_others(model: nn.Module, normalize: Normalize, splits: Splits, i
 def _right(model: nn.Module, images: Images) -> tuple[int, int]:
     """Count right answers on up to 512 images, spread over all: folders are sorted by class."""
     chosen = torch.linspace(0, len(images) - 1, min(len(images), _PROBED)).long()
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            right = 0
-            for part in chosen.to(images.labels.device).split(128):
-                pixels, labels = images.batch(part)
-                right += int((model(pixels.to(device)).argmax(1) == labels.to(device)).sum())
-    finally:
-        model.train(training)
+    device, right = next(model.parameters()).device, 0
+    with untouched(model), torch.no_grad():
+        model.eval()
+        for part in chosen.to(images.labels.device).split(128):
+            pixels, labels = images.batch(part)
+            right += int((model(pixels.to(device)).argmax(1) == labels.to(device)).sum())
     return right, len(chosen)

@@ -71,7 +71,7 @@ def headlines(runs: list[Reported]) -> list[str]:
     attack = last_attack(runs[0].verdicts)
     row = next(row for row in group_rows({runs[0].name: runs[0].group}) if row["attack"] == attack)
     over = f", mean of {row['seeds']} seeds" if row["seeds"] > 1 else ""
-    beside = f"; {text}" if (text := over_images(row)) else ""
+    beside = f"; over images {text}" if (text := over_images(row)) else ""
     start = (
         f"Under {ATTACK_TITLES[attack]}, {marked_run(row)} classifies {row['average']:.1f} % on average "
         f"({row['average_low']:.1f} to {row['average_high']:.1f}{over}{beside}) and {row['worst']:.1f} % of its worst class, "

@@ -88,7 +88,7 @@ def over_images(row: Mapping[str, Any]) -> str:
     """State the mean over images where it is not the mean over classes, since the classes differ in their number of images."""
     if abs(row["overall"] - row["average"]) < 1:
         return ""
-    return f"{row['overall']:.1f} % over images ({row['overall_low']:.1f} to {row['overall_high']:.1f})"
+    return f"{row['overall']:.1f} % ({row['overall_low']:.1f} to {row['overall_high']:.1f})"
 
 
 def averages_note(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -210,7 +210,7 @@ class Config:
     norm: str = setting("linf", among=NORMS, about="What the attack's radius is measured in: linf, or l2.")
     epsilon: float = setting(0.1, low=0, high=100, about="Attack radius.")
     attack_steps: int = setting(10, low=0, high=10_000, about="PGD steps of the training attack.")
-    step_ratio: float = setting(0.25, low=0, high=10, about="Attack step as a fraction of epsilon.")
+    step_ratio: float = setting(0.25, low=0, high=2, about="Attack step as a fraction of epsilon; 2 crosses the whole ball.")
     batch_norm: str = setting("eval", among=("eval", "train"), kind="BatchNorm mode", about=
         "BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch).")
     replays: int = setting(0, low=0, high=1000, about=

@@ -62,6 +62,8 @@ def demo(out: str | Path | None = None, seeds: Sequence[int] = (0,), quick: bool
     jobs = read_plan(file, folder).jobs.values()
     runs = {stage: [str(job.product) for job in jobs if job.stage == stage] for stage in ("base", "control", "faal")}
     groups = read_seeds([f"{name}={','.join(paths)}" for name, paths in runs.items()])
+    if quick:
+        print("\nQuick: a few batches without AutoAttack, to show that everything works. The numbers mean nothing.")
     if len(seeds) == 1:
         print(f"\n{text_table({name: group[0] for name, group in groups.items()})}")
     else:

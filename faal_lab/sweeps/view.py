@@ -65,7 +65,7 @@ class Terminal:
         self._plan, self._known = plan, dict[str, str]()
         self._began: dict[str, float] = {}
         self._hashes, self._durations = fingerprints(plan), Durations.beside(plan)
-        self._bar, self._ended = bar, 0
+        self._bar, self._ended, self._reached = bar, 0, 0.0
 
     def told(self, state: Mapping[str, Status | str]) -> None:
         """Print the jobs whose state changed, and update the bar."""
@@ -83,7 +83,8 @@ class Terminal:
             if self._known.get(key) != name:
                 self._known[key] = name
                 self._line(key, name, status)
-        self._bar.at(self._ended + shares, doing="; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""))
+        self._reached = max(self._reached, self._ended + shares)  # an estimate that falls must not turn the bar back
+        self._bar.at(self._reached, doing="; ".join(running[:_SHOWN]) + (" ..." if len(running) > _SHOWN else ""))
 
     def _line(self, key: str, name: str, status: Status | str) -> None:
         if name == "running":

@@ -7,6 +7,7 @@ same from outside. The whole state of a run is in `TrainingState`: between two e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -87,7 +88,7 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
         before, done = before_batch(state), None
         try:
-            with in_bfloat16(state.model, low), compiled(state.model, state.quick):
+            with in_bfloat16(state.model, low), compiled(state.model, state.quick), _drawn_by_seed(trainer):
                 done = step(trainer, batch, before)
         except (BatchAgain, Stopped) as reason:
             put_back(state, before)  # an attack in training mode has moved BatchNorm
@@ -100,6 +101,18 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
             raise too_large(trainer, batch, low)
         steering.singles = max(0, steering.singles - 1)
         yield done
+
+
+@contextmanager
+def _drawn_by_seed(trainer: Trainer) -> Iterator[None]:
+    """Seed the global random state for one step of a network with dropout: it draws the same when resumed."""
+    if not trainer.draws:
+        yield
+        return
+    where = trainer.splits.train.labels.device
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed((trainer.config.seed << 32) + trainer.state.step)
+        yield
 
 
 def _end_epoch(trainer: Trainer) -> EpochDone:

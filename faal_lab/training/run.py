@@ -10,11 +10,13 @@ import math
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from faal_lab.data.images import Splits
@@ -24,11 +26,18 @@ from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError
 from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec, build, device_of
-from faal_lab.models.external import try_model
+from faal_lab.models.examine import (
+    NetworkWarning,
+    architecture_sha256,
+    check_weights,
+    examine_network,
+    takes_one_image,
+    try_model,
+)
 from faal_lab.models.fast import takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.models.layout import placed
 from faal_lab.models.normalize import statistics
-from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, read_checkpoint, write_checkpoint
+from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.control import last_number
 from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
@@ -95,11 +104,19 @@ def load_data(config: Config) -> Splits:
     )  # fmt: skip
 
 
-def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True) -> Trainer:
+def prepare(
+    config: Config,
+    model: nn.Module | None = None,
+    recipe: Recipe | None = None,
+    *,
+    from_base: bool = True,
+    adopting: bool = False,
+) -> Trainer:
     """Load the data, build the network and its recipe, and return a fresh training.
 
     The weights are those of the base, if one is named. `model` and `recipe` may be objects of the user's own; the model
-    takes pixels in [0, 1] and returns logits.
+    takes pixels in [0, 1] and returns logits. A network or file of somebody else is examined first; `adopting` does not ask that
+    it can be trained.
     """
     device = device_of(config.device)
     splits = load_data(config)
@@ -110,8 +127,11 @@ def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | Non
     except ValueError as error:
         raise ConfigError(f"normalization: {error}") from error
     spec = ModelSpec(name, splits.num_classes, channels, height, width, mean, std, config.filters if model is None else 0)
+    foreign = model is not None or ":" in config.model or bool(config.base and from_base and is_foreign(base_file(config)))
     if model is None:
         model = build(spec, config.seed)
+    else:
+        check_weights(model, name)
     placed(model, device)
     try_model(model, name, splits.num_classes, (channels, height, width))
     if config.precision == "bfloat16" and not takes_bfloat16(model):
@@ -122,6 +142,10 @@ def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | Non
     recipe = recipe or Recipe.of(**recipe_settings(config, validation=len(splits.validation) > 0))
     state = TrainingState.fresh(model, recipe, config, _first_tau(config, splits.num_classes))
     trainer = Trainer(state, splits.to(device), config, spec, selected_on_test=selected_on_test)
+    if foreign:
+        _examine(trainer, name, adopting)
+    if not adopting:
+        _check_last_batch(trainer, name)
     if config.compile:
         low = wants_bfloat16(config.precision, model, device)
         size = -(-config.batch_size // config.accumulation)
@@ -129,6 +153,36 @@ def prepare(config: Config, model: nn.Module | None = None, recipe: Recipe | Non
             model, config.model, (channels, height, width), images=size, low=low, training=True
         )
     return trainer
+
+
+def _examine(trainer: Trainer, name: str, adopting: bool) -> None:
+    """Examine a network of somebody else; keep the notes on it, and warn of each."""
+    state, config, train = trainer.state, trainer.config, trainer.splits.train
+    validated = bool(config.validation_steps and len(trainer.splits.validation))
+    attacked = config.epsilon > 0 if adopting else state.recipe.objective.attack_loss is not None or validated
+    spread = torch.linspace(0, len(train) - 1, min(8, len(train)), device=train.labels.device).long()
+    pixels, _ = train.batch(spread)
+    found = examine_network(state.model, pixels, trainer.num_classes, who=name, training=not adopting, attacked=attacked)
+    trainer.draws = found.draws
+    kept = {"architecture": architecture_sha256(state.model), "network": " ".join(found.notes)}
+    trainer.network = {key: text for key, text in kept.items() if text}
+    for note in found.notes:
+        warnings.warn(note, NetworkWarning, stacklevel=4)
+
+
+def _check_last_batch(trainer: Trainer, name: str) -> None:
+    """Raise ConfigError where a batch of one image meets a BatchNorm that cannot take it."""
+    count, size = len(trainer.splits.train), trainer.config.batch_size
+    if min(count, size) > 1 and count % size != 1:
+        return
+    pixels, _ = trainer.splits.train.batch(torch.zeros(1, dtype=torch.long, device=trainer.splits.train.labels.device))
+    if not takes_one_image(trainer.state.model, pixels):
+        which = "Every batch" if size == 1 else "The last batch of an epoch"
+        other = next((s for s in range(max(size, 2) + 1, count + 2) if count % s != 1), size)
+        raise ConfigError(
+            f"{which} has one image ({count} training images, batch_size={size}), of which BatchNorm in {name} can learn "
+            f"nothing. Set batch_size={other}."
+        )
 
 
 def _first_tau(config: Config, num_classes: int) -> float:
@@ -219,7 +273,7 @@ def run(
             from_checkpoint(trainer, checkpoint)
     else:
         trainer = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, _made_by(trainer), own_parts(model, recipe))
+        folder = RunFolder.create(out, config, made_by(trainer), own_parts(model, recipe))
     total = config.epochs * trainer.steps_per_epoch
 
     def report() -> tuple[str, float]:
@@ -239,8 +293,9 @@ def run(
             raise
 
 
-def _made_by(trainer: Trainer) -> dict[str, str]:
-    return versions() | ({"compile": trainer.not_compiled} if trainer.not_compiled else {})
+def made_by(trainer: Trainer) -> dict[str, str]:
+    """Return the versions behind a run, and the facts about a network of somebody else."""
+    return versions() | ({"compile": trainer.not_compiled} if trainer.not_compiled else {}) | trainer.network
 
 
 def turns_of(run_folder: str | Path) -> list[DialTurned]:
@@ -262,7 +317,7 @@ def turns_of(run_folder: str | Path) -> list[DialTurned]:
 def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[DialTurned]) -> Generator[Event, None, None]:
     state, config = trainer.state, trainer.config
     if resume:
-        before, now = folder.versions(), _made_by(trainer)
+        before, now = folder.versions(), made_by(trainer)
         changed = {name: now.get(name, "") for name in before | now if now.get(name) != before.get(name)}
         yield RunResumed(state.step, config.epochs * trainer.steps_per_epoch, changed or None)
     if not resume or state.step == 0:

@@ -22,6 +22,7 @@ from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.methods.fairness.base import AddsTerms, EndsEpochs, Weighing
 from faal_lab.methods.objectives import Outcome, weighted
 from faal_lab.methods.recipe import Recipe
+from faal_lab.models.examine import train_mode
 from faal_lab.runs.events import StepDone
 from faal_lab.training.attack import Attacked, attack, climb_along, parts_of
 from faal_lab.training.trainer import Trainer, TrainingState
@@ -154,7 +155,7 @@ def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
     state, recipe, labels, rate = trainer.state, trainer.state.acting(), batch.labels, trainer.learning_rate
     # Lines 2 and 3: for each image x, the worst x' in its ball, max over |x' - x| <= epsilon of the attack loss.
     attacked = attack(trainer, batch)
-    state.model.train()
+    train_mode(state.model)
     adv = attacked.images.detach().requires_grad_(bool(trainer.config.replays))
     parts = parts_of(len(labels), trainer.config.accumulation)
     passes = Passes(state.model, recipe, batch.images, adv, labels, parts)

@@ -81,6 +81,8 @@ class Trainer:
     spec: ModelSpec | None = None  # the network's shape; None if nothing is saved
     best: float = -1.0  # best validation score so far: average + worst class, under attack
     not_compiled: str = ""  # the compiler's error, if it failed
+    network: dict[str, str] = field(default_factory=dict)  # of a foreign one: the hash of its architecture, and notes
+    draws: bool = False  # its passes in training mode draw random numbers, as dropout does
     selected_on_test: bool = False  # this run, or one that it started from, validates on the test images
     tick: AttackTick = field(default=lambda: None, compare=False)  # called between attack steps; may raise, to interrupt
 

@@ -119,7 +119,7 @@ def test_out_is_used_again_for_the_same_weights_alone(theirs: Path, base: Path, 
     with pytest.raises(RunFolderError, match=r"one already holds another model: norm is 'linf' there, 'l2' here\. Name another"):
         adopt(replace(config, norm="l2"), "one")
     weights = torch.load(theirs)["state_dict"]
-    torch.save({n: t + 1 for n, t in weights.items()}, tmp_path / "other.pth")
+    torch.save({n: t * 1.5 for n, t in weights.items()}, tmp_path / "other.pth")
     with pytest.raises(RunFolderError, match=r"one already holds another model: its weights are not those of \S+/other\.pth\."):
         adopt(replace(config, base=str(tmp_path / "other.pth")), "one")
     with pytest.raises(

@@ -24,7 +24,7 @@ from faal_lab.evaluation.statistics import average_accuracy, class_accuracy, wor
 from faal_lab.evaluation.suite import Manner, describe, evaluate
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.methods.predict import PGD_ATTACKS, EvaluationError, survivors
-from faal_lab.models.external import ModelProblem
+from faal_lab.models.examine import ModelProblem
 from faal_lab.results.report import write_report
 from faal_lab.results.tables import text_table
 from faal_lab.runs import CheckpointError, RunFolder

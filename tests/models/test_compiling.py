@@ -14,7 +14,7 @@ from made_up import AutoAttack, shorter
 from torch._dynamo.utils import counters
 
 from faal_lab.evaluation.evaluate import evaluate_run
-from faal_lab.models.external import ModelProblem
+from faal_lab.models.examine import ModelProblem
 from faal_lab.models.fast import CompileWarning
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import Command, RunResumed, StepDone

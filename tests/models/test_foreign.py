@@ -348,6 +348,25 @@ def test_normalisations_that_few_images_do_not_tell_apart_are_both_named(
         prepare(replace(learned[1], normalization="data"))
 
 
+def test_four_images_of_eighteen_are_no_proof_of_a_normalisation(
+    learned: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, config = learned
+    monkeypatch.setattr("faal_lab.models.weights._right", lambda *_: (13, 18))
+    for others, text in (
+        ({"none": 17, "cifar": 9}, ""),
+        ({"none": 18, "cifar": 9}, "most likely trained so: --normalization none$"),
+        ({"none": 18, "cifar": 14}, "by one of these, which its author knows: --normalization none or cifar$"),
+    ):
+        monkeypatch.setattr("faal_lab.models.weights._right_with_others", lambda *_, others=others: others)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            prepare(replace(config, normalization="data"))
+        said = [str(w.message) for w in caught if w.category is NormalizationWarning]
+        assert len(said) == bool(text)
+        assert all(re.search(text, line) for line in said)
+
+
 def test_a_normalisation_in_the_file_goes_before_the_setting(learned: tuple[Path, Config], tmp_path: Path) -> None:
     _, config = learned
     weights = told(read_foreign(Path(config.base)), "1.")

@@ -14,7 +14,7 @@ from faal_lab.__main__ import main
 from faal_lab.catalogue import FILTERS
 from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.models.build import MODELS, ModelSpec, build
-from faal_lab.models.external import ModelProblem
+from faal_lab.models.examine import ModelProblem
 from faal_lab.models.normalize import Normalized, statistics
 from faal_lab.runs.config import Config
 from faal_lab.training.restore import load_model

@@ -192,7 +192,7 @@ def test_both_averages_are_named_where_they_differ() -> None:
     assert row["overall"] == pytest.approx(100 * 256 / 275)
     (note,) = averages_note([row])
     assert "The average is the mean over classes" in note
-    assert f"mine, PGD-20: 93.1 % over images ({row['overall_low']:.1f} to {row['overall_high']:.1f})." in note
+    assert f"Over images: mine, PGD-20: 93.1 % ({row['overall_low']:.1f} to {row['overall_high']:.1f})." in note
     assert note in text_table({"mine": uneven})
     assert note in result_table(group_rows({"mine": [uneven]})).notes
     assert averages_note(result_rows({"even": verdicts([80, 40])})) == []
