@@ -105,7 +105,7 @@ def test_a_run_is_steered_from_anywhere(base: Path, tmp_path: Path) -> None:
         (lambda: fl.evaluate("x", "pgd-2O"), "Did you mean 'pgd-20'"),
         (lambda: fl.solve([1, 2], ambiguity="tv"), "Unknown ambiguity set 'tv'"),
         (lambda: fl.plot.bars({"a": verdicts([3, 4])}, attack="pgd-2O"), "Did you mean 'pgd-20'"),
-        (lambda: fl.plot.confusion(verdicts([3, 4]), "fgsm"), "Unknown attack 'fgsm'"),
+        (lambda: fl.plot.confusion(verdicts([3, 4]), "fgsm"), "fgsm was not evaluated; there are clean, pgd-20"),
         (lambda: fl.plot.bars({"a": verdicts([3, 4]), "b": verdicts([3, 4, 5])}), "a and b"),
         (lambda: fl.plot.over("x", setting="taw"), "Did you mean 'tau'"),
     ],

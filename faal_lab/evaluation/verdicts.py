@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from faal_lab.errors import FaalLabError
+from faal_lab.catalogue import ATTACKS
+from faal_lab.errors import FaalLabError, check_name
 from faal_lab.runs.files import SCHEMAS, check_schema, cut_half_line
 
 
@@ -59,6 +60,15 @@ class Verdicts:
     def survived(self) -> dict[str, np.ndarray]:
         """Bool [N] by attack: True where the image is still classified correctly."""
         return {name: found == self.labels for name, found in self.predicted.items()}
+
+    def chosen(self, attack: str) -> str:
+        """Return the attack, or the last one; raises UnknownName, or VerdictsError if it was not evaluated."""
+        name = check_name("attack", attack, ATTACKS) if attack else list(self.predicted)[-1]
+        if name not in self.predicted:
+            have = ", ".join(self.predicted)
+            hint = f"First: faal-lab evaluate RUN --attacks {have},{name}"
+            raise VerdictsError(f"{name} was not evaluated; there are {have}. {hint}")
+        return name
 
     def counts(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (survivors [C], images [C]) under `attack`."""

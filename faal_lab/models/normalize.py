@@ -105,8 +105,8 @@ def check_normalization(model: nn.Module, splits: Splits, used: str, who: str) -
     """Warn if a foreign network sees images badly, or better with another normalisation.
 
     The images are up to 512 of validation, or of training if there are none. Badly is below 1.5 times chance; better is 5 points
-    of accuracy more, and at least 5 images. `used` names its normalisation ("" is its own, for which no other is tried), and `who` the network in the
-    warning. Costs up to three passes over those images.
+    of accuracy more, and at least 5 images. `used` names its normalisation ("" is its own, for which no other is tried), and
+    `who` the network in the warning. Costs up to three passes over those images.
     """
     normalize = getattr(model, "normalize", None)
     images, kind = (splits.validation, "validation") if len(splits.validation) else (splits.train, "training")

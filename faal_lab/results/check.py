@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from faal_lab.errors import ConfigError, RunFolderError, UnknownName, check_name
+from faal_lab.errors import ConfigError, RunFolderError, UnknownName
 from faal_lab.evaluation.comparison import Difference
 from faal_lab.evaluation.evaluate import read_verdicts
 from faal_lab.evaluation.statistics import Estimate, average_accuracy, worst_accuracy
@@ -68,7 +68,7 @@ def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkp
     for name, path in by_name(runs).items():
         try:
             verdicts = read_verdicts(path, checkpoint)
-            chosen = check_name("attack", attack or list(verdicts.predicted)[-1], verdicts.predicted)
+            chosen = verdicts.chosen(attack)
         except (RunFolderError, CheckpointError, VerdictsError, UnknownName) as error:
             found[name] = [Case("verdicts", "error", str(error))]
             continue

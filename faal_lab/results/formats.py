@@ -305,7 +305,7 @@ def table(
     groups = groups_of(runs, checkpoint)
     if attack:
         for group in groups.values():
-            check_name("attack", attack, group[0].survived)
+            group[0].chosen(attack)
     if kind == "inequality":
         rows = tables.spread_rows(tables.marked({name: group[0] for name, group in groups.items()}), attack)
         return ResultTable.of(rows, inequality_table(rows), ["run", "attack"])

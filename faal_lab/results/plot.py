@@ -20,7 +20,7 @@ from faal_lab.results.confusion import confusion_flow, confusion_heatmap
 from faal_lab.results.export import accuracy_over, all_pictures, check_formats, export_all
 from faal_lab.results.figures import class_bars, styled, validation_curves, weights_over_batches
 from faal_lab.results.robustness import clean_and_robust_bars, image_strip, radius_curves
-from faal_lab.results.tables import last_attack, marked
+from faal_lab.results.tables import marked
 from faal_lab.runs.config import settings
 from faal_lab.runs.history import load_history
 from faal_lab.training.parameters import listed
@@ -222,9 +222,7 @@ def over(*runs: Runs, setting: str, attack: str = "", checkpoint: str = "last") 
     """
     check_name("setting", setting, settings())
     found = reported(runs, checkpoint)
-    return accuracy_over(
-        found, setting, check_name("attack", attack or last_attack(found[0].verdicts), found[0].verdicts.survived)
-    )
+    return accuracy_over(found, setting, found[0].verdicts.chosen(attack))
 
 
 def save(
@@ -261,7 +259,7 @@ def _attack(found: Mapping[str, Verdicts], attack: str) -> str:
     (first, base), *others = found.items()
     for name, other in others:
         base.check_same(other, f"{first} and {name}")
-    return check_name("attack", attack or last_attack(base), base.survived)
+    return base.chosen(attack)
 
 
 def _one(run: Runs | Verdicts, checkpoint: str) -> tuple[Verdicts, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from faal_lab.catalogue import FAIRNESS
-from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.comparison import Comparison, combine_seeds, compare
 from faal_lab.evaluation.statistics import (
     average_accuracy,
@@ -151,8 +151,7 @@ def each_seed(groups: Mapping[str, Sequence[Verdicts]]) -> dict[str, Verdicts]:
 def comparisons(verdicts: dict[str, Verdicts], attack: str = "") -> dict[str, Comparison]:
     """Compare each run with the first, paired on the same images, under `attack` (empty: the last one)."""
     (first, base), *others = verdicts.items()
-    attack = attack or last_attack(base)
-    check_name("attack", attack, base.survived)
+    attack = base.chosen(attack)
     found = {}
     for name, other in others:
         base.check_same(other, f"{first} and {name}")

@@ -25,7 +25,7 @@ from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished, RunResumed
 from faal_lab.training.run import prepare, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::faal_lab.models.weights.NormalizationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::faal_lab.models.normalize.NormalizationWarning")
 QUICK = Config(epochs=1, batch_size=250, attack_steps=2, validation_steps=1, learning_rate=0.02)
 
 
