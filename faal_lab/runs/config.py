@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     type: type
     default: Any
     about: str
-    among: tuple[str, ...] | None  # the valid names; None for any value
+    among: Iterable[str] | None  # the valid names; None for any value
     kind: str  # the word for such a name in an error
     low: float
     high: float
@@ -87,8 +87,7 @@ def setting(
         low: the smallest valid number.
         high: the largest valid number.
     """
-    names = None if among is None else tuple(among)
-    return field(default=default, metadata={"about": about, "among": names, "kind": kind, "low": low, "high": high})
+    return field(default=default, metadata={"about": about, "among": among, "kind": kind, "low": low, "high": high})
 
 
 @cache
@@ -124,7 +123,7 @@ def check_model(name: str, filters: int, normalization: str) -> None:
     if ":" not in name:
         check_name("model", name, MODELS)
     elif not PATH_FORM.fullmatch(name):
-        raise ConfigError(f"model must be a known name, module:callable or {ZOO}NAME, got {name!r}.")
+        raise ConfigError(f"model must be a known name, module:callable, FILE.py:callable or {ZOO}NAME, got {name!r}.")
     if filters and name not in FILTERS:
         raise ConfigError(f"filters is a setting of {', '.join(FILTERS)}, not of {name}; got {filters}. Leave it at 0.")
     if name.startswith(ZOO) and normalization != "data":

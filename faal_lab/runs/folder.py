@@ -124,7 +124,8 @@ class RunFolder:
         try:
             return Config.from_mapping(self._header()["config"])
         except (ValueError, TypeError) as error:  # UnknownName and ConfigError are ValueErrors
-            raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}") from error
+            hint = "" if "Unknown setting" in str(error) else " Or it names a part of a package that is not installed here."
+            raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}{hint}") from error
 
     def versions(self) -> dict[str, str]:
         """Return the versions of Python, faal-lab and the libraries that the run was created with."""
