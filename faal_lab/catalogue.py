@@ -176,8 +176,9 @@ class Table(Mapping[str, _Row], Generic[_Row]):
                 continue
             said = f"{self.setting}={entry.name} of the package {_package(entry)} is not used:"
             if entry.name in self.ours or entry.name in found:
+                path = f", or use its path, {entry.value}" if self.also else ""
                 first = "faal_lab's own" if entry.name in self.ours else f"that of {_package(found[entry.name])}"
-                faults[entry.name] = f"{said} {first} has the name. Rename it there, or name it as {entry.value}."
+                faults[entry.name] = f"{said} {first} has the name. Rename it there{path}."
             elif not re.fullmatch(r"[\w.+-]+", entry.name) or not OWN_FORM.fullmatch(entry.value):
                 faults[entry.name] = f"{said} a name has letters, digits, '-', '_' and '.', and stands for module:NAME."
             else:
@@ -207,7 +208,7 @@ class Table(Mapping[str, _Row], Generic[_Row]):
         """Return the text that stands for a part in the settings: the name or path itself, or "object:module.Class"."""
         if isinstance(given, str):
             return given
-        kind = given if inspect.isroutine(given) else type(given)
+        kind = given if inspect.isroutine(given) or inspect.isclass(given) else type(given)
         return f"{OBJECT}:{kind.__module__}." + re.sub(r"\W", "_", kind.__name__)
 
 

@@ -132,7 +132,7 @@ class RunFolder:
         return self._header()["versions"]
 
     def own(self) -> dict[str, str]:
-        """Return the parts (model, recipe) that were passed as objects, with the names of their classes."""
+        """Return the parts (model, recipe, fairness, ...) that were passed as objects, with the names of their classes."""
         return self._header()["own"]
 
     def checkpoint(self, which: str = "last") -> Path:
