@@ -39,7 +39,7 @@ _LABELS = {
 
 
 def check_method(method: Fairness | str, *, terms: tuple[str, ...] = ("robust",), say: Callable[[str], None] = print) -> bool:
-    """Check a fairness method of your own against the contract, and print each demand.
+    """Check a fairness method of your own, and print each demand of the contract.
 
     Args:
         method: the object; or a name or path as for `train`, such as "my_rules.py:MyRule". The object itself stays as it is.
