@@ -107,7 +107,7 @@ def test_a_page_lists_them(package: str, tmp_path: Path) -> None:
         bench.close()
 
 
-@pytest.mark.filterwarnings("ignore:fairness=even of the package rivals")
+@pytest.mark.filterwarnings("ignore:fairness=(even|faal) of the package")
 def test_parts_of_a_package_train(package: str, tmp_path: Path) -> None:
     run = fl.train(
         fairness="even", objective="their-loss", model="their-net", data="digits-again", out=tmp_path / "run", **QUICK
