@@ -289,3 +289,17 @@ def test_rows_come_from_the_folder_alone(tmp_path: Path) -> None:
     (Path(order.home) / "status.json").write_text("{half")
     assert read_status(Path(order.home)) is None
     assert json.loads((plan.jobs["base/at-0"].home / "status.json").read_text())["attempts"] == 1
+
+
+def test_a_changed_rule_in_a_file_makes_its_runs_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules.py").write_text("ONE = 1\n")
+    plan = read_plan(
+        write(tmp_path, base__grid={}, base__list=[{"fairness": "rules.py:One"}, {"fairness": "none"}]), tmp_path / "out"
+    )
+    before = fingerprints(plan)
+    Path("rules.py").write_text("ONE = 2\n")
+    after = fingerprints(plan)
+    own, plain = [key for key in before if key.startswith("base/")]
+    assert before[own] != after[own]
+    assert before[plain] == after[plain]
