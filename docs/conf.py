@@ -18,7 +18,7 @@ extensions = [
 myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
-exclude_patterns = ["_build", "site"]
+exclude_patterns = ["_build", "site", "plugin"]
 html_extra_path = ["site"]  # copied as it is: explorer/
 nitpicky = False  # types of torch and plotly have no page here
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from faal_lab.dro import KLBall
     from faal_lab.evaluation.adopt import adopt
     from faal_lab.evaluation.evaluate import evaluate
+    from faal_lab.methods.contract import check_method
     from faal_lab.methods.fairness.faal import FAAL
     from faal_lab.methods.recipe import Recipe
     from faal_lab.results import plot
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAAL", "Comparison", "Config", "Dashboard", "Explorer", "KLBall", "Recipe", "Run", "Workbench", "adopt", "catalogue",
-    "check", "compare", "demo", "dro", "evaluate", "open_run", "parameters", "plot", "report", "solve", "steps", "sweep", "table",
-    "train",
+    "check", "check_method", "compare", "demo", "dro", "evaluate", "open_run", "parameters", "plot", "report", "solve", "steps",
+    "sweep", "table", "train",
 ]  # fmt: skip
 
 _WHERE = {
@@ -43,6 +44,7 @@ _WHERE = {
     "Config": "runs.config",
     "Recipe": "methods.recipe",
     "FAAL": "methods.fairness.faal",
+    "check_method": "methods.contract",
     "adopt": "evaluation.adopt",
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("compare", "report"), "results.report"),

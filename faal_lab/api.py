@@ -26,7 +26,7 @@ from faal_lab.runs.export import history_table
 from faal_lab.runs.progress import shown
 from faal_lab.training.parameters import based_on, check_used, run_name
 from faal_lab.training.restore import load_model
-from faal_lab.training.run import load_data
+from faal_lab.training.run import OWN_PARTS, load_data, part_names
 from faal_lab.training.run import run as steps
 
 if TYPE_CHECKING:
@@ -290,8 +290,9 @@ def train(
         model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.
         resume: continue the interrupted run in `out`; default False.
         quiet: show no bar; default False.
-        settings: any setting of Config, such as fairness="faal", tau=0.5. data may be your own: (images, labels), a Dataset, or a
-            dict of these for train, validation and test. It is kept beside the run, as `out`.npz.
+        settings: any setting of Config, such as fairness="faal", tau=0.5. objective, fairness and ambiguity also take objects.
+            data may be your own: (images, labels), a Dataset, or a dict of these for train, validation and test. It is kept
+            beside the run, as `out`.npz.
 
     Returns:
         The finished run.
@@ -306,6 +307,9 @@ def train(
     'done'
     """
     own, network = recipe if isinstance(recipe, Recipe) else None, None if isinstance(model, str) else model
+    parts = {part: settings.pop(part) for part in OWN_PARTS if not isinstance(settings.get(part, ""), str)}
+    if parts and recipe:
+        raise ConfigError(f"recipe holds a method already: leave out {', '.join(parts)}, or recipe.")
     settings |= {"model": model} if isinstance(model, str) and model else {}
     if not isinstance(settings.get("data", ""), str):
         kept = keep_arrays(settings["data"], free_name("runs", "data") if out is None else out)
@@ -313,18 +317,18 @@ def train(
     if resume and config is None:
         if out is None or settings or base is not None or protocol or (recipe and own is None):
             raise ConfigError(
-                "resume=True takes its settings from the run folder: give out, and nothing else but model and recipe."
+                "resume=True takes its settings from the run folder: give out, and nothing else but objects of your own."
             )
         config = RunFolder.open(Path(out)).config()
     elif config is None:
-        stated = {**settings, **({} if base is None else {"base": os.fspath(base)})}
+        stated = {**settings, **part_names(parts), **({} if base is None else {"base": os.fspath(base)})}
         named = preset_settings("" if own else str(recipe), protocol)
         config = based_on(stated.get("base", ""), {**named, **stated})
         check_used(config, stated)
     elif settings or base is not None or protocol or (recipe and own is None):
         raise ConfigError("config holds all settings: change it (dataclasses.replace), or give settings by name without it.")
     folder = Path(out) if out is not None else free_name("runs", run_name(config))
-    for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own), quiet):
+    for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet):
         pass
     return Run(folder)
 

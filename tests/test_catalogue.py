@@ -18,9 +18,9 @@ from faal_lab.models.build import MODELS
 @pytest.mark.parametrize(
     "names, registry",
     [
-        (catalogue.DATA_SETS, LOADERS),
+        (tuple(catalogue.DATA_SETS), LOADERS),
         (catalogue.AUGMENTATIONS, AUGMENTATIONS),
-        (catalogue.MODELS, MODELS),
+        (tuple(catalogue.MODELS), MODELS),
         (catalogue.NORMS, NORMS),
         (catalogue.MEASURES, CLASS_SCORES),
         (catalogue.ATTACKS, ("clean", *PGD_ATTACKS, *FORWARDS, *CHAINS)),

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from faal_lab.catalogue import VALIDATIONS
+from faal_lab.catalogue import DATA_SETS, VALIDATIONS
 from faal_lab.data.arrays import load_npz
 from faal_lab.data.folder import load_csv, load_folder
 from faal_lab.data.images import DataProblem, Images, Splits, long_tailed, split_indices
 from faal_lab.data.torchvision import SOURCES, load_torchvision
-from faal_lab.errors import check_name
+from faal_lab.errors import OwnPartError, check_name
 
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 images are the test split
 
@@ -73,7 +73,7 @@ def load(
     """Load a data set, split by `seed`.
 
     Args:
-        name: a key of `LOADERS`.
+        name: a key of `LOADERS`, or the name that an installed package gives its loader.
         seed: the seed of the split.
         data_dir: the folder of the images, or of torchvision's files (empty: `data` in the working directory); unused for digits.
         image_size: resize images to this side in pixels (0 keeps their size); unused for digits.
@@ -86,11 +86,14 @@ def load(
         UnknownName: there is no such data set or validation.
         DataProblem: the images cannot be learned from.
     """
-    check_name("data set", name, LOADERS)
+    check_name("data set", name, DATA_SETS)
     check_name("validation", validation, VALIDATIONS)
     if name in _NEEDS and not data_dir:
         raise DataProblem(f"data={name!r} needs data_dir, {_NEEDS[name]}.")
-    splits = LOADERS[name](seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
+    loader = LOADERS[name] if name in LOADERS else DATA_SETS.load(name)
+    splits = loader(seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
+    if not isinstance(splits, Splits):
+        raise OwnPartError(f"{DATA_SETS[name].label} must return faal_lab.data.images.Splits, got {type(splits).__name__}.")
     if validation != "split":
         splits = _without_validation(splits)
     if validation == "test":

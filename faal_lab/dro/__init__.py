@@ -13,7 +13,7 @@ from faal_lab.dro.kl import KLBall, KLPenalty
 from faal_lab.dro.reverse_kl import ReverseKLBall, ReverseKLPenalty
 from faal_lab.dro.wasserstein import WassersteinBall
 
-AMBIGUITY_SETS: dict[str, Any] = {name: row.make for name, row in catalogue.AMBIGUITY_SETS.items()}
+AMBIGUITY_SETS: dict[str, Any] = {name: row.make for name, row in catalogue.AMBIGUITY_SETS.ours.items()}
 
 __all__ = [
     "AMBIGUITY_SETS",

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from faal_lab.catalogue import PATH_FORM, ZOO
+from faal_lab.catalogue import DATA_SETS, MODELS, PATH_FORM, ZOO
 from faal_lab.data.images import stratified
-from faal_lab.data.sets import LOADERS
 from faal_lab.errors import ConfigError, RunFolderError
-from faal_lab.models.build import MODELS
 from faal_lab.models.normalize import check_normalization
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, free_name, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
@@ -224,7 +222,7 @@ def _config(candidate: _Candidate, stated: Mapping[str, Any], files: bool, attac
             "torchvision.models:resnet18."
         )
     if "data" not in settings:
-        raise ConfigError(f"Name the images to try {word} on by --data: {', '.join(LOADERS)}.")
+        raise ConfigError(f"Name the images to try {word} on by --data: {', '.join(DATA_SETS)}.")
     if set(attacks) != {"clean"} and settings.get("epsilon", 0) <= 0:
         got = f", got {settings['epsilon']}" if "epsilon" in settings else ""
         raise ConfigError(

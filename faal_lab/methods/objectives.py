@@ -188,4 +188,4 @@ def _above_uniform(logits: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
 
 
-OBJECTIVES: dict[str, Any] = {name: row.make for name, row in catalogue.OBJECTIVES.items()}
+OBJECTIVES: dict[str, Any] = {name: row.make for name, row in catalogue.OBJECTIVES.ours.items()}

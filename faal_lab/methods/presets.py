@@ -84,7 +84,7 @@ def listing() -> str:
         lines.append(f"\n--{setting}")
         for name, what in rows.items():
             lines.append(f"  {name:<18} {what}")
-            lines += [f"  {'':<18} [{FAIRNESS[name].properties()}]"] if setting == "fairness" else []
+            lines += [f"  {'':<18} [{FAIRNESS[name].properties()}]"] if setting == "fairness" and not FAIRNESS[name].label else []
     for title, named in (("recipe (settings that have a name)", PRESETS), ("protocol (how long, at which rates)", PROTOCOLS)):
         lines += [f"\n--{title}", *(f"  {name:<18} {_as_text(chosen)}" for name, chosen in named.items())]
     return "\n".join(lines)

@@ -6,13 +6,15 @@ import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from faal_lab.catalogue import BUFFERS, FAIRNESS, OWN, STARTS, VARIANTS, check_combination
-from faal_lab.dro import AMBIGUITY_SETS
-from faal_lab.errors import RecipeError, check_name
+from faal_lab.catalogue import AMBIGUITY_SETS, BUFFERS, FAIRNESS, OBJECTIVES, OWN, STARTS, VARIANTS, Table, check_combination
+from faal_lab.dro import AmbiguitySet
+from faal_lab.errors import OwnPartError, RecipeError, check_name
 from faal_lab.methods.averaging import Averaging
-from faal_lab.methods.fairness.base import Fairness, NoFairness
-from faal_lab.methods.objectives import OBJECTIVES, Objective
-from faal_lab.methods.pgd import NEEDS_CLEAN
+from faal_lab.methods.class_stats import CLASS_SCORES
+from faal_lab.methods.fairness.base import Fairness, NoFairness, PlansAttacks, Samples
+from faal_lab.methods.fairness.faal import FAAL
+from faal_lab.methods.objectives import Objective
+from faal_lab.methods.pgd import ATTACK_LOSSES, NEEDS_CLEAN
 from faal_lab.methods.presets import PRESETS
 
 
@@ -70,12 +72,12 @@ class Recipe:
 
     @staticmethod
     def of(
-        objective: str,
-        fairness: str,
+        objective: str | Objective,
+        fairness: str | Fairness,
         *,
         variant: str = "paper",
         attack_start: str = "auto",
-        ambiguity: str = "kl",
+        ambiguity: str | AmbiguitySet = "kl",
         score: str = "auto",
         solver: str = "exact",
         score_decay: float = 0.9,
@@ -98,11 +100,11 @@ class Recipe:
         """Build a recipe from settings, named as in Config.
 
         Args:
-            objective: a row of OBJECTIVES.
-            fairness: a row of FAIRNESS.
+            objective: a row of OBJECTIVES, a path such as "losses.py:Loss", or an object.
+            fairness: a row of FAIRNESS, a path, or an object, which keeps its own settings.
             variant: "paper" (default), or "release" for the authors' code.
             attack_start: one of STARTS; "auto" (default): that of the objective and the fairness method.
-            ambiguity: a row of AMBIGUITY_SETS, default "kl". Its radius is the run's dial tau.
+            ambiguity: a row of AMBIGUITY_SETS (default "kl"), a path, or an object. Its radius is the run's dial tau.
             score: "mean", "sum" or "running"; "auto" (default): "sum" for the release, else "mean".
             solver: "exact" (default) or "cvxpy".
             score_decay: factor on a running score from batch to batch, in [0, 1); default 0.9.
@@ -128,37 +130,46 @@ class Recipe:
         Raises:
             UnknownName: if a name is not in its table.
             RecipeError: if the parts make no sense together.
+            OwnPartError: if a part from elsewhere cannot be loaded, or lacks something.
 
         >>> from faal_lab import Recipe
         >>> recipe = Recipe.of("trades", "faal", fairness_start=10)
         >>> type(recipe.at(9).fairness).__name__, type(recipe.at(10).fairness).__name__
         ('NoFairness', 'FAAL')
         """
-        check_combination(objective, fairness, averaging, replays=replays, validation=validation)
+        names = OBJECTIVES.text(objective), "faal" if type(fairness) is FAAL else FAIRNESS.text(fairness)
+        check_combination(*names, averaging, replays=replays, validation=validation)
         check_name("variant", variant, VARIANTS)
         release = variant == "release"
-        kind: Any = OBJECTIVES[objective]
-        loss: Objective = kind(beta=beta) if "beta" in getattr(kind, "__dataclass_fields__", ()) else kind()
-        ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)]()  # its radius is the run's dial, tau
+        loss: Any = _made(OBJECTIVES, objective, {"beta": beta})
+        ball = _made(AMBIGUITY_SETS, ambiguity, {})  # its radius is the run's dial, tau
         score = {"auto": "sum" if release else "mean"}.get(score, score)
         settings: dict[str, Any] = {
             "ambiguity": ball, "score": score, "solver": solver, "score_decay": score_decay, "measure": measure,
-            "rate": fairness_rate, "strength": fairness_strength, "slack": slack, "variant": variant, "objective": objective,
+            "rate": fairness_rate, "strength": fairness_strength, "slack": slack, "variant": variant, "objective": names[0],
             "beta": beta,
         }  # fmt: skip
-        row = FAIRNESS[fairness]
-        taken = inspect.signature(row.make).parameters
-        own = {n: v for n, v in settings.items() if n in taken and not (n in ("rate", "strength") and v < 0)}
+        settings = {n: v for n, v in settings.items() if not (n in ("rate", "strength") and v < 0)}
+        method: Any = _made(FAIRNESS, fairness, settings)
+        _check_facts(names, loss, method, averaging, replays=replays, validation=validation)
+        takes = isinstance(fairness, str) and "ambiguity" in inspect.signature(FAIRNESS[fairness].make).parameters
+        if not takes and (not isinstance(ambiguity, str) or ":" in ambiguity):
+            raise RecipeError(
+                f"ambiguity={AMBIGUITY_SETS.text(ambiguity)}: fairness={names[1]} takes no set from outside. "
+                "Choose fairness=faal, or hand the set to your method."
+            )
+        scales = isinstance(fairness, str) and FAIRNESS[fairness].scales
+        early = _made(FAIRNESS, fairness, settings) if scales else NoFairness()
         average = _averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers)
         plain = Recipe(
-            loss, row.make(**own) if row.scales else NoFairness(), loss.start if attack_start == "auto" else attack_start,
+            loss, early, loss.start if attack_start == "auto" else attack_start,
             awp_gamma=awp_gamma, awp_start=awp_start, averaging=average,
         )  # fmt: skip
-        loss, start = _adapted(loss, fairness, objective, release)
+        loss, start = _adapted(loss, names[1], names[0], release)
         start = start if check_name("attack start", attack_start, ("auto", *STARTS)) == "auto" else attack_start
         return replace(
-            plain, objective=loss, fairness=row.make(**own), start=start, fairness_start=fairness_start, plain=plain,
-            clean_forward=release and fairness == "faal",
+            plain, objective=loss, fairness=method, start=start, fairness_start=fairness_start, plain=plain,
+            clean_forward=release and names[1] == "faal",
         )  # fmt: skip
 
     @staticmethod
@@ -193,6 +204,54 @@ class Recipe:
                 f"Use Config.from_mapping(preset_settings({name!r}))."
             )
         return Recipe.of(**(preset | settings))
+
+
+_FORMS = {  # setting -> what its part must have
+    "objective": ("terms", "points", "attack_loss", "start", "__call__"),
+    "fairness": ("needs", "state", "weigh"),
+    "ambiguity": ("limits", "worst_case"),
+}
+
+
+def _made(table: Table[Any], given: Any, settings: dict[str, Any]) -> Any:
+    """Make a part from a name or a path, with those settings that it takes; an object is the part itself."""
+    made, label = given, f"{table.setting}={table.text(given)}"
+    if isinstance(given, str):
+        row = table[check_name("ambiguity set" if table is AMBIGUITY_SETS else table.setting, given, table)]
+        make, label = row.make, row.label
+        taken = inspect.signature(make).parameters
+        try:
+            made = make(**{name: value for name, value in settings.items() if name in taken})
+        except Exception as error:  # any line of the user's code may fail
+            if not label:
+                raise
+            cure = "It must be a class, or a function, that needs no arguments but settings of a run."
+            raise OwnPartError(f"{label}: making it fails with {type(error).__name__}: {error}. {cure}") from error
+        if not label:
+            return made
+    if lacks := [name for name in _FORMS[table.setting] if not hasattr(made, name)]:
+        kind = "class: hand over an object of it" if inspect.isclass(made) else type(made).__name__
+        raise OwnPartError(f"{label} must have {', '.join(_FORMS[table.setting])}; {', '.join(lacks)} is missing, got a {kind}.")
+    if inspect.isclass(made):
+        raise OwnPartError(f"{label} must be an object, got the class {made.__name__}. Call it: {made.__name__}().")
+    if table is OBJECTIVES:
+        check_name(f"start of {label}", made.start, STARTS)
+        check_name(f"attack loss of {label}", made.attack_loss or "kl", ATTACK_LOSSES)
+    for need in made.needs if table is FAIRNESS else ():
+        check_name(f"class score that {label} needs", need, (*CLASS_SCORES, "loss", "softmax"))
+    return made
+
+
+def _check_facts(names: tuple[str, str], loss: Objective, method: Fairness, averaging: str, **settings: Any) -> None:
+    """Check the combination again by the facts that parts from elsewhere show once they are made."""
+    rows = OBJECTIVES[names[0]], FAIRNESS[names[1]]
+    if rows[0].label:
+        attacked = loss.attack_loss is not None
+        rows = replace(rows[0], terms=tuple(loss.terms), points=loss.points, attacked=attacked), rows[1]
+    if rows[1].label:
+        acts_on = "sampling" if isinstance(method, Samples) else "loss"
+        rows = rows[0], replace(rows[1], attacked=isinstance(method, PlansAttacks), acts_on=acts_on)
+    check_combination(*names, averaging, rows=rows, **settings)
 
 
 def _adapted(loss: Objective, fairness: str, objective: str, release: bool) -> tuple[Objective, str]:

@@ -54,13 +54,13 @@ class ModelSpec:
 def build(spec: ModelSpec, seed: int) -> nn.Module:
     """Build a freshly initialised network. The same seed gives the same weights.
 
-    The global random state does not change. A name with ":" is a network from elsewhere (see `from_path`); raises ModelProblem or
-    ImportError if it cannot be loaded.
+    The global random state does not change. A name that is not in MODELS is a network from elsewhere (see `from_path`);
+    raises ModelProblem or ImportError if it cannot be loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shape = (spec.num_classes, spec.channels, (spec.height, spec.width), spec.mean, spec.std)
-        if ":" in spec.name:
+        if spec.name not in MODELS:
             return from_path(spec.name, *shape)
         return MODELS[spec.name](*shape, **({"filters": spec.filters} if spec.filters else {}))
 

@@ -7,6 +7,8 @@ import platform
 import shutil
 from importlib import metadata
 
+from faal_lab.catalogue import TABLES
+
 _NEEDED_FOR = {
     "torch": "everything",
     "numpy": "everything",
@@ -34,7 +36,7 @@ _NEEDED_FOR = {
 def examine() -> tuple[str, list[str]]:
     """Return a report as text, and a list of faults, empty if there are none.
 
-    A fault is a missing package, or convolutions that return wrong numbers on this machine.
+    A fault is a missing package, a broken part of an installed one, or convolutions that return wrong numbers here.
     """
     lines = [
         f"Python     {platform.python_version()} on {platform.platform()}",
@@ -50,12 +52,17 @@ def examine() -> tuple[str, list[str]]:
             missing.append(name)
     lines += [f"{name:<14} MISSING, needed for {_NEEDED_FOR[name]}: pip install {name}" for name in missing]
     said, sound = _convolutions()
-    lines += [f"{'convolutions':<14} {said}", ""]
+    lines += [f"{'convolutions':<14} {said}"]
+    for table in TABLES:
+        others = [name for name in table if name not in table.ours]
+        lines += [f"{'plugin':<14} {table.setting}={name}: {table[name].whose}" for name in others]
+    broken = [fault for table in TABLES for fault in table.faults()]
+    lines += [*(f"{'plugin':<14} BROKEN: {fault}" for fault in broken), ""]
     if missing:
         lines.append(f"{len(missing)} missing; pip install -e . brings them all.")
     else:
         lines.append("Nothing is missing." if sound else "Nothing is missing, but numbers made here are WRONG: see convolutions.")
-    return "\n".join(lines), missing if sound else [*missing, "sound convolutions"]
+    return "\n".join(lines), [*missing, *broken, *([] if sound else ["sound convolutions"])]
 
 
 def _convolutions() -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Load a network from elsewhere: an importable `module:callable`, or RobustBench's zoo with weights."""
+"""Load a network from elsewhere: `module:callable`, `file.py:callable`, a name of a package, or RobustBench's zoo."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from faal_lab.catalogue import ZOO
+from faal_lab.catalogue import MODELS, ZOO
+from faal_lab.errors import OwnPartError
 from faal_lab.models.examine import ModelProblem, try_model
 from faal_lab.models.normalize import Normalize, Normalized
 
@@ -24,8 +24,9 @@ def from_path(
 ) -> nn.Module:
     """Build the network named by `path`, and try it on two black images.
 
-    "module:callable" is called with num_classes=C and put behind our normalisation. "robustbench:NAME" comes with its weights and
-    stays as it is: RobustBench's networks take pixels in [0, 1]. Raises ModelProblem, or ImportError without robustbench.
+    "module:callable", "file.py:callable" or a package's name is called with num_classes=C and put behind our normalisation.
+    "robustbench:NAME" comes with its weights and stays as it is: RobustBench's networks take pixels in [0, 1]. Raises
+    ModelProblem, or ImportError without robustbench.
     """
     if path.startswith(ZOO):
         if (channels, *size) != (3, 32, 32):
@@ -63,28 +64,10 @@ def _called(path: str, num_classes: int) -> nn.Module:
 
 def _found(path: str) -> Callable[..., Any]:
     """Import the callable that `path` names."""
-    module_name, _, attribute = path.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ModelProblem(
-                f"model={path}: there is no module {module_name}. Install it, or put its folder on PYTHONPATH (PYTHONPATH=. "
-                "for the one you are in)."
-            ) from error
-        raise ModelProblem(f"model={path}: {module_name} needs a module that is missing: {error}. Install it.") from error
-    except Exception as error:  # any line of the user's module may fail
-        reason = " ".join(str(error).split())
-        raise ModelProblem(
-            f"model={path}: importing {module_name} fails with {type(error).__name__}: {reason}. To see where: "
-            f'python -c "import {module_name}"'
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            close = get_close_matches(part, dir(found), n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ModelProblem(f"model={path}: {module_name} has no {attribute!r}.{hint}")
-        found = getattr(found, part)
+        found = MODELS.load(path)
+    except OwnPartError as error:
+        raise ModelProblem(str(error)) from error.__cause__
     if not callable(found):
         raise ModelProblem(f"model={path} must name a callable, got {type(found).__name__}.")
     return found

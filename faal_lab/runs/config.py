@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     type: type
     default: Any
     about: str
-    among: tuple[str, ...] | None  # the valid names; None for any value
+    among: Iterable[str] | None  # the valid names; None for any value
     kind: str  # the word for such a name in an error
     low: float
     high: float
@@ -87,8 +87,7 @@ def setting(
         low: the smallest valid number.
         high: the largest valid number.
     """
-    names = None if among is None else tuple(among)
-    return field(default=default, metadata={"about": about, "among": names, "kind": kind, "low": low, "high": high})
+    return field(default=default, metadata={"about": about, "among": among, "kind": kind, "low": low, "high": high})
 
 
 @cache
@@ -124,7 +123,7 @@ def check_model(name: str, filters: int, normalization: str) -> None:
     if ":" not in name:
         check_name("model", name, MODELS)
     elif not PATH_FORM.fullmatch(name):
-        raise ConfigError(f"model must be a known name, module:callable or {ZOO}NAME, got {name!r}.")
+        raise ConfigError(f"model must be a known name, module:callable, FILE.py:callable or {ZOO}NAME, got {name!r}.")
     if filters and name not in FILTERS:
         raise ConfigError(f"filters is a setting of {', '.join(FILTERS)}, not of {name}; got {filters}. Leave it at 0.")
     if name.startswith(ZOO) and normalization != "data":
@@ -167,8 +166,8 @@ class Config:
     augment: str = setting("auto", among=("auto", *AUGMENTATIONS), kind="augmentation", about=
         "Augmentation: none, crop-flip, or auto (what suits the data set).")
     model: str = setting("small-cnn", about=
-        "Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable (yours, or "
-        "torchvision.models:resnet18); or robustbench:NAME with its weights.")
+        "Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable or FILE.py:callable "
+        "(yours, or torchvision.models:resnet18); or robustbench:NAME with its weights.")
     filters: int = setting(0, low=0, high=4096, about=
         "Filters of the first stage; 0 the network's own (small-cnn 24, preact-resnet-18 and resnet-18 64).")
     normalization: str = setting("data", among=NORMALIZATIONS, about=
@@ -179,10 +178,10 @@ class Config:
     base_checkpoint: str = setting("last", among=("last", "best"), kind="checkpoint", about=
         "Which checkpoint of the base run: last, or best (by validation); also of a foreign file that holds both.")
     objective: str = setting("at", among=OBJECTIVES, about=
-        "Training loss: at (PGD adversarial training), trades, mart, bat, or standard (clean images).")
+        "Training loss: at (PGD adversarial training), trades, mart, bat, standard (clean images), or your FILE.py:NAME.")
     beta: float = setting(6.0, low=0, high=1e6, about="Weight of the robust term of TRADES, MART and BAT.")
     fairness: str = setting("none", among=FAIRNESS, kind="fairness method", about=
-        "Fairness method: none, faal, or one of its rivals (faal-lab methods lists them).")
+        "Fairness method: none, faal, one of its rivals (faal-lab methods lists them), or your FILE.py:NAME, module:NAME.")
     fairness_start: int = setting(0, low=0, about=
         "Epochs of plain training before the fairness method sets in (the paper's training from scratch: half of them).")
     fairness_rate: float = setting(OWN, low=-1, high=1e6, about=
@@ -193,7 +192,7 @@ class Config:
     variant: str = setting("paper", among=VARIANTS, about=
         "Where a method's paper and its released code differ: paper, or release.")
     ambiguity: str = setting("kl", among=AMBIGUITY_SETS, kind="ambiguity set", about=
-        "FAAL's set of class distributions around uniform: kl (the paper's), or another one to compare.")
+        "FAAL's set of class distributions around uniform: kl (the paper's), another one to compare, or your FILE.py:NAME.")
     tau: float = setting(0.5, low=0, about=
         "Radius of that set; 0 is plain averaging (alpha, for cvar). Does not transfer between numbers of classes.")
     multiplier: float = setting(0.0, low=0, about=

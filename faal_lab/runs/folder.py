@@ -124,14 +124,15 @@ class RunFolder:
         try:
             return Config.from_mapping(self._header()["config"])
         except (ValueError, TypeError) as error:  # UnknownName and ConfigError are ValueErrors
-            raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}") from error
+            hint = "" if "Unknown setting" in str(error) else " Or it names a part of a package that is not installed here."
+            raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}{hint}") from error
 
     def versions(self) -> dict[str, str]:
         """Return the versions of Python, faal-lab and the libraries that the run was created with."""
         return self._header()["versions"]
 
     def own(self) -> dict[str, str]:
-        """Return the parts (model, recipe) that were passed as objects, with the names of their classes."""
+        """Return the parts (model, recipe, fairness, ...) that were passed as objects, with the names of their classes."""
         return self._header()["own"]
 
     def checkpoint(self, which: str = "last") -> Path:

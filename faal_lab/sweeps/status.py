@@ -144,8 +144,9 @@ def _inputs(job: Job) -> list[tuple[str, Path]]:
     found = []
     for name, value in job.stated.items():
         for part in value.split(",") if isinstance(value, str) and "{" not in value else ():
-            path = Path(part.strip()).expanduser()
-            if part.strip() and (name in _PATHS or len(path.parts) > 1) and path.exists():
+            code = ".py:" in part  # "rules.py:Rule": another rule in the file makes another run
+            path = Path((part.rpartition(":")[0] if code else part).strip()).expanduser()
+            if part.strip() and (name in _PATHS or len(path.parts) > 1 or code) and path.exists():
                 found.append((f"{name} {part.strip()}", path))
     return found
 

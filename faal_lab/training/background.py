@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -66,14 +68,15 @@ class LiveRun:
 
     @staticmethod
     def in_thread(
-        config: Config, out: str | Path, *, model: nn.Module | None = None, recipe: Recipe | None = None, resume: bool = False
-    ) -> LiveRun:
-        """Start a run in a thread, for a model or a recipe that exists in this process only."""
+        config: Config, out: str | Path, *, model: nn.Module | None = None, recipe: Recipe | None = None,
+        parts: Mapping[str, Any] | None = None, resume: bool = False,
+    ) -> LiveRun:  # fmt: skip
+        """Start a run in a thread, for a model or parts of a method that exist in this process only."""
         from faal_lab.training.run import run
 
         def work() -> None:
             try:
-                for _ in run(config, out, resume=resume, model=model, recipe=recipe):
+                for _ in run(config, out, resume=resume, model=model, recipe=recipe, parts=parts):
                     pass
             except BaseException as error:
                 live._error.append(error)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from faal_lab.catalogue import FAIRNESS
 from faal_lab.errors import ConfigError, RunFolderError, check_name
 from faal_lab.methods.presets import preset_settings
 from faal_lab.runs import RunFolder, free_name
@@ -183,7 +184,8 @@ def run_name(config: Config) -> str:
     >>> run_name(Config(fairness="faal", base="runs/base"))
     'digits-at-faal-tuned'
     """
-    return f"{config.data}-{config.objective}-{config.fairness}" + ("-tuned" if config.base else "")
+    parts = (name.rpartition(":")[2].rpartition(".")[2] if ":" in name else name for name in (config.objective, config.fairness))
+    return "-".join([config.data, *parts]) + ("-tuned" if config.base else "")
 
 
 def based_on(base: str, stated: Mapping[str, Any], kind: type[Config] = Config) -> Config:
@@ -286,7 +288,8 @@ def check_used(config: Config, stated: Mapping[str, Any]) -> None:
     """
     for name, (by, values) in _ACTS.items():
         value, default = stated.get(name), settings()[name].default
-        if value is not None and value != default and getattr(config, by) not in values:
+        unknown = by == "fairness" and FAIRNESS[config.fairness].label  # a method from elsewhere may read any of them
+        if value is not None and value != default and getattr(config, by) not in values and not unknown:
             raise ConfigError(
                 f"{name}={value} acts with {by}={' or '.join(values)} only, and the run has {by}={getattr(config, by)}. "
                 f"Leave it out, or set {by}."

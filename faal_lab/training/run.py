@@ -11,17 +11,18 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from faal_lab.catalogue import AMBIGUITY_SETS, FAIRNESS, OBJECTIVES, TABLES
 from faal_lab.data.images import Splits
 from faal_lab.data.sets import load
-from faal_lab.dro import AMBIGUITY_SETS
 from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError
 from faal_lab.methods.recipe import Recipe
@@ -104,20 +105,22 @@ def load_data(config: Config) -> Splits:
     )  # fmt: skip
 
 
+OWN_PARTS = {table.setting: table for table in (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS)}  # settings that also take an object
+
+
 def prepare(
-    config: Config,
-    model: nn.Module | None = None,
-    recipe: Recipe | None = None,
-    *,
-    from_base: bool = True,
-    adopting: bool = False,
-) -> Trainer:
+    config: Config, model: nn.Module | None = None, recipe: Recipe | None = None, *, from_base: bool = True,
+    adopting: bool = False, parts: Mapping[str, Any] | None = None,
+) -> Trainer:  # fmt: skip
     """Load the data, build the network and its recipe, and return a fresh training.
 
-    The weights are those of the base, if one is named. `model` and `recipe` may be objects of the user's own; the model
-    takes pixels in [0, 1] and returns logits. A network or file of somebody else is examined first; `adopting` does not ask that
-    it can be trained.
+    The weights are those of the base, if one is named. `model`, `recipe` and the `parts` of a recipe (objective, fairness,
+    ambiguity) may be objects of the user's own; the model takes pixels in [0, 1] and returns logits. A network or file of
+    somebody else is examined first; `adopting` does not ask that it can be trained.
     """
+    for table in TABLES:
+        if said := table.clash(getattr(config, table.setting)):
+            warnings.warn(said, stacklevel=2)
     device = device_of(config.device)
     splits = load_data(config)
     channels, height, width = splits.train.pixels.shape[1:]
@@ -139,8 +142,8 @@ def prepare(
     selected_on_test = config.validation == "test"
     if config.base and from_base:
         selected_on_test |= load_weights(model, spec, config, base_file(config), splits)
-    recipe = recipe or Recipe.of(**recipe_settings(config, validation=len(splits.validation) > 0))
-    state = TrainingState.fresh(model, recipe, config, _first_tau(config, splits.num_classes))
+    recipe = recipe or Recipe.of(**(recipe_settings(config, validation=len(splits.validation) > 0) | dict(parts or {})))
+    state = TrainingState.fresh(model, recipe, config, _first_tau(config, recipe, splits.num_classes))
     trainer = Trainer(state, splits.to(device), config, spec, selected_on_test=selected_on_test)
     if foreign:
         _examine(trainer, name, adopting)
@@ -185,15 +188,19 @@ def _check_last_batch(trainer: Trainer, name: str) -> None:
         )
 
 
-def _first_tau(config: Config, num_classes: int) -> float:
+def _first_tau(config: Config, recipe: Recipe, num_classes: int) -> float:
     """Return the initial radius: `tau`, or that of `multiplier`.
 
     A multiplier is the most that a class can count, in multiples of its share.
     """
+    ball = getattr(recipe.fairness, "ambiguity", None)
     if not config.multiplier:
+        low, high = getattr(ball, "limits", (0.0, math.inf))  # the settings do not know those of a set from elsewhere
+        if not low <= config.tau <= high:
+            raise ConfigError(f"tau must be between {low:g} and {high:g} for {type(ball).__name__}, got {config.tau}.")
         return config.tau
     try:
-        return radius_for_multiplier(AMBIGUITY_SETS[config.ambiguity](), config.multiplier, num_classes)
+        return radius_for_multiplier(ball or AMBIGUITY_SETS[config.ambiguity].make(), config.multiplier, num_classes)
     except ValueError as error:
         raise ConfigError(f"multiplier: {error}") from error
 
@@ -204,12 +211,35 @@ def recipe_settings(config: Config, validation: bool) -> dict[str, Any]:
     return {n: v for n, v in config.to_mapping().items() if n in known} | {"validation": validation}
 
 
-def own_parts(model: nn.Module | None, recipe: Recipe | None) -> dict[str, str]:
+def own_parts(model: nn.Module | None, recipe: Recipe | None, parts: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the parts of a run that are the user's own objects, with the names of their classes."""
     named = {} if model is None else {"model": type(model).__name__}
     if recipe is not None:
         named["recipe"] = f"{type(recipe.objective).__name__} with {type(recipe.fairness).__name__}"
-    return named
+    return named | {part: text.partition(":")[2] for part, text in part_names(parts or {}).items()}
+
+
+def part_names(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that stand for parts that are objects; raises ConfigError for another kind of setting."""
+    if strange := parts.keys() - OWN_PARTS:
+        raise ConfigError(f"parts must be of {', '.join(OWN_PARTS)}, got {', '.join(sorted(strange))}.")
+    return {part: OWN_PARTS[part].text(thing) for part, thing in parts.items()}
+
+
+def _check_own(folder: RunFolder, given: Mapping[str, str]) -> None:
+    """Refuse to resume a run with other objects than those that it was made with."""
+    made = folder.own()
+    if absent := {part: name for part, name in made.items() if part not in given}:
+        said = " and ".join(f"a {part} ({name})" for part, name in absent.items())
+        again = ", ".join(f"{part}=..." for part in absent)
+        raise ConfigError(
+            f"{folder.path} was made with {said} that was an object of another process. Hand it over to resume: in Python by "
+            f"fl.train(out=..., resume=True, {again}), in a notebook by fl.Workbench({again})."
+        )
+    for part in OWN_PARTS.keys() & given.keys():
+        was = made.get(part, "a name or path in its settings")
+        if was.rpartition(".")[2] != given[part].rpartition(".")[2]:  # a module is __main__ in one process alone
+            raise ConfigError(f"{folder.path} was made with {part} {was}, got {given[part]}. Hand over the same to resume.")
 
 
 def run(
@@ -219,6 +249,7 @@ def run(
     resume: bool = False,
     model: nn.Module | None = None,
     recipe: Recipe | None = None,
+    parts: Mapping[str, Any] | None = None,
     script: Sequence[DialTurned] = (),
 ) -> Generator[Event, None, None]:
     """Train into a run folder, and yield every event after it was recorded.
@@ -233,6 +264,7 @@ def run(
         resume: continue from the last checkpoint in `out`; default False.
         model: a network of your own, which takes pixels in [0, 1] and returns logits; default None.
         recipe: a method of your own parts; default None.
+        parts: objects in place of the settings objective, fairness and ambiguity, by these names; default None.
         script: dials to turn again, as `turns_of` reads them from another run; default none.
 
     Returns:
@@ -249,18 +281,14 @@ def run(
     >>> [type(event).__name__ for event in fl.steps(config, "runs/watched")]
     ['RunStarted', 'StepDone', 'StepDone', 'StepDone', 'StepDone', 'EpochDone', 'RunFinished']
     """
+    own = own_parts(model, recipe, parts)
+    config = replace(config, **part_names(parts or {}))
     if resume:
         folder = RunFolder.open(out)
+        _check_own(folder, own)
         if folder.config() != config:
             raise ConfigError(
                 f"{out} was made with other settings; resume it with those: fl.train(out={str(out)!r}, resume=True)"
-            )
-        if absent := {p: name for p, name in folder.own().items() if p not in own_parts(model, recipe)}:
-            said = " and ".join(f"a {part} ({name})" for part, name in absent.items())
-            again = ", ".join(f"{part}=..." for part in absent)
-            raise ConfigError(
-                f"{out} was made with {said} that was an object of another process. Hand it over to resume: in Python by "
-                f"fl.train(out=..., resume=True, {again}), in a notebook by fl.Workbench({again})."
             )
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
@@ -268,12 +296,12 @@ def run(
             raise ConfigError(
                 f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"
             )
-        trainer = prepare(config, model, recipe, from_base=checkpoint is None)  # the base may be gone by now
+        trainer = prepare(config, model, recipe, from_base=checkpoint is None, parts=parts)  # the base may be gone by now
         if checkpoint is not None:
             from_checkpoint(trainer, checkpoint)
     else:
-        trainer = prepare(config, model, recipe)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, made_by(trainer), own_parts(model, recipe))
+        trainer = prepare(config, model, recipe, parts=parts)  # before the folder: bad input leaves nothing behind
+        folder = RunFolder.create(out, config, made_by(trainer), own)
     total = config.epochs * trainer.steps_per_epoch
 
     def report() -> tuple[str, float]:

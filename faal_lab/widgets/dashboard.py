@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ipywidgets as W
 
-from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.catalogue import AMBIGUITY_SETS
 from faal_lab.dro.radius import stated
 from faal_lab.errors import RunFolderError
 from faal_lab.runs import ENDED, Follower, RunFolder
@@ -210,7 +210,9 @@ class Dashboard(Pane):
             words += [f"{rate:.1f} batches a second", f"{(total - done) / rate:.0f} s left"]
         if latest:
             if self._radius[0] != latest.tau:  # c* needs a search: only if tau changed
-                self._radius = latest.tau, stated(AMBIGUITY_SETS[self._ambiguity](), latest.tau, len(self._names))
+                row = AMBIGUITY_SETS[self._ambiguity]  # a dashboard runs no code of a path that a run names
+                said = f"tau {latest.tau:.3g}" if row.label else stated(row.make(), latest.tau, len(self._names))
+                self._radius = latest.tau, said
             words.append(f"{self._radius[1]}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
             words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")
         return " · ".join(words)

@@ -6,6 +6,7 @@ Every private name of plotly that the project uses is in this file (a test check
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import ipywidgets as W
 import plotly.graph_objects as go
 
-from faal_lab.catalogue import PRICES
-from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.catalogue import AMBIGUITY_SETS, PRICES
 from faal_lab.dro.radius import largest_multiplier, radius_for_multiplier, stated
+from faal_lab.errors import OwnPartError
 from faal_lab.results.teaching import explorer_figure, explorer_values
 from faal_lab.widgets.stream import Pane
 
@@ -44,7 +45,7 @@ def live_widget(figure: go.Figure) -> go.FigureWidget:
 
 
 _WITHOUT_RADIUS = ("simplex", "point")
-_BALLS = [name for name, kind in AMBIGUITY_SETS.items() if kind.limits != PRICES]
+_BALLS = [name for name, row in AMBIGUITY_SETS.items() if row.limits != PRICES]
 _STEP = 0.02  # of the radius slider, in powers of ten
 
 
@@ -112,11 +113,15 @@ class Explorer(Pane):
         Returns:
             An ambiguity set. A radius outside its limits is clipped.
         """
-        kind = AMBIGUITY_SETS[str(self.set.value)]
+        kind = AMBIGUITY_SETS[str(self.set.value)].make
         return kind() if self.set.value in _WITHOUT_RADIUS else kind(self._limited(kind, self.radius.value))
 
     def _change_set(self, change: dict[str, Any]) -> None:
-        old, new, classes = AMBIGUITY_SETS[change["old"]], AMBIGUITY_SETS[change["new"]], len(self.scores)
+        try:
+            old, new, classes = AMBIGUITY_SETS[change["old"]].make, AMBIGUITY_SETS[change["new"]].make, len(self.scores)
+        except OwnPartError as error:
+            self.set.value, self.said.value = change["old"], html.escape(str(error))
+            return
         if self.keep.value and not {change["old"], change["new"]} & set(_WITHOUT_RADIUS):
             most = largest_multiplier(old(self._limited(old, self.radius.value)), classes)
             most = min(max(most, 1 + 1e-6), classes * (1 - 1e-6))

@@ -9,13 +9,10 @@ from typing import Any
 
 import ipywidgets as W
 
-from faal_lab.catalogue import parts
-from faal_lab.data.sets import LOADERS
-from faal_lab.dro import AMBIGUITY_SETS
+from faal_lab.catalogue import AMBIGUITY_SETS, DATA_SETS, MODELS, parts
 from faal_lab.dro.radius import stated
 from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
-from faal_lab.models.build import MODELS
 from faal_lab.runs.config import DIALS, Config, settings
 from faal_lab.training.parameters import as_yaml, based_on, papermill_command, run_command
 
@@ -37,7 +34,10 @@ def error_text(text: str) -> str:
 
 
 # Settings without a control if the notebook gives an object for the part.
-_REPLACED = {"model": ("model",), "recipe": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma")}
+_REPLACED = {
+    **{part: (part,) for part in ("model", "objective", "fairness", "ambiguity")},
+    "recipe": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma"),
+}
 
 
 def _label(name: str) -> dict[str, Any]:
@@ -50,11 +50,14 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
     """Return one widget per setting. Tests and styles find it by its CSS class."""
     whole: dict[str, Any] = {"min": 1, "max": 100_000}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "data": (W.Dropdown, {"options": list(LOADERS)}),
+        "data": (W.Dropdown, {"options": list(DATA_SETS)}),
         "data_dir": (W.Text, {"placeholder": "where the images lie"}),
         "model": (W.Combobox, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
         "base": (W.Combobox, {"options": bases}),
-        **{setting: (W.Dropdown, {"options": list(rows)}) for setting, rows in parts().items()},
+        **{
+            setting: (W.Dropdown, {"options": list(dict.fromkeys([*rows, getattr(config, setting)]))})
+            for setting, rows in parts().items()
+        },
         "awp_gamma": (W.BoundedFloatText, {"min": 0, "max": 1, "step": 0.005}),
         "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **_LIVE}),
         "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **_LIVE}),
@@ -82,7 +85,7 @@ class Setup(W.VBox):
         given: settings by name, with or without a control.
         bases: run folders that can be chosen as base.
         on_error: called after each change with the error of the settings, or "".
-        own: class names, by part (model, recipe), of the notebook's own objects; shown instead of a choice.
+        own: class names, by part (model, recipe, fairness, ...), of the notebook's own objects; shown instead of a choice.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Setup(W.VBox):
                 ("protocol", PROTOCOLS, "How long and at which rates a paper trained"),
             )
         }
-        if "recipe" in self._own:
+        if self._own.keys() - {"model"}:
             del self.presets["recipe"]
         for kind, widget in self.presets.items():
             widget.add_class(f"faal-{kind}").observe(lambda _: self._take_preset(), "value")
@@ -158,8 +161,9 @@ class Setup(W.VBox):
             return
         try:
             config = self.config()
-            kind = AMBIGUITY_SETS[config.ambiguity]()
-            said = stated(kind, config.tau, 10) if config.fairness == "faal" and "recipe" not in self._own else ""
+            row = AMBIGUITY_SETS[config.ambiguity]
+            ours = config.fairness == "faal" and "recipe" not in self._own and not row.label  # the page runs no code of a path
+            said = stated(row.make(), config.tau, 10) if ours else ""
         except (ConfigError, UnknownName, ValueError, OSError) as error:
             self._on_error(str(error))
             return

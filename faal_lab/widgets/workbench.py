@@ -21,7 +21,7 @@ from faal_lab.methods.recipe import Recipe
 from faal_lab.runs import ENDED, RunFolder, free_name
 from faal_lab.runs.config import DIALS, Config
 from faal_lab.training.background import LiveRun
-from faal_lab.training.run import own_parts
+from faal_lab.training.run import OWN_PARTS, own_parts, part_names
 from faal_lab.widgets.dashboard import Dashboard
 from faal_lab.widgets.setup import SCRATCH, Setup, error_text
 from faal_lab.widgets.stream import Pane
@@ -42,15 +42,15 @@ class Workbench(Pane):
 
     Buttons: Start, Pause, Resume, Step, Stop. Live dials: tau, epsilon, learning rate, and fairness on or off.
 
-    A run that is active in `runs` is shown at once, so a restart of the kernel loses nothing. With an object as `model` or
-    `recipe`, each Start trains a copy in a thread that ends with the kernel; its last checkpoint can be resumed.
+    A run that is active in `runs` is shown at once, so a restart of the kernel loses nothing. With an object of your own, each
+    Start trains a copy in a thread that ends with the kernel; its last checkpoint can be resumed.
 
     Args:
         runs: folder for new runs ("runs" by default).
         recorded: folder with more runs to show ("recorded" by default).
         model: a network by its name, or an object that takes pixels in [0, 1] and returns logits.
         recipe: a Recipe of your own parts; choose named recipes on the page.
-        settings: first values of the controls, any setting of Config.
+        settings: first values of the controls, any setting of Config. objective, fairness and ambiguity also take objects.
 
     Raises:
         ConfigError, UnknownName: for a setting that makes no sense, or another kind of object.
@@ -77,6 +77,10 @@ class Workbench(Pane):
         for name, given, kind in (("model", model, nn.Module), ("recipe", recipe, Recipe)):
             if not isinstance(given, kind | None):
                 raise ConfigError(f"{name} must be a {kind.__name__}, got {given!r}. Named ones are chosen on the page.")
+        self._parts = {part: settings[part] for part in OWN_PARTS if not isinstance(settings.get(part, ""), str)}
+        if recipe and self._parts:
+            raise ConfigError(f"recipe holds a method already: leave out {', '.join(self._parts)}, or recipe.")
+        settings |= part_names(self._parts)
         self._model, self._recipe = model, recipe
         self.run: LiveRun | None = None
         self._shown: tuple[bool, str] | None = None
@@ -86,7 +90,7 @@ class Workbench(Pane):
             for name, (label, tip) in _BUTTONS.items()
         }
         self.buttons["start"].button_style = "primary"
-        self.setup = Setup(settings, self._bases(), self._judge, own_parts(model, recipe))
+        self.setup = Setup(settings, self._bases(), self._judge, own_parts(model, recipe, self._parts))
         self.settings = self.setup.controls
         self.fairness_on = W.Checkbox(
             True, description="fairness on", indent=False, tooltip="Let the fairness method act, or train without it",
@@ -166,7 +170,7 @@ class Workbench(Pane):
         """Start a run with the settings on the controls, unless one is active."""
         if self._active():
             return
-        config, own = self.config(), own_parts(self._model, self._recipe)
+        config, own = self.config(), own_parts(self._model, self._recipe, self._parts)
         stem = "-".join([config.data, *(["own", *own] if own else [config.objective, config.fairness])])
         self._follow(self._launch(config, free_name(self.runs, stem), bool(own)))
         self.settings["base"].options = self._bases()
@@ -175,8 +179,8 @@ class Workbench(Pane):
         """Launch a run in a process, or in a thread with copies of the notebook's objects (`own`)."""
         if not own:
             return LiveRun.start(config, out, resume=resume)
-        model, recipe = copy.deepcopy((self._model, self._recipe))
-        return LiveRun.in_thread(config, out, model=model, recipe=recipe, resume=resume)
+        model, recipe, parts = copy.deepcopy((self._model, self._recipe, self._parts))
+        return LiveRun.in_thread(config, out, model=model, recipe=recipe, parts=parts, resume=resume)
 
     def _shape(self) -> nn.Module | None:
         """Return a copy of the notebook's network if the shown run trained one, else None."""
@@ -205,7 +209,7 @@ class Workbench(Pane):
         if self.run is None:
             return
         if not self._active():
-            folder, given = RunFolder.open(self.run.folder.path), own_parts(self._model, self._recipe)
+            folder, given = RunFolder.open(self.run.folder.path), own_parts(self._model, self._recipe, self._parts)
             own = folder.own().keys() == given.keys() != set()  # else a process of its own reports the missing part
             self._follow(self._launch(folder.config(), folder.path, own, resume=True))
         else:

@@ -111,7 +111,9 @@ def test_settings_that_a_network_does_not_have() -> None:
     with pytest.raises(UnknownName, match=r"Unknown model 'wrn-34-1'\. Did you mean 'wrn-34-10'"):
         Config(model="wrn-34-1")
     for wrong in (":", "module:", ":name", "a b:c", "robustbench:", "1:x", "a:b:c"):
-        with pytest.raises(ConfigError, match="model must be a known name, module:callable or robustbench:NAME"):
+        with pytest.raises(
+            ConfigError, match="model must be a known name, module:callable, FILE.py:callable or robustbench:NAME"
+        ):
             Config(model=wrong)
 
 

@@ -300,3 +300,17 @@ def test_a_copy_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
     copy_to(tmp_path / "mine")
     assert link.is_symlink()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_changed_rule_in_a_file_makes_its_runs_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules.py").write_text("ONE = 1\n")
+    plan = read_plan(
+        write(tmp_path, base__grid={}, base__list=[{"fairness": "rules.py:One"}, {"fairness": "none"}]), tmp_path / "out"
+    )
+    before = fingerprints(plan)
+    Path("rules.py").write_text("ONE = 2\n")
+    after = fingerprints(plan)
+    own, plain = [key for key in before if key.startswith("base/")]
+    assert before[own] != after[own]
+    assert before[plain] == after[plain]

@@ -18,13 +18,14 @@ import torch
 import yaml
 
 from faal_lab.catalogue import FAIRNESS, parts
-from faal_lab.dro import KLBall
+from faal_lab.dro import CVaR, KLBall
 from faal_lab.dro.radius import largest_multiplier
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.evaluation.groups import read_runs
 from faal_lab.evaluation.probes import hardest
 from faal_lab.evaluation.verdicts import VerdictsError
+from faal_lab.methods.fairness.faal import FAAL
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
 from faal_lab.results.figures import class_bars, class_style, validation_curves
@@ -343,6 +344,29 @@ def test_the_workbench_trains_objects_of_the_notebook(tmp_path: Path) -> None:
         ConfigError, match=r"made with a model \(Linear\) and a recipe \(.*\) .* fl.Workbench\(model=\.\.\., recipe"
     ):
         next(iter(run(folder.config(), folder.path, resume=True)))
+
+
+def test_the_workbench_trains_a_method_of_the_notebook(tmp_path: Path) -> None:
+    method = FAAL(ambiguity=CVaR())
+    bench = Workbench(tmp_path, fairness=method, attack_steps=1, validation_steps=1, epochs=1, batch_size=250)
+    try:
+        assert "fairness" not in bench.settings
+        assert "objective" in bench.settings
+        assert "fl.train(config, out=out, fairness=fairness)" in bench.setup.commands.value
+        bench.buttons["start"].click()
+        until(lambda: bench.dashboard.status == "done" and bench.run is not None and not bench.run.running())
+        assert bench.run is not None
+        folder = bench.run.folder
+        assert folder.own() == {"fairness": "faal_lab.methods.fairness.faal.FAAL"}
+        assert next(e for e in folder.events() if isinstance(e, StepDone)).weights.count(0.0) == 5, "alpha 0.5: half the classes"
+    finally:
+        bench.close()
+    with pytest.raises(ConfigError, match="recipe holds a method already: leave out fairness, or recipe"):
+        Workbench(tmp_path, fairness=method, recipe=Recipe.named("faal-at"))
+    by_path = Workbench(tmp_path, fairness="rules.py:Rule", ambiguity="rules.py:Set")
+    assert by_path.config().fairness == "rules.py:Rule"
+    assert by_path.message.value == "", "the page does not read the file"
+    by_path.close()
 
 
 def test_errors_of_a_run_in_a_thread_are_shown(tmp_path: Path) -> None:
