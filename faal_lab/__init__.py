@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faal_lab import catalogue, dro
-    from faal_lab.api import Run, check, open_run, solve, steps, train
-    from faal_lab.dro import KLBall
+    from faal_lab.api import Run, check, open_run, steps, train
+    from faal_lab.dro import KLBall, solve
     from faal_lab.evaluation.adopt import adopt
     from faal_lab.evaluation.evaluate import evaluate
     from faal_lab.methods.contract import check_method
@@ -39,8 +39,8 @@ __all__ = [
 ]  # fmt: skip
 
 _WHERE = {
-    **dict.fromkeys(("Run", "check", "open_run", "solve", "steps", "train"), "api"),
-    "KLBall": "dro",
+    **dict.fromkeys(("Run", "check", "open_run", "steps", "train"), "api"),
+    **dict.fromkeys(("KLBall", "solve"), "dro"),
     "Config": "runs.config",
     "Recipe": "methods.recipe",
     "FAAL": "methods.fairness.faal",

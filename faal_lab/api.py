@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.catalogue import AMBIGUITY_SETS
 from faal_lab.data.arrays import keep_arrays
-from faal_lab.errors import ConfigError, check_name
+from faal_lab.errors import ConfigError
 from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from faal_lab.data.images import Splits
-    from faal_lab.dro import WorstCase
 
-__all__ = ["Run", "check", "open_run", "solve", "steps", "train"]
+__all__ = ["Run", "check", "open_run", "steps", "train"]
 
 
 class Run(os.PathLike[str]):
@@ -360,7 +358,7 @@ def check(
     >>> fl.check("notebooks/recorded/control", average=80)  # doctest: +ELLIPSIS
     control
       ...
-      failed ... average at least 80 %: 76.2 % [72.8, 79.4], of 597 images, ...
+      failed ... average at least 80 %: 76.2 % [72.8, 79.4], mean over classes, of 597 images, ...
     False
     """
     held = None if baseline is None else os.fspath(baseline)
@@ -370,35 +368,3 @@ def check(
     if junit is not None:
         demands.write_junit(found, Path(junit))
     return demands.met(found)
-
-
-def solve(
-    scores: Any, tau: float = 0.5, *, ambiguity: str = "kl", reference: Any = None, present: Any = None
-) -> WorstCase:  # fmt: skip
-    """Find the worst class distribution within radius `tau` of a reference.
-
-    This is FAAL's middle problem by itself.
-
-    Args:
-        scores: the score of each class, [..., C]; higher is worse.
-        tau: radius of the set; default 0.5.
-        ambiguity: name of the set in the catalogue; default "kl", the paper's.
-        reference: its centre [C] (default: uniform).
-        present: the classes that take part, bool [..., C] (default: all).
-
-    Returns:
-        Weights [..., C] on the simplex, the worst expected score [...], and their divergence [...] from the reference.
-
-    Raises:
-        UnknownName: there is no such set.
-        ValueError: a shape does not fit, or a number is invalid.
-
-    >>> import faal_lab as fl
-    >>> fl.solve([0.9, 0.2, -0.3], tau=0.5).weights.round(decimals=3)
-    tensor([0.7900, 0.1290, 0.0810], dtype=torch.float64)
-    """
-    import torch
-
-    ball = AMBIGUITY_SETS[check_name("ambiguity set", ambiguity, AMBIGUITY_SETS)].make()
-    centre, mask = (None if value is None else torch.as_tensor(value) for value in (reference, present))
-    return ball.worst_case(torch.as_tensor(scores, dtype=torch.float64), tau, centre, mask)

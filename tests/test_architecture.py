@@ -171,7 +171,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 15_900
+    assert code_lines() <= 16_400
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from faal_lab.models.examine import (
     architecture_sha256,
     check_weights,
     examine_network,
-    takes_one_image,
     try_model,
 )
 from faal_lab.models.fast import takes_bfloat16, try_to_compile, wants_bfloat16
@@ -47,7 +46,7 @@ from faal_lab.training.loop import train
 from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.training.steering import Stopped
 from faal_lab.training.step import TrainingDiverged
-from faal_lab.training.trainer import Trainer, TrainingState
+from faal_lab.training.trainer import Trainer, TrainingState, check_last_batch
 
 
 class Caught:
@@ -148,7 +147,7 @@ def prepare(
     if foreign:
         _examine(trainer, name, adopting)
     if not adopting:
-        _check_last_batch(trainer, name)
+        check_last_batch(trainer, name)
     if config.compile:
         low = wants_bfloat16(config.precision, model, device)
         size = -(-config.batch_size // config.accumulation)
@@ -171,21 +170,6 @@ def _examine(trainer: Trainer, name: str, adopting: bool) -> None:
     trainer.network = {key: text for key, text in kept.items() if text}
     for note in found.notes:
         warnings.warn(note, NetworkWarning, stacklevel=4)
-
-
-def _check_last_batch(trainer: Trainer, name: str) -> None:
-    """Raise ConfigError where a batch of one image meets a BatchNorm that cannot take it."""
-    count, size = len(trainer.splits.train), trainer.config.batch_size
-    if min(count, size) > 1 and count % size != 1:
-        return
-    pixels, _ = trainer.splits.train.batch(torch.zeros(1, dtype=torch.long, device=trainer.splits.train.labels.device))
-    if not takes_one_image(trainer.state.model, pixels):
-        which = "Every batch" if size == 1 else "The last batch of an epoch"
-        other = next((s for s in range(max(size, 2) + 1, count + 2) if count % s != 1), size)
-        raise ConfigError(
-            f"{which} has one image ({count} training images, batch_size={size}), of which BatchNorm in {name} can learn "
-            f"nothing. Set batch_size={other}."
-        )
 
 
 def _first_tau(config: Config, recipe: Recipe, num_classes: int) -> float:

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from faal_lab.data.images import Splits
+from faal_lab.errors import ConfigError
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.methods.pgd import AttackTick
 from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec
+from faal_lab.models.examine import takes_one_image
 from faal_lab.models.normalize import QuickPasses
 from faal_lab.runs.config import Config
 
@@ -115,3 +117,18 @@ def learning_rate_factor(config: Config, progress: float, epoch: int) -> float:
     if config.lr_schedule == "step":
         return 0.1 ** sum(epoch >= round(share * config.epochs, 9) for share in config.drops())
     return 1.0
+
+
+def check_last_batch(trainer: Trainer, name: str) -> None:
+    """Raise ConfigError where a batch of one image meets a BatchNorm that cannot take it."""
+    count, size = len(trainer.splits.train), trainer.config.batch_size
+    if min(count, size) > 1 and count % size != 1:
+        return
+    pixels, _ = trainer.splits.train.batch(torch.zeros(1, dtype=torch.long, device=trainer.splits.train.labels.device))
+    if not takes_one_image(trainer.state.model, pixels):
+        which = "Every batch" if size == 1 else "The last batch of an epoch"
+        other = next((s for s in range(max(size, 2) + 1, count + 2) if count % s != 1), size)
+        raise ConfigError(
+            f"{which} has one image ({count} training images, batch_size={size}), of which BatchNorm in {name} can learn "
+            f"nothing. Set batch_size={other}."
+        )

@@ -352,13 +352,13 @@ def test_four_images_of_eighteen_are_no_proof_of_a_normalisation(
     learned: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, config = learned
-    monkeypatch.setattr("faal_lab.models.weights._right", lambda *_: (13, 18))
+    monkeypatch.setattr("faal_lab.models.normalize._right", lambda *_: (13, 18))
     for others, text in (
         ({"none": 17, "cifar": 9}, ""),
         ({"none": 18, "cifar": 9}, "most likely trained so: --normalization none$"),
         ({"none": 18, "cifar": 14}, "by one of these, which its author knows: --normalization none or cifar$"),
     ):
-        monkeypatch.setattr("faal_lab.models.weights._right_with_others", lambda *_, others=others: others)
+        monkeypatch.setattr("faal_lab.models.normalize._right_with_others", lambda *_, others=others: others)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             prepare(replace(config, normalization="data"))
