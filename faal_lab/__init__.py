@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from faal_lab import catalogue, dro
     from faal_lab.api import Run, check, open_run, steps, train
+    from faal_lab.data.look import look
     from faal_lab.dro import KLBall, solve
     from faal_lab.evaluation.adopt import adopt
     from faal_lab.evaluation.evaluate import evaluate
@@ -33,15 +34,40 @@ if TYPE_CHECKING:
     from faal_lab.widgets import Comparison, Dashboard, Explorer, Workbench
 
 __all__ = [
-    "FAAL", "Comparison", "Config", "Dashboard", "Explorer", "KLBall", "Recipe", "Run", "Workbench", "adopt", "catalogue",
-    "check", "check_method", "compare", "demo", "dro", "evaluate", "open_run", "parameters", "plot", "report", "solve", "steps",
-    "sweep", "table", "train",
+    "FAAL",
+    "Comparison",
+    "Config",
+    "Dashboard",
+    "Explorer",
+    "KLBall",
+    "Recipe",
+    "Run",
+    "Workbench",
+    "adopt",
+    "catalogue",
+    "check",
+    "check_method",
+    "compare",
+    "demo",
+    "dro",
+    "evaluate",
+    "look",
+    "open_run",
+    "parameters",
+    "plot",
+    "report",
+    "solve",
+    "steps",
+    "sweep",
+    "table",
+    "train",
 ]  # fmt: skip
 
 _WHERE = {
     **dict.fromkeys(("Run", "check", "open_run", "steps", "train"), "api"),
     **dict.fromkeys(("KLBall", "solve"), "dro"),
     "Config": "runs.config",
+    "look": "data.look",
     "Recipe": "methods.recipe",
     "FAAL": "methods.fairness.faal",
     "check_method": "methods.contract",

@@ -9,8 +9,9 @@ from typing import Any
 
 from cyclopts import CycloptsError
 
-from faal_lab.cli import Misuse, application
+from faal_lab.cli import application
 from faal_lab.errors import FaalLabError
+from faal_lab.training.options import Misuse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,54 +5,24 @@ command needs it.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
-from cyclopts import App, Group, Parameter, Token
+from cyclopts import App, Group, Parameter
 
 from faal_lab import __version__
 from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, EXPORTS, MODES
 from faal_lab.errors import EXIT_CODES, ConfigError, RunFolderError, check_name, check_part
 from faal_lab.methods.presets import listing, preset_settings
 from faal_lab.runs import RunFolder, free_name
-from faal_lab.runs.config import Config, Setting
+from faal_lab.runs.config import Config
 from faal_lab.runs.config import settings as declared
 from faal_lab.runs.control import spoken
 from faal_lab.runs.events import Event
 from faal_lab.runs.progress import shown
+from faal_lab.training.options import ADOPTED, EVERYTHING, MODEL_WORDS, Flag, Misuse, Several, Which, Whole, options, whole
 from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
-
-EVERYTHING = Group("Commands")
-Which = Literal["last", "best"]
-
-
-class Misuse(ConfigError):
-    """Options that make no sense together: exit code 2, as for an option that does not exist."""
-
-
-def _whole(_: Any, tokens: Sequence[Token]) -> Any:
-    """Read whole numbers; cyclopts itself would cut 2.5 down to 2."""
-    try:
-        found = [int(token.value) for token in tokens]
-    except ValueError:
-        raise ValueError(f"expected a whole number, got {' '.join(token.value for token in tokens)!r}.") from None
-    return found
-
-
-Whole = Annotated[int, Parameter(converter=lambda kind, tokens: _whole(kind, tokens)[0])]
-Several = Parameter(consume_multiple=True, negative="")
-Flag = Parameter(negative="")
-
-
-def options(names: Iterable[Setting], group: Group, *, defaults: bool = True) -> Any:
-    """Return the type of a parameter that takes an option for each setting: a dict of those that are given, or None."""
-    found: dict[str, Any] = {}
-    for one in names:
-        about = one.about + (f" [default: {one.default!r}]" if defaults else "")
-        found[one.name] = Annotated[Whole if one.type is int else one.type, Parameter(help=about)]
-    given: Any = TypedDict("given", found, total=False)  # pyright: ignore[reportArgumentType]
-    return Annotated[given | None, Parameter(name="*", group=group)]
 
 
 def application(kind: type[Config] = Config) -> App:
@@ -64,15 +34,15 @@ def application(kind: type[Config] = Config) -> App:
         suppress_keyboard_interrupt=False,  # or cyclopts ends the process before `main` reports it
     )  # fmt: skip
     commands = (
-        demo, lab, notebooks, dashboard, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell, methods,
-        settings, doctor, completion,
+        demo, lab, notebooks, dashboard, look, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell,
+        methods, settings, doctor, completion,
     )  # fmt: skip
     for command in commands:
         app.command(command, help_epilogue="", sort_key=commands.index(command))
     return app
 
 
-def demo(*, out: Path | None = None, seeds: Annotated[list[int] | None, Several, Parameter(converter=_whole)] = None,
+def demo(*, out: Path | None = None, seeds: Annotated[list[int] | None, Several, Parameter(converter=whole)] = None,
          quick: Annotated[bool, Flag] = False) -> int:  # fmt: skip
     """Train a robust model, make it fair, and write the report: about three minutes on a laptop.
 
@@ -192,22 +162,11 @@ def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: s
     return make(file, out, workers=workers, gpus=gpus, where=where, part=shard, dry_run=dry_run, force=force, any_code=any_code)
 
 
-_MODEL = (
-    "a run folder; a checkpoint file of ours; a state dict (.pth, .pt, .safetensors; no code in it is run), whose network "
-    "--model names; robustbench:NAME; or module:callable, your own code, which is run and returns a network with its weights"
-)
-_ADOPTED = Group(
-    "Models that are not run folders",
-    help="Each becomes one at step 0, without training. Name --data and --epsilon, and --model for a file of weights; only our "
-    "own checkpoints know them.",
-)
-
-
-def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *, attacks: str = ",".join(DEFAULT_ATTACKS),
+def evaluate(models: Annotated[list[str], Several, Parameter(help=MODEL_WORDS)], /, *, attacks: str = ",".join(DEFAULT_ATTACKS),
              checkpoint: Which = "last", epsilon: float | None = None, images: Whole | None = None, classes: str = "",
              compile: Annotated[bool, Flag] = False, device: str = "auto",
              mode: Annotated[str, Parameter(choices=MODES)] = MODES[0], part: str = "1/1",
-             out: Annotated[Path | None, Parameter(group=_ADOPTED)] = None,
+             out: Annotated[Path | None, Parameter(group=ADOPTED)] = None,
              stated: dict[str, Any] | None = None) -> None:  # fmt: skip
     """Attack the test images of runs or other models; run folders keep the verdicts. Compare them with the first.
 
@@ -235,13 +194,12 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=_MODEL)], /, *
         models, attacks, checkpoint=checkpoint, epsilon=epsilon, images=images, classes=classes, out=out, compile=compile,
         device=device, mode=mode, part=(number, count), **(stated or {}),
     )  # fmt: skip
-    print(summary(verdicts))
-    if number:
-        print("Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches.")
+    done = "Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches."
+    print(done if number else summary(verdicts))
 
 
 evaluate.__annotations__["stated"] = options(
-    (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), _ADOPTED, defaults=False
+    (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), ADOPTED, defaults=False
 )
 
 
@@ -311,6 +269,26 @@ def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.h
 
     page = fl.report(*runs, out=out, title=title, paper=paper, checkpoint=checkpoint)
     print(*(f"Written: {path}" for path in (page, *map(page.with_suffix, SUFFIXES))), sep="\n")
+
+
+def look(data_dir: str = "", /, *, data: str = "folder", image_size: Whole = 0, download: Annotated[bool, Flag] = False,
+         seed: Whole = 0, out: Path = Path("look.png")) -> None:  # fmt: skip
+    """Look at a data set before a network learns from it: parts, classes, notes, and a sheet of its images.
+
+    Args:
+        data_dir: the folder, CSV or npz file; not needed for digits
+        data: folder, csv, npz, digits, or a set of torchvision
+        image_size: resize images to this side in pixels
+        download: fetch the data set where it is not in data_dir
+        seed: the seed by which missing parts are cut
+        out: the picture
+    """
+    from faal_lab.data.look import look as looked
+
+    found = looked(data, data_dir, image_size=image_size, download=download, seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.sheet().save(out)
+    print(f"{found!r}\nWritten: {out}")
 
 
 def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str = "html,csv", attack: str = "", setting: str = "",

@@ -116,6 +116,9 @@ def _has_weights(found: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, torch.Tensor) for value in found.values()) or any(map(_has_weights, inner))
 
 
+_COMMANDS = {"os", "posix", "nt", "subprocess", "sys", "builtins", "runpy", "shutil", "socket"}  # no network needs these
+
+
 def _unpickled(file: Path) -> Any:
     """Read a file of torch.save by torch's reader, which accepts only tensors and plain values."""
     try:
@@ -124,6 +127,8 @@ def _unpickled(file: Path) -> Any:
         named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error)) if "nsupported" in str(error) else None
         if named is None:
             raise CheckpointError(f"{file} is damaged, or no file of torch.save. Fetch it again.") from error
+        if named[1].partition(".")[0] in _COMMANDS:
+            raise CheckpointError(f"{file} would call {named[1]} when it is read: it was not read. Do not open it.") from error
         raise CheckpointError(
             f"{file} holds more than tensors ({named[1]}), and reading that could run code: it was not read. If you trust who "
             'made it, convert it once, where the code that made it is installed: python -c "import torch; '

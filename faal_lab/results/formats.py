@@ -162,7 +162,7 @@ def as_markdown(title: str, tables: Iterable[Table]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_<>\[\]|~#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_<>\[\]|~#$])", r"\\\1", " ".join(text.split()))
 
 
 def as_latex(tables: Iterable[Table]) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from faal_lab.errors import ConfigError, RunFolderError, check_name
 from faal_lab.runs.events import EpochDone, Event, RunStarted, StepDone
-from faal_lab.runs.files import replace_file
+from faal_lab.runs.files import check_schema, replace_file
 from faal_lab.runs.folder import ENDED, RunFolder
 from faal_lab.runs.follower import METRICS
 from faal_lab.runs.history import History, events_rows
@@ -146,6 +146,7 @@ class _Recorded:
         for line in content[: content.rfind(b"\n") + 1].splitlines():
             try:
                 record = json.loads(line)
+                check_schema("timing", record, self.folder.timing_file, RunFolderError)
                 found[record["event"], record["step"]] = float(record["time"])
             except (KeyError, TypeError, ValueError) as error:
                 raise RunFolderError(
@@ -295,5 +296,5 @@ def _tensorboard(run: _Recorded, out: Path, tests: Tests) -> str:
             held = [summary_pb2.Summary.Value(tag=tag, simple_value=v) for tag, v in known.items()]
             writer.add_event(event_pb2.Event(wall_time=when, step=step, summary=summary_pb2.Summary(value=held)))
         writer.close()
-    without = f" {left} left out: their class had no image there." if left else ""
+    without = f" {left} left out: they were not measured there." if left else ""
     return f"Written: {out} ({written} scalars of {len(tags)} tags).{without} Look at it: tensorboard --logdir {out}"

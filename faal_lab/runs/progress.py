@@ -80,7 +80,11 @@ class Bar:
             self._tqdm.close()
         if self._lines:
             gone = clock(time.monotonic() - self._began)
-            self._print(f"stopped at {self._count()} after {gone}" if self.stopped else f"done in {gone}")
+            self._print(
+                " ".join(filter(None, ("stopped", self._count() and f"at {self._count()}", f"after {gone}")))
+                if self.stopped
+                else f"done in {gone}"
+            )
 
     def _set(self, what: str, *, refresh: bool) -> None:
         self._doing = what

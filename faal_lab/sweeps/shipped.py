@@ -29,7 +29,7 @@ def sweep_file(name: str | Path) -> Path:
     A file that exists is taken before a name. Raises UnknownName for a name that is neither.
     """
     path = Path(name)
-    if path.suffix or path.parent != Path() or path.exists():
+    if path.suffix or path.parent != Path() or path.is_file():
         return path
     known = {file.stem: file for file in sorted((HOME / "reproduce").glob("*.yaml"))}
     return known[check_name("sweep", str(name), known)]

@@ -1,0 +1,126 @@
+"""Look at a data set before a network learns from it: parts, classes, sizes, notes, and a sheet of its images."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from faal_lab.data.images import DataNote, Images, Splits
+from faal_lab.data.sets import load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PARTS = ("train", "validation", "test")
+_CLASSES, _LEAST, _MOST, _NAME = 24, 48, 96, 110  # rows of a sheet; sides of an image and room for a class name, in pixels
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A data set as it would be trained on, with the notes of reading it. Shown as text, in a notebook as its sheet, too."""
+
+    splits: Splits
+    notes: tuple[str, ...]
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Return the number of images: one row a class, one column a part, and how bright the training images are."""
+        import pandas as pd
+
+        names, rows = self.splits.class_names, {}
+        for part in _PARTS:
+            labels = getattr(self.splits, part).labels
+            rows[part] = torch.bincount(labels, minlength=len(names)).tolist()
+        rows["mean brightness"] = [round(self._brightness(c), 3) for c in range(len(names))]
+        return pd.DataFrame(rows, index=pd.Index(names, name="class"))
+
+    def _brightness(self, label: int) -> float:
+        train = self.splits.train
+        own = train.pixels[train.labels == label]
+        return float(own.double().mean()) / train.pixel_max if len(own) else float("nan")
+
+    def sheet(self, each: int = 8) -> Any:
+        """Draw `each` training images of every class (of at most 24), as Pillow's image."""
+        from PIL import Image, ImageDraw
+
+        train, names = self.splits.train, self.splits.class_names[:_CLASSES]
+        side = min(_MOST, max(_LEAST, *train.pixels.shape[2:]))
+        sheet = Image.new("RGB", (_NAME + each * (side + 2), len(names) * (side + 2)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for row, name in enumerate(names):
+            top = row * (side + 2)
+            draw.text((4, top + side // 2 - 6), name if len(name) <= 16 else name[:15] + "…", fill="black")
+            for column, pixels in enumerate(_spread(train, row, each)):
+                image = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+                sheet.paste(image, (_NAME + column * (side + 2), top))
+        return sheet
+
+    def __repr__(self) -> str:
+        splits, (channels, height, width) = self.splits, self.splits.train.pixels.shape[1:]
+        total = sum(len(getattr(splits, part)) for part in _PARTS)
+        kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+        first = f"{splits.name}: {total:,} images of {width} x {height} pixels, {kind}, in {splits.num_classes} classes."
+        cut = (
+            []
+            if splits.own_test
+            else ["The test images are cut out by seed: a network from elsewhere may have learned from them."]
+        )
+        return "\n".join([first, self.counts.to_string(), *cut, *self.notes])
+
+    def _repr_html_(self) -> str:
+        file = io.BytesIO()
+        self.sheet().save(file, "png")
+        picture = base64.b64encode(file.getvalue()).decode()
+        first, *_ = repr(self).splitlines()
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<p>{html.escape(first)}</p>{self.counts.to_html()}{notes}<img src='data:image/png;base64,{picture}'>"
+
+
+def _spread(images: Images, label: int, count: int) -> list[Any]:
+    """Return up to `count` images of a class, spread over all, uint8 [H, W, 3] each."""
+    own = (images.labels == label).nonzero().flatten()
+    chosen = own[torch.linspace(0, len(own) - 1, min(count, len(own))).long()] if len(own) else own
+    pixels = images.batch(chosen)[0].mul(255).round().to(torch.uint8)[:, :3]
+    return list(
+        (pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1).contiguous().numpy()
+    )
+
+
+def look(
+    data: str = "folder", data_dir: str | Path = "", *, image_size: int = 0, download: bool = False, seed: int = 0
+) -> Looked:
+    """Read a data set as training would, and show what it holds.
+
+    Args:
+        data: name of the data set; default "folder".
+        data_dir: its folder or file, as of the setting.
+        image_size: resize images to this side in pixels; 0, the default, keeps their size.
+        download: fetch missing files; default False.
+        seed: seed of the parts that are cut; default 0.
+
+    Returns:
+        The parts, the number of images by class, the notes, and a sheet of images.
+
+    Raises:
+        UnknownName: there is no such data set.
+        DataProblem: the images cannot be learned from.
+
+    >>> import faal_lab as fl
+    >>> fl.look("digits").counts.loc["8"].to_dict()
+    {'train': 97.0, 'validation': 19.0, 'test': 58.0, 'mean brightness': 0.318}
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        splits = load(data, seed=seed, data_dir=str(data_dir), image_size=image_size, download=download)
+    notes = tuple(str(w.message) for w in caught if issubclass(w.category, DataNote))
+    for warning in caught:
+        if not issubclass(warning.category, DataNote):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return Looked(splits, notes)
