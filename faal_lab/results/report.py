@@ -42,6 +42,7 @@ from faal_lab.results.tables import (
     seed_sentences,
     spread_rows,
 )
+from faal_lab.runs.events import signs_of_trouble
 from faal_lab.runs.files import replace_file
 from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
@@ -195,7 +196,7 @@ def write_report(
     page = _template().render(
         title=title, together=_TOGETHER, headlines=headlines(runs), setting=_setting(runs[0].verdicts), tables=tables,
         seeds=any(run.others for run in runs), paired=_paired_table(runs), figures=_figures_html(runs),
-        spread=inequality_table(spread_rows(shown)),
+        spread=inequality_table(spread_rows(shown)), signs=_signs(runs),
         attacks=_attacks_table(runs[0].verdicts), commands={name: _commands(run) for name, run in zip(shown, runs, strict=True)},
         settings=settings_html({run.name: run.folder for run in runs}),
     )  # fmt: skip
@@ -211,6 +212,16 @@ def _template() -> jinja2.Template:
 
     loader = jinja2.PackageLoader("faal_lab.results", "")
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("report.html.j2")
+
+
+def _signs(runs: list[Reported]) -> list[str]:
+    """State what looked wrong at the end of each training."""
+    return [
+        f"{run.name}: {text}"
+        for run in runs
+        if not run.adopted
+        for text in signs_of_trouble(run.verdicts.class_names, run.history.last_epochs()).values()
+    ]
 
 
 def _setting(verdicts: Verdicts) -> str:

@@ -5,6 +5,8 @@ No event depends on the clock, so that the same seed gives the same bytes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -152,3 +154,34 @@ class Command:
 
 
 COMMANDS = ("pause", "resume", "step", "stop", "turn")
+
+
+def signs_of_trouble(class_names: Sequence[str], epochs: Sequence[EpochDone]) -> dict[str, str]:
+    """State what looks wrong in the validation of a training so far: kind -> one line with the likely cause.
+
+    The kinds are accuracy at chance, a class that is never right, and more images right under attack than without. The last
+    three epochs must show it, beyond three standard errors, so that a slow start is no alarm.
+    """
+    last = [epoch for epoch in epochs if sum(epoch.count)][-3:]
+    if len(last) < 3:
+        return {}
+    counts, total, chance = last[-1].count, sum(last[-1].count), 1 / len(class_names)
+    clean, robust = ([sum(getattr(e, kind)) / sum(e.count) for e in last] for kind in ("clean_correct", "robust_correct"))
+    if max(clean) < chance + 3 * math.sqrt(chance * (1 - chance) / total):
+        return {
+            "chance": f"{clean[-1]:.1%} of the validation images are right after epoch {last[-1].epoch}; guessing gets "
+            f"{chance:.1%}. Nothing is learned: is the learning rate too large or too small? Do the labels belong to the images?"
+        }
+    found = {}
+    never = [name for c, name in enumerate(class_names) if counts[c] >= 5 and not any(e.clean_correct[c] for e in last)]
+    if never:
+        found["never right"] = (
+            f"No validation image of class {', '.join(never)} was right in three epochs, also without an attack. Is it labelled "
+            "rightly, or hardly there in training?"
+        )
+    if min(r - c for r, c in zip(robust, clean, strict=True)) > 3 * math.sqrt(0.25 / total):
+        found["attack helps"] = (
+            f"{robust[-1]:.1%} of the validation images are right under attack and {clean[-1]:.1%} without it. An attack cannot "
+            "help: does the network change its answers from call to call?"
+        )
+    return found

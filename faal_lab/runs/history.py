@@ -162,6 +162,13 @@ class History:
         at = self._all(at)
         return self._weights.over_last(window, at) / np.minimum(at + 1, window)[:, None]
 
+    def last_epochs(self) -> list[EpochDone]:
+        """Return the last three epochs as events."""
+        columns = (self.epoch_step, self.valid_count, self.valid_clean, self.valid_robust)
+        rows = [column.values[-3:].astype(int).tolist() for column in columns]
+        first = len(self.epoch_step.values) - len(rows[0]) + 1
+        return [EpochDone(first + n, *row) for n, row in enumerate(zip(*rows, strict=True))]
+
     def _all(self, at: np.ndarray | None) -> np.ndarray:
         return np.arange(len(self.step.values)) if at is None else at
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone
+from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone, signs_of_trouble
 
 EVERY = 10.0  # seconds between two lines
 _REDRAW = 1.0  # seconds between two redraws of a bar: its clock moves even while torch loads or a network compiles
@@ -155,6 +155,7 @@ def clock(seconds: float) -> str:
 def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
     """Pass events on, and show the number of steps done and the latest validation result."""
     with bar("training", 0, "batch", "preparing" if "torch" in sys.modules else "loading torch", quiet=quiet) as told:
+        names, epochs, noted = list[str](), list[EpochDone](), set[str]()
         for event in events:
             if isinstance(event, StepDone):
                 told.at(event.step)
@@ -164,8 +165,14 @@ def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
             elif isinstance(event, RunStarted):
                 told.begin_at(0, event.epochs * event.steps_per_epoch)  # loading and compiling are not counted as steps
                 told.doing("")
+                names = event.class_names
             elif isinstance(event, EpochDone):
                 told.doing(validation_line(event))
+                epochs.append(event)
+                for kind, text in signs_of_trouble(names, epochs).items() if names else ():
+                    if kind not in noted and not quiet:
+                        told.write(f"Note: {text}")
+                    noted.add(kind)
             elif isinstance(event, RunFinished):
                 told.stopped = event.reason != "done"
             yield event
