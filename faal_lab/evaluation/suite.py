@@ -183,7 +183,7 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
     if said := misfit(first, len(pixels), num_classes):
         raise EvaluationError(f"The model must return logits [{len(pixels)}, {num_classes}] here, {said}")
     if pixels.requires_grad and (
-        not first.requires_grad or torch.autograd.grad(first.sum(), pixels, allow_unused=True, retain_graph=True)[0] is None
+        not first.requires_grad or torch.autograd.grad(first.sum(), pixels, allow_unused=True)[0] is None
     ):
         raise EvaluationError("The logits have no gradient by the pixels, and attacks need one. Take .detach() or no_grad out.")
     taken_for(model, pixels)
