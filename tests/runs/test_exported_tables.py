@@ -96,7 +96,7 @@ def test_tensorboard_reads_every_number_that_counts(run: Path, tmp_path: Path) -
     assert test == {"test/autoattack/cat": [(4, 0.75)], "test/autoattack/great tit _m_": [(4, 0.5)]}
     absent = 2 * sum(c == 0 for s in KEPT for c in s.count) + 2 + 1
     written = sum(map(len, train.values())) + len(expected) + 2
-    assert f"({written} scalars of {len(train) + 10} tags). {absent} left out: their class had no image there." in said
+    assert f"({written} scalars of {len(train) + 10} tags). {absent} left out: they were not measured there." in said
 
 
 def test_a_recorded_run_in_tensorboard_is_its_history(tmp_path: Path) -> None:
