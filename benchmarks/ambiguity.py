@@ -154,7 +154,7 @@ def on_gpu() -> dict[str, Any] | None:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Markdown for a terminal and for the README."""
+    """Markdown for a terminal and for docs/benchmarks.md."""
     lines = [
         "| classes | contender | times longer than ours, one by one | ... than ours, 4096 at once, each |",
         "|---|---|---|---|",

@@ -309,9 +309,10 @@ def train(
     if parts and recipe:
         raise ConfigError(f"recipe holds a method already: leave out {', '.join(parts)}, or recipe.")
     settings |= {"model": model} if isinstance(model, str) and model else {}
+    images, place = None, free_name("runs", "data") if out is None else Path(out)
     if not isinstance(settings.get("data", ""), str):
-        kept = keep_arrays(settings["data"], free_name("runs", "data") if out is None else out)
-        settings |= {"data": "npz", "data_dir": str(kept)}
+        images = settings["data"]
+        settings |= {"data": "npz", "data_dir": f"{place}.npz"}
     if resume and config is None:
         if out is None or settings or base is not None or protocol or (recipe and own is None):
             raise ConfigError(
@@ -325,6 +326,8 @@ def train(
         check_used(config, stated)
     elif settings or base is not None or protocol or (recipe and own is None):
         raise ConfigError("config holds all settings: change it (dataclasses.replace), or give settings by name without it.")
+    if images is not None:
+        keep_arrays(images, place)  # after the settings: one that makes no sense leaves nothing behind
     folder = Path(out) if out is not None else free_name("runs", run_name(config))
     for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet):
         pass

@@ -188,7 +188,7 @@ def _splits(source: Path, classes: Sequence[str], parts: Mapping[str, Listed], s
     for part, listed in parts.items():
         found[part] = Images(pixels[start : start + len(listed.files)], torch.tensor(listed.labels, dtype=torch.int64))
         start += len(listed.files)
-    return assembled(source.name, classes, found, seed, str(source))
+    return assembled(source.name or source.resolve().name, classes, found, seed, str(source))
 
 
 def _read(source: Path, files: Iterable[Path], image_size: int) -> torch.Tensor:

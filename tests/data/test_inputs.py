@@ -20,6 +20,7 @@ from faal_lab.data.arrays import keep_arrays
 from faal_lab.data.decode import decode
 from faal_lab.data.images import DataNote, DataProblem
 from faal_lab.data.sets import load
+from faal_lab.errors import ConfigError
 
 RAMP = np.arange(24, dtype=np.float64).reshape(4, 6) / 23  # 4 high, 6 wide, from black to white
 GREY = np.rint(255 * RAMP).astype(np.uint8)
@@ -490,6 +491,12 @@ def test_other_data_of_an_earlier_run_is_not_written_over(tmp_path: Path) -> Non
     keep_arrays((X, Y), tmp_path / "mine")
     with pytest.raises(DataProblem, match="holds other data, which an earlier run may need"):
         keep_arrays((X[::-1].copy(), Y), tmp_path / "mine")
+
+
+def test_a_setting_that_makes_no_sense_leaves_no_copy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epsilon"):
+        fl.train(data=(X, Y), epsilon=-1.0, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_on_own_arrays_is_trained_evaluated_and_read_again(tmp_path: Path) -> None:

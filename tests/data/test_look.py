@@ -46,3 +46,8 @@ def test_the_sheet_has_the_images_of_each_class(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["look", str(tmp_path / "nothing")]) == 1
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_one_is_in_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(draw_images(tmp_path / "set", {"ant": 20, "bee": 20}))
+    assert fl.look(data_dir=".").splits.name == "set"
