@@ -7,7 +7,8 @@ import json
 import math
 from pathlib import Path
 
-from faal_lab.runs.config import Setting, settings
+from faal_lab.runs.config import settings
+from faal_lab.settings import Setting
 
 PAGE = Path(__file__).resolve().parent / "formats.md"
 BEGIN, END = "<!-- settings: written by docs/settings_table.py -->\n", "<!-- end of settings -->\n"

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "faal_lab"
 
 # From the ground up; a module imports rooms below its own, and its own room.
 ORDER = [
-    "errors", "catalogue", "dro", "runs", "data", "models", "methods", "training", "evaluation", "results", "sweeps", "widgets",
+    "errors", "settings", "catalogue", "dro", "runs", "data", "models", "methods", "training", "evaluation", "results", "sweeps", "widgets",
     "api", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = [name for name in ORDER if (PACKAGE / name).is_dir()]
@@ -24,7 +24,7 @@ HEAVY = (
     "plotly", "ipywidgets", "cvxpy", "papermill", "sklearn", "scipy", "PIL", "tqdm", "anywidget", "pyautoattack", "torchvision",
     "robustbench",
 )  # fmt: skip
-TRAINING = ["errors", "catalogue", "dro", "runs", "data", "models", "methods", "training", "evaluation"]
+TRAINING = ["errors", "settings", "catalogue", "dro", "runs", "data", "models", "methods", "training", "evaluation"]
 
 
 @cache
@@ -87,7 +87,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 def test_the_house_is_as_simple_as_it_was_drawn() -> None:
     assert floors() <= 12
-    assert len(arrows()) <= 80
+    assert len(arrows()) <= 84
 
 
 @pytest.mark.parametrize("module", modules())
@@ -104,10 +104,10 @@ def test_a_file_is_readable_and_says_what_it_does(module: str) -> None:
 
 
 def test_a_room_can_be_taken_in_at_a_glance() -> None:
-    assert len(list(PACKAGE.glob("*.py"))) <= 6
+    assert len(list(PACKAGE.glob("*.py"))) <= 7
     folders = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}
     assert {f.name: n for f in folders if (n := len(list(f.glob("*.py")))) > 12} == {}
-    assert len(modules()) <= 128
+    assert len(modules()) <= 134
     tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert tests == set(ROOMS), "tests have a folder for each room"
 
@@ -171,7 +171,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 16_600
+    assert code_lines() <= 17_400
 
 
 if __name__ == "__main__":

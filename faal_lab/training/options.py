@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import Group, Parameter, Token
 
 from faal_lab.errors import ConfigError
-from faal_lab.runs.config import Setting
+from faal_lab.settings import Setting
 
 EVERYTHING = Group("Commands")
 Which = Literal["last", "best"]

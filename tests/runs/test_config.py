@@ -10,8 +10,9 @@ import pytest
 
 from faal_lab.cli import application
 from faal_lab.errors import ConfigError, UnknownName
-from faal_lab.runs.config import Config, check_dial, setting
+from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.config import settings as declared
+from faal_lab.settings import setting
 from faal_lab.training.parameters import OverriddenWarning, checked, given, run_parameters, settings_of
 
 
