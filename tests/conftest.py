@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from faal_lab.data import images as loaded
 from faal_lab.data.images import Images, Splits
 from faal_lab.data.sets import load
 from faal_lab.methods.recipe import Recipe
@@ -33,6 +34,12 @@ SHORT = Config(
     epochs=2, batch_size=128, attack_steps=2, validation_steps=1, learning_rate=0.02, average_threshold=0.0, epsilon=0.1
 )
 QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 2, "validation_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def fresh_notes() -> None:
+    """Notes on data are told once in a process: each test begins as a new one."""
+    loaded._told.clear()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +23,28 @@ class DataNote(UserWarning):
     """What a reader of the images should know: files passed over, pixels rounded, parts cut off."""
 
 
+_told: set[str] = set()
+_heard: list[list[str]] = []
+
+
 def note(text: str) -> None:
-    """Report it once, as a warning."""
-    warnings.warn(text, DataNote, stacklevel=2)
+    """Report it as a warning, once in a process: a set is read again for every evaluation of it."""
+    for notes in _heard:
+        notes.append(text)
+    if not _heard and text not in _told:
+        _told.add(text)
+        warnings.warn_explicit(text, DataNote, "faal_lab.data", 1)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Take the notes of the block as a list, in place of warnings."""
+    notes: list[str] = []
+    _heard.append(notes)
+    try:
+        yield notes
+    finally:
+        _heard.remove(notes)
 
 
 _CHUNK = 128  # images converted to float64 at once: all of CIFAR would take 1.2 GB

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from faal_lab.data.images import DataNote, Images, Splits
+from faal_lab.data.images import Images, Splits, heard
 from faal_lab.data.sets import load
 
 if TYPE_CHECKING:
@@ -124,11 +123,6 @@ def look(
     >>> fl.look("digits").counts.loc["8"].to_dict()
     {'train': 97.0, 'validation': 19.0, 'test': 58.0, 'mean brightness': 0.318}
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with heard() as notes:
         splits = load(data, seed=seed, data_dir=str(data_dir), image_size=image_size, download=download, storage=storage)
-    notes = tuple(str(w.message) for w in caught if issubclass(w.category, DataNote))
-    for warning in caught:
-        if not issubclass(warning.category, DataNote):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return Looked(splits, notes)
+    return Looked(splits, tuple(notes))

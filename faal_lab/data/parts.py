@@ -25,13 +25,15 @@ def assembled(name: str, classes: Sequence[str], parts: Mapping[str, Images], se
     copies in two parts, for one image with two labels, and where a class is too rare to be cut.
     """
     train, own_test = parts["train"], "test" in parts
-    keys = {part: fingerprints(images) for part, images in parts.items()}
-    _check_labels(keys, parts, classes, where)
-    _check_copies(keys, where)
-    _check_blank(train, keys["train"], classes, where)
+    own = originals([parts[part] for part in parts])
+    _check_labels(own, parts, classes, where)
+    _check_copies(own, parts, where)
+    first = own[list(parts).index("train")]
+    first = first - first[0]  # counted from the first training image: no copy lies outside
+    _check_blank(train, first, classes, where)
     sizes = [] if own_test else [_TEST]
     sizes += [] if "validation" in parts else [_VALIDATION]
-    rest, *cut = _cut(train.labels.numpy(), keys["train"], sizes, seed, classes, where)
+    rest, *cut = _cut(train.labels.numpy(), first, sizes, seed, classes, where)
     found = dict(parts) | {"train": train.part(rest)}
     for part, indices in zip([p for p in ("test", "validation") if p not in parts], cut, strict=True):
         found[part] = train.part(indices)
@@ -42,45 +44,46 @@ def assembled(name: str, classes: Sequence[str], parts: Mapping[str, Images], se
     )
 
 
-def fingerprints(images: Images) -> list[bytes]:
-    """Return a hash of the pixels of each image."""
-    found = []
-    with bar("looking for copies", len(images), "image", quiet=len(images) < _MANY) as told:
-        for chunk in images.chunks():
-            found += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in chunk.numpy()]
-            told.at(len(found))
-    return found
+def originals(parts: Sequence[Images]) -> list[np.ndarray]:
+    """Return for each image of each part the number of the first image with the same pixels, counted over all parts."""
+    total, done = sum(map(len, parts)), 0
+    hashes = np.empty((total, 2), dtype=np.uint64)
+    with bar("looking for copies", total, "image", quiet=total < _MANY) as told:
+        for chunk in (chunk for images in parts for chunk in images.chunks()):
+            for image in chunk.numpy():
+                hashes[done] = np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), dtype=np.uint64)
+                done += 1
+            told.at(done)
+    order = np.lexsort(hashes.T)  # stable: of the same pixels, the first comes first
+    begins = np.append(True, (hashes[order][1:] != hashes[order][:-1]).any(1))
+    first = np.empty(total, dtype=np.int64)
+    first[order] = order[begins][np.cumsum(begins) - 1]
+    return np.split(first, np.cumsum([len(images) for images in parts])[:-1])
 
 
-def _check_labels(keys: Mapping[str, list[bytes]], parts: Mapping[str, Images], classes: Sequence[str], where: str) -> None:
-    seen: dict[bytes, int] = {}
-    for part, own in keys.items():
-        for key, label in zip(own, parts[part].labels.tolist(), strict=True):
-            if seen.setdefault(key, label) != label:
-                raise DataProblem(
-                    f"One image of {where} is in the class {classes[seen[key]]} and in {classes[label]}. Remove one."
-                )
+def _check_labels(own: Sequence[np.ndarray], parts: Mapping[str, Images], classes: Sequence[str], where: str) -> None:
+    labels = np.concatenate([images.labels.numpy() for images in parts.values()])
+    other = labels[np.concatenate(own)]
+    for one, two in ((classes[other[i]], classes[labels[i]]) for i in np.flatnonzero(labels != other).tolist()):
+        raise DataProblem(f"One image of {where} is in the class {one} and in {two}. Remove one.")
 
 
-def _check_copies(keys: Mapping[str, list[bytes]], where: str) -> None:
+def _check_copies(own: Sequence[np.ndarray], parts: Mapping[str, Images], where: str) -> None:
+    held = dict(zip(parts, own, strict=True))
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        shared = set(keys.get(first, ())) & set(keys.get(second, ()))
-        if shared:
-            count = sum(key in shared for key in keys[second])
+        if first in held and second in held and (count := int(np.isin(held[second], held[first]).sum())):
             raise DataProblem(
-                f"{count} of the {len(keys[second])} {second} images of {where} are copies of {first} images, pixel by pixel. "
+                f"{count} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by pixel. "
                 f"Remove them from one of the two: what a network has learned by heart measures nothing."
             )
 
 
 def _cut(
-    labels: np.ndarray, keys: list[bytes], sizes: Sequence[float], seed: int, classes: Sequence[str], where: str
+    labels: np.ndarray, original: np.ndarray, sizes: Sequence[float], seed: int, classes: Sequence[str], where: str
 ) -> list[torch.Tensor]:
     """Return the indices of what stays, and of each part that is cut off. Copies stay together."""
     if not sizes:
         return [torch.arange(len(labels))]
-    first: dict[bytes, int] = {}
-    original = np.array([first.setdefault(key, i) for i, key in enumerate(keys)])
     single = np.flatnonzero(original == np.arange(len(labels)))
     if len(single) < len(labels):
         note(f"{len(labels) - len(single)} images of {where} are copies of others; copies stay in one part.")
@@ -98,7 +101,7 @@ def _cut(
     return [torch.from_numpy(np.flatnonzero(np.isin(original, single[part.numpy()]))) for part in order]
 
 
-def _check_blank(train: Images, keys: Sequence[bytes], classes: Sequence[str], where: str) -> None:
+def _check_blank(train: Images, original: np.ndarray, classes: Sequence[str], where: str) -> None:
     """Report classes whose images say nothing; raises DataProblem if all are so."""
     ends = [torch.stack([chunk.flatten(1).amin(1), chunk.flatten(1).amax(1)]) for chunk in train.chunks()]
     low, high = torch.cat(ends, 1)
@@ -109,5 +112,5 @@ def _check_blank(train: Images, keys: Sequence[bytes], classes: Sequence[str], w
         own = train.labels == c
         if bool(own.any()) and bool(constant[own].all()):
             note(f"Every training image of class {name} is of one colour. Was it read or converted wrongly?")
-        elif int(own.sum()) > 1 and len({keys[i] for i in own.nonzero().flatten().tolist()}) == 1:
+        elif int(own.sum()) > 1 and len(np.unique(original[own.numpy()])) == 1:
             note(f"All {int(own.sum())} training images of class {name} are the same image.")
