@@ -239,6 +239,16 @@ def links(root: Path) -> Path:
     return root / "linked"
 
 
+def links_to_files(root: Path) -> Path:
+    """Images of which each is a link to a file outside the folder."""
+    one_folder_a_class(root / "elsewhere")
+    for file in (root / "elsewhere").rglob("*.png"):
+        place = root / "linked" / file.relative_to(root / "elsewhere")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    return root / "linked"
+
+
 def copies_in_one_class(root: Path) -> Path:
     one_folder_a_class(root)
     for number in range(6):
@@ -257,6 +267,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple[int, int, int], bool, str
     "a class named train": (class_named_train, (28, 4, 8), False, ""),
     "what systems leave behind": (litter, (28, 4, 8), False, "Passed over 26 files"),
     "links": (links, (28, 4, 8), False, ""),
+    "links to files outside": (links_to_files, (28, 4, 8), False, ""),
     "copies": (copies_in_one_class, (34, 4, 8), False, "6 images of .* are copies of others; copies stay in one part"),
 }
 
