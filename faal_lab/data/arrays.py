@@ -145,8 +145,9 @@ def _class_names(given: Mapping[str, Any]) -> list[str]:
         while isinstance(value, torch.utils.data.Subset):
             value = value.dataset
         features = getattr(value, "features", None)
-        label = next((k for k in features if k in _KEYS[1]), None) if isinstance(features, Mapping) else None
-        brought = getattr(value, "classes", None) if label is None else getattr(features[label], "names", None)
+        columns = features if isinstance(features, Mapping) else {}
+        label = next((key for key in columns if key in _KEYS[1]), None)
+        brought = getattr(value, "classes", None) if label is None else getattr(columns[label], "names", None)
         if isinstance(brought, list | tuple) and brought and all(isinstance(name, str) for name in brought):
             found[part] = list(brought)
     for part, names in found.items():

@@ -33,7 +33,7 @@ _LOADER = '''"""Load a network with its normalisation in front: images [B, C, H,
     model = load(network)  # a network of your code; its weights have the names that the file has after "model."
     attack = torchattacks.{attack}(model, eps=EPSILON, alpha=EPSILON / 4, steps=20)
 
-The normalisation is inside: leave out set_normalization_used. Foolbox and ART take the bounds (0, 1).
+The normalisation is inside: leave out set_normalization_used. Foolbox's PyTorchModel takes bounds=(0, 1).
 """
 
 from collections import OrderedDict
