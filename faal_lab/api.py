@@ -327,7 +327,7 @@ def train(
     elif settings or base is not None or protocol or (recipe and own is None):
         raise ConfigError("config holds all settings: change it (dataclasses.replace), or give settings by name without it.")
     if images is not None:
-        keep_arrays(images, place)  # after the settings: one that makes no sense leaves nothing behind
+        keep_arrays(images, place, config.storage)  # after the settings: one that makes no sense leaves nothing behind
     folder = Path(out) if out is not None else free_name("runs", run_name(config))
     for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet):
         pass

@@ -279,6 +279,7 @@ BUFFERS = ("average", "copy")  # BatchNorm's statistics: averaged like the weigh
 _DATA_SETS = ("digits", "folder", "csv", "npz", "cifar10", "cifar100", "svhn", "stl10", "mnist", "fashion-mnist")
 DATA_SETS = Table("data", "data", dict.fromkeys(_DATA_SETS, Part("")), Part(""), paths=False)
 VALIDATIONS = ("split", "none", "test")
+STORAGES = ("auto", "memory", "disk")
 AUGMENTATIONS = ("none", "crop-flip")
 _MODELS = ("small-cnn", "preact-resnet-18", "resnet-18", "wrn-34-10", "wrn-28-10", "wrn-16-4")
 MODELS = Table("model", "models", dict.fromkeys(_MODELS, Part("")), Part(""))

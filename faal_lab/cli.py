@@ -272,7 +272,7 @@ def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.h
 
 
 def look(data_dir: str = "", /, *, data: str = "folder", image_size: Whole = 0, download: Annotated[bool, Flag] = False,
-         seed: Whole = 0, out: Path = Path("look.png")) -> None:  # fmt: skip
+         seed: Whole = 0, storage: str = "auto", out: Path = Path("look.png")) -> None:  # fmt: skip
     """Look at a data set before a network learns from it: parts, classes, notes, and a sheet of its images.
 
     Args:
@@ -281,11 +281,12 @@ def look(data_dir: str = "", /, *, data: str = "folder", image_size: Whole = 0, 
         image_size: resize images to this side in pixels
         download: fetch the data set where it is not in data_dir
         seed: the seed by which missing parts are cut
+        storage: memory, disk or auto, for the decoded images
         out: the picture
     """
     from faal_lab.data.look import look as looked
 
-    found = looked(data, data_dir, image_size=image_size, download=download, seed=seed)
+    found = looked(data, data_dir, image_size=image_size, download=download, seed=seed, storage=storage)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.sheet().save(out)
     print(f"{found!r}\nWritten: {out}")

@@ -71,6 +71,8 @@ class Sampler:
             keys = torch.arange(len(self._order), device=chosen.device)[positions] + len(self.images)
             chosen = self._drawn(keys, probabilities)
         images, labels = self.images.batch(chosen)
+        if probabilities is None:  # the next batch is known
+            self.images.ahead(self._order[positions.stop : positions.stop + self.batch_size])
         return Batch(augmented(images, self.augmentation, self.seed, self.epoch, keys), labels, keys)
 
     def _drawn(self, keys: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:

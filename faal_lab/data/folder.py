@@ -1,13 +1,13 @@
 """Read images from folders, one a class, or from a CSV of files and labels.
 
 A folder has the parts `train`, `val` and `test`, some of them, or none: then the parts are cut by seed. Each image is decoded
-once and stays in memory as uint8.
+once and stays as uint8, in memory or in a file.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from faal_lab.data.decode import decode
 from faal_lab.data.images import DataProblem, Images, Splits, note
 from faal_lab.data.parts import assembled
+from faal_lab.data.storage import OnDisk, kept
 from faal_lab.runs.progress import bar
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -40,7 +41,7 @@ class Listed:
     skipped: list[Path]
 
 
-def load_folder(seed: int, data_dir: str, image_size: int, download: bool = False) -> Splits:
+def load_folder(seed: int, data_dir: str, image_size: int, download: bool = False, storage: str = "auto") -> Splits:
     """Read the folder `data_dir`. Raises DataProblem.
 
     `val` is the validation set where it exists, and otherwise 10 % of the training images. Without `test`, 20 % are cut off.
@@ -51,10 +52,10 @@ def load_folder(seed: int, data_dir: str, image_size: int, download: bool = Fals
     folders = _parts(root)
     classes = _classes(folders["train"])
     parts = {part: _listed(folder, _matched(folder, classes, folders["train"])) for part, folder in folders.items()}
-    return _splits(root, classes, parts, seed, image_size)
+    return _splits(root, classes, parts, seed, image_size, storage)
 
 
-def load_csv(seed: int, data_dir: str, image_size: int, download: bool = False) -> Splits:
+def load_csv(seed: int, data_dir: str, image_size: int, download: bool = False, storage: str = "auto") -> Splits:
     """Read the CSV file `data_dir`: a row an image, with its file, its label and, where it is stated, its part.
 
     Paths are relative to the CSV. Raises DataProblem.
@@ -86,7 +87,7 @@ def load_csv(seed: int, data_dir: str, image_size: int, download: bool = False) 
     missing = [file for listed in parts.values() for file in listed.files if not file.is_file()]
     if missing:
         raise DataProblem(f"{source} names {len(missing)} files that are not there, such as {missing[0]}.")
-    return _splits(source, classes, parts, seed, image_size)
+    return _splits(source, classes, parts, seed, image_size, storage)
 
 
 def _part_name(word: str, source: Path) -> str:
@@ -176,39 +177,51 @@ def _listed(root: Path, folders: Mapping[Path, int]) -> Listed:
     return Listed(files, labels, skipped)
 
 
-def _splits(source: Path, classes: Sequence[str], parts: Mapping[str, Listed], seed: int, image_size: int) -> Splits:
+def _splits(
+    source: Path, classes: Sequence[str], parts: Mapping[str, Listed], seed: int, image_size: int, storage: str
+) -> Splits:
     """Decode the files of all parts, and cut off those parts that are not there."""
     skipped = [file for listed in parts.values() for file in listed.skipped]
     if skipped:
         names = ", ".join(file.name for file in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
         note(f"Passed over {len(skipped)} files that are no images or are empty: {names}.")
     everything = [file for listed in parts.values() for file in listed.files]
-    pixels = _read(source, everything, image_size)
-    found, start = {}, 0
+    pixels = _read(source, everything, image_size, storage)
+    labels = [label for listed in parts.values() for label in listed.labels]
+    whole, found, start = Images(pixels, torch.tensor(labels, dtype=torch.int64)), {}, 0
     for part, listed in parts.items():
-        found[part] = Images(pixels[start : start + len(listed.files)], torch.tensor(listed.labels, dtype=torch.int64))
+        found[part] = whole.part(slice(start, start + len(listed.files)))
         start += len(listed.files)
     return assembled(source.name or source.resolve().name, classes, found, seed, str(source))
 
 
-def _read(source: Path, files: Iterable[Path], image_size: int) -> torch.Tensor:
+def _read(source: Path, files: Sequence[Path], image_size: int, storage: str) -> torch.Tensor | OnDisk:
     """Decode images of one size: uint8 [N, 3, H, W]."""
-    from PIL import Image
+    first, _ = decode(files[0])
+    width, height = (image_size, image_size) if image_size else first.size
 
-    files, arrays, changes = list(files), [], Counter[str]()
-    with bar(f"reading {source.name}", len(files), "image", quiet=len(files) < 2000) as told:
-        for number, file in enumerate(files, 1):
-            told.at(number)
-            image, changed = decode(file)
-            changes.update(changed)
-            if image_size:
-                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            if arrays and image.size != arrays[0].shape[1::-1]:
-                raise DataProblem(
-                    f"Images differ in size: {files[0].name} is {arrays[0].shape[1]}x{arrays[0].shape[0]}, {file.name} is "
-                    f"{image.size[0]}x{image.size[1]}. Pass image_size=32 (or another side) to resize them all."
-                )
-            arrays.append(np.asarray(image, dtype=np.uint8))
-    for change, count in changes.items():
-        note(f"{count} of {len(files)} images were {change}.")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    def fill(pixels: np.ndarray) -> list[str]:
+        from PIL import Image
+
+        changes = Counter[str]()
+        with bar(f"reading {source.name}", len(files), "image", quiet=len(files) < 2000) as told:
+            for number, file in enumerate(files):
+                told.at(number + 1)
+                image, changed = decode(file)
+                changes.update(changed)
+                if image_size:
+                    image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+                if image.size != (width, height):
+                    raise DataProblem(
+                        f"Images differ in size: {files[0].name} is {width}x{height}, {file.name} is "
+                        f"{image.size[0]}x{image.size[1]}. Pass image_size=32 (or another side) to resize them all."
+                    )
+                pixels[number] = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+        return [f"{count} of {len(files)} images were {change}." for change, count in changes.items()]
+
+    stats = [(file, file.stat()) for file in files]
+    identity = [(str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    pixels, notes = kept((len(files), 3, height, width), storage, [image_size, identity], fill)
+    for said in notes:
+        note(said)
+    return pixels

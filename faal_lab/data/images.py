@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from faal_lab.data import keyed_random
+from faal_lab.data.storage import OnDisk
 from faal_lab.errors import FaalLabError
 
 
@@ -32,7 +34,7 @@ _CHUNK = 128  # images converted to float64 at once: all of CIFAR would take 1.2
 class Images:
     """The images and labels of one split, on one device."""
 
-    pixels: torch.Tensor  # uint8 [N, channels, height, width]
+    pixels: torch.Tensor | OnDisk  # uint8 [N, channels, height, width]; OnDisk: in a file
     labels: torch.Tensor  # int64 [N]
     pixel_max: int = 255  # the pixel value that means 1.0 (digits are stored in 0..16)
 
@@ -41,19 +43,58 @@ class Images:
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images, float32 in [0, 1], and labels at `indices` [B]."""
-        return self.pixels[indices].to(torch.float32) / self.pixel_max, self.labels[indices]
+        return self.pixels[indices].to(self.labels.device, torch.float32) / self.pixel_max, self.labels[indices]
 
-    def part(self, indices: torch.Tensor) -> Images:
+    def part(self, indices: torch.Tensor | slice) -> Images:
         """Return the images at `indices` [K]."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+        pixels = self.pixels.part(indices) if isinstance(self.pixels, OnDisk) else self.pixels[indices]
+        return replace(self, pixels=pixels, labels=self.labels[indices])
+
+    def joined(self, other: Images) -> Images:
+        """Return these images and then the others."""
+        mine, theirs = self.pixels, other.pixels
+        if isinstance(mine, OnDisk) and isinstance(theirs, OnDisk) and mine.file == theirs.file:
+            pixels = mine.joined(theirs)
+        else:
+            pixels = torch.cat([p[:] for p in (mine, theirs)])
+        return replace(self, pixels=pixels, labels=torch.cat([self.labels, other.labels]))
+
+    def chunks(self) -> Iterator[torch.Tensor]:
+        """Yield the pixels, uint8, a few at once and in order."""
+        yield from self.pixels.split(_CHUNK)
+
+    def ahead(self, indices: torch.Tensor) -> None:
+        """Begin to read the images at `indices` [B], if they lie in a file."""
+        if isinstance(self.pixels, OnDisk):
+            self.pixels.ahead(indices)
 
     def all(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the whole split as one batch."""
         return self.batch(torch.arange(len(self), device=self.labels.device))
 
     def to(self, device: torch.device | str) -> Images:
-        """Copy the images to another device."""
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+        """Copy the images to another device; those in a file go there batch by batch."""
+        pixels = self.pixels if isinstance(self.pixels, OnDisk) else self.pixels.to(device)
+        return replace(self, pixels=pixels, labels=self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Images as floats in [0, 1], indexed and split like a tensor [N, C, H, W]; each access makes those that it asks for."""
+
+    images: Images
+
+    @property
+    def device(self) -> torch.device:
+        """The device of a batch."""
+        return self.images.labels.device
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        return self.images.batch(indices)[0]
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        """Yield `size` images at once."""
+        return (self[part] for part in torch.arange(len(self.images), device=self.device).split(size))
 
 
 @dataclass(frozen=True)
@@ -78,11 +119,12 @@ class Splits:
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of the training images, in [0, 1] units."""
-        total = torch.zeros(2, self.train.pixels.shape[1], dtype=torch.float64, device=self.train.pixels.device)
-        for chunk in self.train.pixels.split(_CHUNK):
+        count, channels, height, width = self.train.pixels.shape
+        total = torch.zeros(2, channels, dtype=torch.float64, device=self.train.pixels.device)
+        for chunk in self.train.chunks():
             values = chunk.to(torch.float64)  # float64 keeps sums of whole numbers exact
             total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
-        first, second = total / self.train.pixels[:, 0].numel()
+        first, second = total / (count * height * width)
         mean, variance = first / self.train.pixel_max, (second - first.square()) / self.train.pixel_max**2
         std = variance.clamp(min=0).sqrt().clamp(min=1e-3)
         return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())

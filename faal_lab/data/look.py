@@ -43,8 +43,9 @@ class Looked:
 
     def _brightness(self, label: int) -> float:
         train = self.splits.train
-        own = train.pixels[train.labels == label]
-        return float(own.double().mean()) / train.pixel_max if len(own) else float("nan")
+        own = train.part((train.labels == label).nonzero().flatten())
+        total = sum(float(chunk.double().mean((1, 2, 3)).sum()) for chunk in own.chunks())
+        return total / len(own) / train.pixel_max if len(own) else float("nan")
 
     def sheet(self, each: int = 8) -> Any:
         """Draw `each` training images of every class (of at most 24), as Pillow's image."""
@@ -94,7 +95,13 @@ def _spread(images: Images, label: int, count: int) -> list[Any]:
 
 
 def look(
-    data: str = "folder", data_dir: str | Path = "", *, image_size: int = 0, download: bool = False, seed: int = 0
+    data: str = "folder",
+    data_dir: str | Path = "",
+    *,
+    image_size: int = 0,
+    download: bool = False,
+    seed: int = 0,
+    storage: str = "auto",
 ) -> Looked:
     """Read a data set as training would, and show what it holds.
 
@@ -104,6 +111,7 @@ def look(
         image_size: resize images to this side in pixels; 0, the default, keeps their size.
         download: fetch missing files; default False.
         seed: seed of the parts that are cut; default 0.
+        storage: "memory", "disk" or "auto" (default), as of the setting.
 
     Returns:
         The parts, the number of images by class, the notes, and a sheet of images.
@@ -118,7 +126,7 @@ def look(
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        splits = load(data, seed=seed, data_dir=str(data_dir), image_size=image_size, download=download)
+        splits = load(data, seed=seed, data_dir=str(data_dir), image_size=image_size, download=download, storage=storage)
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, DataNote))
     for warning in caught:
         if not issubclass(warning.category, DataNote):

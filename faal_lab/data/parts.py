@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from faal_lab.data.images import DataProblem, Images, Splits, note, split_indices
+from faal_lab.runs.progress import bar
 
+_MANY = 200_000  # images whose reading takes long enough for a bar
 _TEST, _VALIDATION = 0.2, 0.1  # fractions that are cut off where a part is missing
 
 
@@ -26,7 +28,7 @@ def assembled(name: str, classes: Sequence[str], parts: Mapping[str, Images], se
     keys = {part: fingerprints(images) for part, images in parts.items()}
     _check_labels(keys, parts, classes, where)
     _check_copies(keys, where)
-    _check_blank(train, classes, where)
+    _check_blank(train, keys["train"], classes, where)
     sizes = [] if own_test else [_TEST]
     sizes += [] if "validation" in parts else [_VALIDATION]
     rest, *cut = _cut(train.labels.numpy(), keys["train"], sizes, seed, classes, where)
@@ -42,7 +44,12 @@ def assembled(name: str, classes: Sequence[str], parts: Mapping[str, Images], se
 
 def fingerprints(images: Images) -> list[bytes]:
     """Return a hash of the pixels of each image."""
-    return [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in images.pixels]
+    found = []
+    with bar("looking for copies", len(images), "image", quiet=len(images) < _MANY) as told:
+        for chunk in images.chunks():
+            found += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in chunk.numpy()]
+            told.at(len(found))
+    return found
 
 
 def _check_labels(keys: Mapping[str, list[bytes]], parts: Mapping[str, Images], classes: Sequence[str], where: str) -> None:
@@ -91,9 +98,10 @@ def _cut(
     return [torch.from_numpy(np.flatnonzero(np.isin(original, single[part.numpy()]))) for part in order]
 
 
-def _check_blank(train: Images, classes: Sequence[str], where: str) -> None:
+def _check_blank(train: Images, keys: Sequence[bytes], classes: Sequence[str], where: str) -> None:
     """Report classes whose images say nothing; raises DataProblem if all are so."""
-    low, high = train.pixels.flatten(1).amin(1), train.pixels.flatten(1).amax(1)
+    ends = [torch.stack([chunk.flatten(1).amin(1), chunk.flatten(1).amax(1)]) for chunk in train.chunks()]
+    low, high = torch.cat(ends, 1)
     constant = low == high
     if bool(constant.all()):
         raise DataProblem(f"Every training image of {where} is of one colour, such as {int(low[0])}. Nothing can be learned.")
@@ -101,5 +109,5 @@ def _check_blank(train: Images, classes: Sequence[str], where: str) -> None:
         own = train.labels == c
         if bool(own.any()) and bool(constant[own].all()):
             note(f"Every training image of class {name} is of one colour. Was it read or converted wrongly?")
-        elif int(own.sum()) > 1 and bool((train.pixels[own] == train.pixels[own][0]).all()):
+        elif int(own.sum()) > 1 and len({keys[i] for i in own.nonzero().flatten().tolist()}) == 1:
             note(f"All {int(own.sum())} training images of class {name} are the same image.")

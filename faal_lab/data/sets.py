@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from faal_lab.catalogue import DATA_SETS, VALIDATIONS
+from faal_lab.catalogue import DATA_SETS, STORAGES, VALIDATIONS
 from faal_lab.data.arrays import load_npz
 from faal_lab.data.folder import load_csv, load_folder
 from faal_lab.data.images import DataProblem, Images, Splits, long_tailed, split_indices
+from faal_lab.data.storage import OnDisk, kept
 from faal_lab.data.torchvision import SOURCES, load_torchvision
 from faal_lab.errors import OwnPartError, check_name
+from faal_lab.runs.files import tensors_sha256
 
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 1000, 200  # the other 597 of 1,797 images are the test split
 
@@ -35,8 +37,9 @@ def _load_digits(seed: int, data_dir: str, image_size: int, download: bool) -> S
     return Splits("digits", tuple(str(d) for d in range(10)), train, validation, test, augmentation="none", own_test=False)
 
 
-# The arguments are the seed of the split, data_dir, image_size, download; a loader ignores those that it does not need.
-LOADERS: dict[str, Callable[[int, str, int, bool], Splits]] = {
+# The arguments are the seed of the split, data_dir, image_size, download; a loader ignores those that it does not need. Those of
+# files take `storage`, too.
+LOADERS: dict[str, Callable[..., Splits]] = {
     "digits": _load_digits,
     "folder": load_folder,
     "csv": load_csv,
@@ -54,10 +57,26 @@ _NEEDS = {
 
 def _without_validation(splits: Splits) -> Splits:
     """Return the validation images to training, as in published protocols that train on all images."""
-    train, validation = splits.train, splits.validation
-    pixels, labels = torch.cat([train.pixels, validation.pixels]), torch.cat([train.labels, validation.labels])
-    nothing = validation.part(torch.empty(0, dtype=torch.int64))
-    return replace(splits, train=replace(train, pixels=pixels, labels=labels), validation=nothing)
+    nothing = splits.validation.part(torch.empty(0, dtype=torch.int64))
+    return replace(splits, train=splits.train.joined(splits.validation), validation=nothing)
+
+
+def _on_disk(splits: Splits) -> Splits:
+    """Return a data set that was read into memory with its pixels in a file."""
+    parts = ("train", "validation", "test")
+    pixels = torch.cat([getattr(splits, part).pixels for part in parts])
+    labels = torch.cat([getattr(splits, part).labels for part in parts])
+
+    def fill(array: np.ndarray) -> list[str]:
+        array[:] = pixels.numpy()
+        return []
+
+    filed, _ = kept(tuple(pixels.shape), "disk", [tensors_sha256({"pixels": pixels})], fill)
+    whole, found, start = replace(splits.train, pixels=filed, labels=labels), {}, 0
+    for part in parts:
+        found[part] = whole.part(slice(start, start + len(getattr(splits, part))))
+        start += len(found[part])
+    return replace(splits, **found)
 
 
 def load(
@@ -69,6 +88,7 @@ def load(
     download: bool = False,
     imbalance: float = 1.0,
     validation: str = "split",
+    storage: str = "auto",
 ) -> Splits:
     """Load a data set, split by `seed`.
 
@@ -81,19 +101,25 @@ def load(
         imbalance: above 1, thin out the training images by class (see `long_tailed`).
         validation: "split"; "none" trains on the validation images too and leaves that part empty; "test" also puts the test
             images there, as released codes do that select on them.
+        storage: "memory", "disk" (a file in the cache folder), or "auto": disk for more than a quarter of the memory.
 
     Raises:
         UnknownName: there is no such data set or validation.
         DataProblem: the images cannot be learned from.
+        StorageError: there is no room for them.
     """
     check_name("data set", name, DATA_SETS)
+    check_name("storage", storage, STORAGES)
     check_name("validation", validation, VALIDATIONS)
     if name in _NEEDS and not data_dir:
         raise DataProblem(f"data={name!r} needs data_dir, {_NEEDS[name]}.")
     loader = LOADERS[name] if name in LOADERS else DATA_SETS.load(name)
+    loader = partial(loader, storage=storage) if name in _NEEDS else loader
     splits = loader(seed, str(Path(data_dir).expanduser()) if data_dir else "", image_size, download)
     if not isinstance(splits, Splits):
         raise OwnPartError(f"{DATA_SETS[name].label} must return faal_lab.data.images.Splits, got {type(splits).__name__}.")
+    if storage == "disk" and not isinstance(splits.train.pixels, OnDisk):
+        splits = _on_disk(splits)
     if validation != "split":
         splits = _without_validation(splits)
     if validation == "test":

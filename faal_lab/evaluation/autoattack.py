@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from faal_lab.data import keyed_random
+from faal_lab.data.images import Scaled
 from faal_lab.evaluation.verdicts import Journal
 from faal_lab.methods.predict import taken_for
 from faal_lab.models.build import frozen
@@ -120,9 +121,9 @@ class Upstream:
         square.attack_single_run, square.random_choice = run, choice
 
 
-def too_small_for_square(pixels: torch.Tensor, norm: str) -> bool:
-    """Return whether Square cannot run: in L2 it tiles images [N, C, H, W] by fifths of their height."""
-    return norm == "l2" and pixels.shape[2] < 5
+def too_small_for_square(shape: torch.Size, norm: str) -> bool:
+    """Return whether Square cannot run on images of a shape [N, C, H, W]: in L2 it tiles them by fifths of their height."""
+    return norm == "l2" and shape[2] < 5
 
 
 def content_keys(images: torch.Tensor) -> torch.Tensor:
@@ -162,7 +163,7 @@ def autoattack_note(num_classes: int) -> str | None:
 
 def autoattack(
     model: nn.Module,
-    images: torch.Tensor,
+    images: torch.Tensor | Scaled,
     labels: torch.Tensor,
     *,
     epsilon: float,
@@ -233,7 +234,7 @@ def _finish(
         time.sleep(_WAIT)
 
 
-def _predicted(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+def _predicted(model: nn.Module, images: torch.Tensor | Scaled, batch_size: int) -> torch.Tensor:
     return torch.cat([taken_for(model, x) for x in images.split(batch_size)])
 
 

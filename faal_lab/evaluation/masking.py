@@ -160,7 +160,7 @@ def _square(
 ) -> np.ndarray:
     """Attack the images `left` with a few hundred queries of Square; return the survivors, bool [N]."""
     stands, some = left.copy(), images.part(torch.from_numpy(np.flatnonzero(left)).to(images.labels.device))
-    if len(some) and not too_small_for_square(images.pixels, norm):
+    if len(some) and not too_small_for_square(images.pixels.shape, norm):
         with frozen(model):
             attack = Upstream(
                 model, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, device=images.labels.device,

@@ -34,16 +34,16 @@ def chosen(labels: np.ndarray, num_classes: int, count: int = IMAGES_A_CLASS) ->
     return np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(num_classes)])
 
 
-def whole_box(pixels: torch.Tensor, norm: str) -> float:
-    """Return the radius at which any image can become any other one; `pixels` is [N, channels, H, W]."""
-    return 1.0 if norm == "linf" else math.sqrt(pixels[0].numel())
+def whole_box(shape: torch.Size, norm: str) -> float:
+    """Return the radius at which any image of a shape [N, channels, H, W] can become any other one."""
+    return 1.0 if norm == "linf" else math.sqrt(shape[1:].numel())
 
 
 def radius_curve(model: nn.Module, images: Images, num_classes: int, *, epsilon: float, norm: str, seed: int) -> RadiusCurve:
     """Predict the first images of each class under PGD-20, at radii from 0 to the whole box."""
     indices = chosen(images.labels.cpu().numpy(), num_classes)
     some = images.part(torch.from_numpy(indices).to(images.labels.device))
-    whole = whole_box(images.pixels, norm)
+    whole = whole_box(images.pixels.shape, norm)
     radii = sorted({0.0, whole, *(f * epsilon for f in _FACTORS if f * epsilon < whole)})
     found = [
         predictions(model, some, PGD_ATTACKS["pgd-20"] if radius else None, radius, seed=seed, norm=norm).cpu().numpy()

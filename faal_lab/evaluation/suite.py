@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, MODES
-from faal_lab.data.images import Images
+from faal_lab.data.images import Images, Scaled
 from faal_lab.errors import check_name
 from faal_lab.evaluation.autoattack import FORWARDS, attacks_for, autoattack, autoattack_note, too_small_for_square
 from faal_lab.evaluation.masking import examine
@@ -168,16 +168,17 @@ def check_model(model: nn.Module, images: Images, num_classes: int, epsilon: flo
         )
     if not len(images):
         raise EvaluationError("There is no image to evaluate on.")
-    if {"square", "autoattack"} & set(attacks) and too_small_for_square(images.pixels, norm):
+    if {"square", "autoattack"} & set(attacks) and too_small_for_square(images.pixels.shape, norm):
         size = list(images.pixels.shape[2:])
         raise EvaluationError(f"Square in L2 needs images of 5 pixels or more, got {size}. Leave it out.")
     labels = images.labels
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise EvaluationError(f"Labels must be between 0 and {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}.")
     pixels, _ = images.batch(torch.arange(min(_PROBED, len(images)), device=labels.device))
-    whole = images.pixels
-    if int(whole.max()) > images.pixel_max or int(whole.min()) < 0:
-        raise EvaluationError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {int(whole.max())}.")
+    ends = [(int(chunk.min()), int(chunk.max())) for chunk in images.chunks()]
+    lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
+    if lowest < 0 or highest > images.pixel_max:
+        raise EvaluationError(f"Pixels must be in [0, 1] after division by {images.pixel_max}, got up to {highest}.")
     pixels.requires_grad_(set(attacks) != {"clean"})
     first, second = model(pixels), model(pixels)
     if said := misfit(first, len(pixels), num_classes):
@@ -225,14 +226,13 @@ def _autoattack(
 ) -> torch.Tensor:
     """Run several attacks in turn, or one of them on all images."""
     attacks = tuple(attack for attack in attacks_for(num_classes) if attack in CHAINS.get(name, (name,)))
-    pixels, labels = images.all()
 
     def finished(what: str, share: float, left: int) -> None:
         tell(f"{name}: {what}, {left} still robust" if name in CHAINS else what, share)
 
     after = autoattack(
-        model, pixels, labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, attacks=attacks, mode=manner.mode,
-        batch_size=manner.batch_size, queries=manner.queries, part=manner.part, parts=manner.parts, progress=finished,
-        journal=Journal(manner.folder, identity | {"attacks": attacks}, manner.part),
+        model, Scaled(images), images.labels, epsilon=epsilon, norm=norm, seed=seed, num_classes=num_classes, attacks=attacks,
+        mode=manner.mode, batch_size=manner.batch_size, queries=manner.queries, part=manner.part, parts=manner.parts,
+        progress=finished, journal=Journal(manner.folder, identity | {"attacks": attacks}, manner.part),
     )  # fmt: skip
     return list(after.values())[-1]

@@ -32,6 +32,7 @@ from faal_lab.catalogue import (
     PRECISIONS,
     SCORES,
     STARTS,
+    STORAGES,
     VALIDATIONS,
     VARIANTS,
     ZOO,
@@ -96,6 +97,9 @@ class Config:
         "Folder of the images (with train/, val/, test/, or cut by seed), the CSV or npz file, or torchvision's files "
         "(empty: ./data).")
     download: bool = setting(False, about="Fetch the data set where it is not in data_dir (checked by its hash).")
+    storage: str = setting("auto", among=STORAGES, about=
+        "Where decoded images are kept: memory, disk (a file in the cache folder, read batch by batch), or auto (disk for more "
+        "than a quarter of the memory).")
     image_size: int = setting(0, low=0, high=4096, about=
         "Resize images to this side in pixels; 0 keeps their size. The digits keep theirs.")
     validation: str = setting("split", among=VALIDATIONS, about=

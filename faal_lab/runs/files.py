@@ -10,13 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from faal_lab.errors import FaalLabError
-
-if TYPE_CHECKING:
-    import torch
-
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 _T = TypeVar("_T")
@@ -26,6 +22,7 @@ _T = TypeVar("_T")
 SCHEMAS = {
     "config": 1, "metrics": 1, "timing": 1, "command": 1, "heartbeat": 1, "checkpoint": 1, "verdicts": 1, "status": 1,
 }  # fmt: skip
+_ROWS = 4096  # of a tensor, hashed at once
 _TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that is open for reading: wait for the reader
 
 
@@ -85,15 +82,19 @@ def patiently(action: Callable[[], _T]) -> _T:
     return action()
 
 
-def tensors_sha256(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> str:
-    """Return the SHA-256 of `prefix` and of each tensor's name, type, shape and bytes, sorted by name."""
+def tensors_sha256(tensors: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the SHA-256 of `prefix` and of each tensor's name, type, shape and bytes, sorted by name.
+
+    Images that lie in a file pass for a tensor: all are read a few at once.
+    """
     import torch
 
     total = hashlib.sha256(prefix.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for part in tensor.split(_ROWS) if tensor.shape else [tensor]:
+            total.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 

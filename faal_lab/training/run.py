@@ -100,7 +100,7 @@ def load_data(config: Config) -> Splits:
     """Load the data set of a run in its three parts. Raises the errors of `data.sets.load`."""
     return load(
         config.data, seed=config.split_seed, data_dir=config.data_dir, image_size=config.image_size, download=config.download,
-        imbalance=config.imbalance, validation=config.validation,
+        imbalance=config.imbalance, validation=config.validation, storage=config.storage,
     )  # fmt: skip
 
 

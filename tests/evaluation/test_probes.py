@@ -41,7 +41,7 @@ def test_the_curve_begins_clean_and_ends_at_the_whole_box(verdicts: Verdicts) ->
 
 
 def test_the_whole_box_in_l2_holds_every_image(tiny_model: torch.nn.Module, images: Images) -> None:
-    assert whole_box(images.pixels, "l2") == 4.0
+    assert whole_box(images.pixels.shape, "l2") == 4.0
     curve = evaluate(tiny_model.eval(), images, NAMES, epsilon=0.5, norm="l2", attacks=("pgd-20",)).curve
     assert curve is not None
     assert curve.radii[-1] == 4.0

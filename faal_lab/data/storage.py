@@ -1,0 +1,179 @@
+"""Keep decoded images in memory, or in a file from which they are read batch by batch.
+
+The system holds as much of the file in memory as fits. It lies in a cache folder, so that a second run, a resumed one and an
+evaluation decode nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from faal_lab.catalogue import STORAGES
+from faal_lab.errors import FaalLabError, check_name
+
+SHARE = 0.25  # of the memory; "auto" keeps larger sets on disk
+_FORMAT = "1"  # a change of decoding needs another number: what is kept was decoded by the old one
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class StorageError(FaalLabError, OSError):
+    """Images that fit neither in memory nor on the disk; the message names the cure."""
+
+
+class OnDisk:
+    """Images in a file, uint8 [N, C, H, W]. Indexed like a tensor, but each access reads; always on the CPU."""
+
+    dtype, device = torch.uint8, torch.device("cpu")
+
+    def __init__(self, file: Path, rows: torch.Tensor | None = None) -> None:
+        self.file = file
+        with open(file, "rb") as stream:
+            np.lib.format.read_magic(stream)
+            (count, *each), _, _ = np.lib.format.read_array_header_1_0(stream)
+            self._start, self._each = stream.tell(), tuple(each)
+        self.rows = torch.arange(count) if rows is None else rows  # int64 [N], places in the file
+        self._ahead: tuple[torch.Tensor, Future[np.ndarray]] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape, as of a tensor."""
+        return torch.Size([len(self.rows), *self._each])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: torch.Tensor | int | slice) -> torch.Tensor:
+        rows = self._rows(index)
+        if rows.ndim == 0:
+            return self[rows[None]][0]
+        if self._ahead is not None and torch.equal(self._ahead[0], rows):
+            read, self._ahead = self._ahead[1].result(), None
+        else:
+            read = self._read(rows)
+        return torch.from_numpy(read)
+
+    def _rows(self, index: torch.Tensor | int | slice) -> torch.Tensor:
+        return self.rows[index.cpu() if isinstance(index, torch.Tensor) else index]
+
+    def _read(self, rows: torch.Tensor) -> np.ndarray:
+        """Read images, in the order of the file; those that lie side by side at once."""
+        places, found = rows.numpy(), np.empty((len(rows), *self._each), dtype=np.uint8)
+        size = int(np.prod(self._each, dtype=np.int64))
+        bounds = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        runs = [(int(places[low]), low, high) for low, high in pairwise(bounds) if low < high]
+        try:
+            with open(self.file, "rb", buffering=0) as stream:
+                for place, low, high in sorted(runs):
+                    stream.seek(self._start + place * size)
+                    view: Any = found[low:high]
+                    if stream.readinto(view) < (high - low) * size:
+                        raise StorageError(f"{self.file} is damaged: it ends early. Delete it; it is made again.")
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.file}, which holds the images, was removed meanwhile. Start again.") from error
+        return found
+
+    def ahead(self, index: torch.Tensor) -> None:
+        """Begin to read the images `index` [B] in a thread; the next access to the same ones takes them."""
+        rows = self._rows(index)
+        if self._ahead is None or not torch.equal(self._ahead[0], rows):
+            self._ahead = rows, _reader().submit(self._read, rows)
+
+    def part(self, index: torch.Tensor | slice) -> OnDisk:
+        """Return the images at `index` [K] without reading them."""
+        return OnDisk(self.file, self._rows(index))
+
+    def joined(self, other: OnDisk) -> OnDisk:
+        """Return these images and then those of another part of the same file."""
+        return OnDisk(self.file, torch.cat([self.rows, other.rows]))
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        """Yield `size` images at once, in order."""
+        return (self[slice(start, start + size)] for start in range(0, len(self), size))
+
+
+@cache
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "images")
+
+
+def memory() -> int:
+    """Return the memory of this machine, or of the container that limits it, in bytes."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for file in _CGROUPS:
+        with suppress(OSError, ValueError):  # "max": no limit
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded images: FAAL_LAB_CACHE, or .cache/faal_lab in the home folder."""
+    stated = os.environ.get("FAAL_LAB_CACHE", "")
+    return Path(stated).expanduser() if stated else Path.home() / ".cache" / "faal_lab"
+
+
+def kept(
+    shape: tuple[int, ...], storage: str, identity: Sequence[object], fill: Callable[[np.ndarray], list[str]]
+) -> tuple[torch.Tensor | OnDisk, list[str]]:
+    """Return images of `shape` [N, C, H, W] and the notes on them, which `fill` writes and returns.
+
+    `identity` tells this set from all others: a file of the same identity is taken as it is. Raises StorageError, and what `fill`
+    raises; no half-written file stays.
+    """
+    check_name("storage", storage, STORAGES)
+    size = int(np.prod(shape, dtype=np.int64))
+    if storage == "memory" or (storage == "auto" and size <= SHARE * memory()):
+        try:
+            pixels = np.empty(shape, dtype=np.uint8)
+        except MemoryError as error:
+            raise StorageError(f"The images take {size / 1e9:.1f} GB, more memory than there is. Set storage=disk.") from error
+        return torch.from_numpy(pixels), fill(pixels)
+    key = hashlib.sha256(json.dumps([_FORMAT, shape, *identity], default=str).encode()).hexdigest()[:32]
+    file = cache_folder() / f"{key}.npy"
+    about = file.with_suffix(".json")
+    if not (file.exists() and about.exists()):
+        _write(file, about, shape, size, fill)
+    said = json.loads(about.read_text(encoding="utf-8"))["notes"]
+    if storage == "auto":
+        share = f"{SHARE:.0%} of the memory ({memory() / 1e9:.1f} GB)"
+        said = [*said, f"The images take {size / 1e9:.1f} GB, more than {share}: they are kept decoded in {file}."]
+    return OnDisk(file), said
+
+
+def _write(file: Path, about: Path, shape: tuple[int, ...], size: int, fill: Callable[[np.ndarray], list[str]]) -> None:
+    cure = "Set FAAL_LAB_CACHE to a folder on a larger disk, or make the images smaller by image_size."
+    half = file.with_name(f"{file.stem}-{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(file.parent).free
+        if size > free:
+            raise StorageError(f"The images take {size / 1e9:.1f} GB, and {file.parent} has {free / 1e9:.1f} GB left. {cure}")
+        written = np.lib.format.open_memmap(half, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal at a later write
+            with open(half, "rb+") as stream:
+                os.posix_fallocate(stream.fileno(), 0, half.stat().st_size)
+        notes = fill(written)
+        written.flush()
+        about.write_text(json.dumps({"notes": notes}), encoding="utf-8")
+        os.replace(half, file)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"Decoded images cannot be kept in {file.parent}: {error}. {cure}") from error
+    finally:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
