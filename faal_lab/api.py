@@ -228,8 +228,8 @@ class Run(os.PathLike[str]):
         """Write the history or the weights for other tools; return the path.
 
         Args:
-            to: tensorboard, csv or parquet (folders of the history); safetensors, state_dict or robustbench (files of the
-                weights), or timm (a folder of the weights).
+            to: tensorboard, csv or parquet (folders of the history); safetensors, state_dict, robustbench or torchattacks
+                (files of the weights), or timm (a folder of the weights).
             out: the file or folder, which is missing or empty.
             checkpoint: whose weights and verdicts: last, or best (by validation).
             force: replace an earlier export.

@@ -299,7 +299,7 @@ ATTACKS = (
 )  # fmt: skip
 DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
 MODES = ("per-image", "compat")  # AutoAttack's noise
-EXPORTS = ("tensorboard", "csv", "parquet", "safetensors", "state_dict", "robustbench", "timm")
+EXPORTS = ("tensorboard", "csv", "parquet", "safetensors", "state_dict", "robustbench", "torchattacks", "timm")
 
 
 def parts() -> dict[str, dict[str, str]]:

@@ -315,8 +315,8 @@ def export(run: Path, /, *, to: Annotated[str, Parameter(choices=EXPORTS)], out:
 
     Args:
         run: its run folder; one that is training gives what it has reported so far
-        to: tensorboard, csv, parquet (folders of the history); safetensors, state_dict, robustbench (files of the weights); timm
-            (a folder of the weights)
+        to: tensorboard, csv, parquet (folders of the history); safetensors, state_dict, robustbench, torchattacks (files of
+            the weights); timm (a folder of the weights)
         out: the file or folder, which is missing or empty
         checkpoint: whose weights and verdicts
         force: replace an earlier export

@@ -3,10 +3,12 @@
 Every wait is for a post-condition. The fixtures `lab` and `page` are in conftest.py.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,12 @@ def watch(page: Any, address: str) -> None:
     page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
     page.on("pageerror", lambda e: page.errors.append(str(e)) if SLOW not in str(e) else None)
     page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+
+
+@contextlib.contextmanager
+def clean(page: Any) -> Iterator[None]:
+    """Whatever is done in here, nothing goes wrong in the page and nothing leaves the machine."""
+    yield
+    assert not any(text.strip() for text in page.locator(".faal-error, .faal-message pre").all_inner_texts())
+    assert not page.outside
+    assert not page.errors

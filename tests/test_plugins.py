@@ -1,13 +1,12 @@
 """Installed packages add names; the template in docs/plugin is one that a user copies."""
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import in_plugin
 import pytest
 
 import faal_lab as fl
@@ -167,50 +166,18 @@ def test_the_version_is_told_without_looking_for_packages() -> None:
     assert ran.stdout.strip() == metadata.version("faal-lab")
 
 
-TRIED = """
-import sys
-from pathlib import Path
-from faal_lab import catalogue
-assert "top-half" in catalogue.FAIRNESS and "torch" not in sys.modules
-import faal_lab as fl
-bench = fl.Workbench("runs")
-assert "top-half" in bench.settings["fairness"].options
-bench.close()
-run = fl.train(fairness="top-half", epochs=1, batch_size=250, attack_steps=1, validation_steps=1, quiet=True, out="runs/a")
-weights = run.history.filter(like="weights").to_numpy()
-assert run.status == "done" and abs(weights.max() / weights.min() - 2) < 1e-6, weights
-assert fl.check_method("top-half")
-"""
-
-
 @pytest.mark.slow
 def test_the_template_installs_and_trains(tmp_path: Path) -> None:
-    source, site = tmp_path / "plugin", tmp_path / "site"
-    shutil.copytree(ROOT / "docs" / "plugin", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    words = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-        site,
-        source,
-    ]
-    installed = subprocess.run(words, capture_output=True, text=True)
-    assert installed.returncode == 0, installed.stderr
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
+    source = in_plugin.copied(tmp_path / "plugin")
+    environment = in_plugin.installed(source, tmp_path / "site")
 
     def told(*more: str) -> str:
         ran = subprocess.run([sys.executable, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    assert "top-half           Classes that do worse than the median" in told("-m", "faal_lab", "methods")
-    assert "FAILS" not in told("-c", TRIED)
+    assert in_plugin.LISTED in told("-m", "faal_lab", "methods")
+    assert "FAILS" not in told("-c", in_plugin.TRIED)
     told("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(source / "tests"))
 
 

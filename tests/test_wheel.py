@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import in_browser
+import in_plugin
 import pytest
 from in_lab import require_browser
 
@@ -52,6 +53,7 @@ def test_all_of_it_works_where_no_checkout_is(wheel: Path, command: Path, tmp_pa
     has_every_file_that_a_user_opens(wheel)
     the_demo_ends_with_the_report(command, tmp_path / "demo")
     a_sweep_starts_and_the_notebooks_come_along(command, tmp_path / "sweep")
+    the_template_of_a_plugin_is_installed_by_pip(command, tmp_path / "plugin")
     the_first_cell_installs_where_the_package_is_absent(command, wheel, tmp_path)
 
 
@@ -96,6 +98,16 @@ def a_sweep_starts_and_the_notebooks_come_along(command: Path, tmp_path: Path) -
     own.write_text("my own")
     assert said([command, "notebooks", "copy", "mine"], tmp_path).strip() == ""
     assert own.read_text() == "my own", "what is there is kept"
+
+
+def the_template_of_a_plugin_is_installed_by_pip(command: Path, tmp_path: Path) -> None:
+    tmp_path.mkdir()
+    python, source = command.with_name("python"), in_plugin.copied(tmp_path / "source")
+    said([python, "-m", "pip", "install", "-q", source], tmp_path)
+    assert in_plugin.LISTED in said([command, "methods"], tmp_path)
+    said([python, "-c", in_plugin.TRIED], tmp_path)
+    said([python, "-m", "pip", "uninstall", "-q", "-y", "faal-lab-tophalf"], tmp_path)
+    assert "top-half" not in said([command, "methods"], tmp_path)
 
 
 def the_first_cell_installs_where_the_package_is_absent(command: Path, wheel: Path, tmp_path: Path) -> None:

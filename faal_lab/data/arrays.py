@@ -23,6 +23,8 @@ from faal_lab.runs.progress import bar
 _PARTS = {"train": "train", "validation": "val", "test": "test"}  # part -> the end of its arrays' names, x_train and y_train
 _CHANNELS = (1, 3, 4)
 _LAYOUTS = ("NCHW", "NHWC")
+_KEYS = (("image", "img"), ("label", "labels", "fine_label"))  # of an item by name, as Hugging Face's sets have
+_OTHER_COLOURS = ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB")  # modes of PIL whose numbers are no grey, red, green or blue
 _BYTES = 16_000_000  # read from a file at once
 
 
@@ -171,10 +173,13 @@ def keep_arrays(data: Any, out: str | os.PathLike[str], storage: str = "auto") -
     """Check a user's own data and write it to `out`.npz; return the path.
 
     `data` is images with labels, (x, y); a map-style Dataset of (image, label); or a dict of these for train, validation and
-    test, which may also have `class_names` and `layout`. The items of a Dataset are written one by one. Raises DataProblem.
+    test, which may also have `class_names` and `layout`. Class names that are not stated are those of the Datasets, whose items
+    are written one by one. Raises DataProblem.
     """
     given = dict(data) if isinstance(data, Mapping) else {"train": data}
     extra = {name: np.asarray(given.pop(name)) for name in ("class_names", "layout") if name in given}
+    if "class_names" not in extra and (names := _class_names(given)):
+        extra["class_names"] = np.asarray(names)
     unknown = set(given) - set(_PARTS)
     if unknown or "train" not in given:
         raise DataProblem(f"data has the parts {', '.join(map(str, given))}; expected train, and if there are: validation, test.")
@@ -196,6 +201,28 @@ def keep_arrays(data: Any, out: str | os.PathLike[str], storage: str = "auto") -
     finally:
         half.unlink(missing_ok=True)
     return path
+
+
+def _class_names(given: Mapping[str, Any]) -> list[str]:
+    """Return the names that Datasets bring: `features["label"].names` of Hugging Face's, `classes` of torchvision's."""
+    found: dict[str, list[str]] = {}
+    for part, value in given.items():
+        while isinstance(value, torch.utils.data.Subset):
+            value = value.dataset
+        features = getattr(value, "features", None)
+        columns = features if isinstance(features, Mapping) else {}
+        label = next((key for key in columns if key in _KEYS[1]), None)
+        brought = getattr(value, "classes", None) if label is None else getattr(columns[label], "names", None)
+        if isinstance(brought, list | tuple) and brought and all(isinstance(name, str) for name in brought):
+            found[part] = list(brought)
+    for part, names in found.items():
+        first = next(iter(found))
+        if names != found[first]:
+            raise DataProblem(
+                f"The Datasets for {first} and {part} name their classes {', '.join(found[first][:10])} and "
+                f"{', '.join(names[:10])}; expected the same in the same order. If they mean the same, state class_names."
+            )
+    return next(iter(found.values()), [])
 
 
 def _members(path: Path) -> set[tuple[str, int, int]]:
@@ -245,10 +272,12 @@ def _write_part(file: ZipFile, part: str, value: Any) -> None:
 def _item(item: Any) -> tuple[np.ndarray, int]:
     """Return image and label of one item: a pair, or a mapping with image and label, as Hugging Face's sets have."""
     if isinstance(item, Mapping):
-        keys = [next((k for k in item if k in names), None) for names in (("image", "img"), ("label", "labels", "fine_label"))]
+        keys = [next((k for k in item if k in names), None) for names in _KEYS]
         if None in keys:
             raise DataProblem(f"An item of the Dataset has {', '.join(map(str, item))}; expected image and label.")
         item = tuple(item[key] for key in keys)
     x, y = item
+    if getattr(x, "mode", "") in _OTHER_COLOURS:
+        raise DataProblem(f"An image of the Dataset has the mode {x.mode}; expected L or RGB. Convert it by .convert('RGB').")
     x = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
     return x, int(y)

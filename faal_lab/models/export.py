@@ -1,8 +1,9 @@
-"""Write weights as files that others load: safetensors, a state dict, RobustBench's or timm's layout.
+"""Write weights as files that others load: safetensors, a state dict, RobustBench's, torchattacks' or timm's layout.
 
 safetensors        FILE.safetensors: the network's own names; normalisation, classes and architecture in the metadata
 state_dict         FILE.pt: a plain dict of tensors by the network's own names; the normalisation is not in it
 robustbench        FILE.pt: normalize.mean and .std [1, C, 1, 1], and model.*; FILE.json in the shape of its model_info
+torchattacks       the same FILE.pt; FILE_loader.py, which puts a network behind the normalisation and loads it, by torch alone
 timm               a folder with model.safetensors and config.json, which states the normalisation
 
 Loads torch only when it writes.
@@ -26,7 +27,50 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMATS = ("safetensors", "state_dict", "robustbench", "timm")
+FORMATS = ("safetensors", "state_dict", "robustbench", "torchattacks", "timm")
+_LOADER = '''"""Load a network with its normalisation in front: images [B, C, H, W] in [0, 1] become logits [B, classes].
+
+    model = load(network)  # a network of your code; its weights have the names that the file has after "model."
+    attack = torchattacks.{attack}(model, eps=EPSILON, alpha=EPSILON / 4, steps=20)
+
+The normalisation is inside: leave out set_normalization_used. Foolbox's PyTorchModel takes bounds=(0, 1).
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+FILE = Path(__file__).with_name({file!a})
+ARCHITECTURE = {architecture!a}
+IMAGE = {image!a}  # channels, height, width
+CLASSES = {classes!a}
+NORM, EPSILON = {norm!a}, {epsilon!a}  # of the attack, for pixels in [0, 1]
+
+
+class Normalize(nn.Module):
+    """(images - mean) / std per channel."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images):
+        return (images - self.mean) / self.std
+
+
+def load(network, file=FILE):
+    """Return the network behind its normalisation, with the weights of the file, in evaluation mode on the CPU."""
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    layers = OrderedDict(model=network)
+    if "normalize.mean" in weights:
+        layers = OrderedDict(normalize=Normalize(weights["normalize.mean"], weights["normalize.std"]), model=network)
+    model = nn.Sequential(layers)
+    model.load_state_dict(weights)
+    return model.eval()
+'''
 
 
 @dataclass(frozen=True)
@@ -53,7 +97,7 @@ def export_weights(model: nn.Module, origin: Origin, to: str, out: str | Path, f
     Args:
         model: the network, on any device; it stays as it is.
         origin: the numbers that go with it.
-        to: safetensors, state_dict, robustbench or timm.
+        to: safetensors, state_dict, robustbench, torchattacks or timm.
         out: the file, or for timm the folder. It is missing, or an empty folder.
         force: replace an earlier export.
 
@@ -69,9 +113,11 @@ def export_weights(model: nn.Module, origin: Origin, to: str, out: str | Path, f
     """
     check_name("format of weights", to, FORMATS)
     place = free_place(Path(out), force, folder=to == "timm")
-    card = place.with_suffix(".json")
+    card, loader = place.with_suffix(".json"), place.with_name(f"{place.stem}_loader.py")
     if to == "robustbench" and free_place(card, force, folder=False) == place:
         raise ConfigError(f"{place} must not end in .json: its description is put there. Name a file such as model.pt.")
+    if to == "torchattacks":
+        free_place(loader, force, folder=False)
     weights, mean, std = parted(model)
     shown = f"mean {_rounded(mean)} and std {_rounded(std)}" if mean and std else ""
     none = "It has no normalisation of ours: what the network does to pixels is its own."
@@ -86,6 +132,11 @@ def export_weights(model: nn.Module, origin: Origin, to: str, out: str | Path, f
         replace_file(card, json.dumps(model_info(origin), indent=2).encode())
         said = f"Its normalisation, {shown}, is in it. {card} is in the shape of model_info."
         none = f"It has no normalisation of ours. {card} is in the shape of model_info."
+    elif to == "torchattacks":
+        replace_file(place, _saved(framed(weights, mean, std)))
+        replace_file(loader, loader_of(origin, place.name).encode())
+        said = f"Its normalisation, {shown}, is in it. {loader} loads it: load(network) takes images in [0, 1]."
+        none = f"It has no normalisation of ours. {loader} loads it."
     else:
         replace_file(place / "model.safetensors", _safetensors(weights, origin, mean, std))
         replace_file(place / "config.json", json.dumps(timm_config(origin, mean, std), indent=2).encode())
@@ -137,6 +188,14 @@ def model_info(origin: Origin) -> dict[str, Any]:
         "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
     )  # fmt: skip
     return {name: known.get(name, "") for name in fields}
+
+
+def loader_of(origin: Origin, file: str) -> str:
+    """Return the Python text that loads `file`, a file beside it. It imports torch alone."""
+    return _LOADER.format(
+        file=file, architecture=origin.architecture, image=tuple(origin.image), classes=list(origin.class_names),
+        norm=origin.norm, epsilon=origin.epsilon, attack="PGDL2" if origin.norm == "l2" else "PGD",
+    )  # fmt: skip
 
 
 def timm_config(origin: Origin, mean: Numbers, std: Numbers) -> dict[str, Any]:

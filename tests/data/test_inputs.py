@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,16 @@ def links(root: Path) -> Path:
     return root / "linked"
 
 
+def links_to_files(root: Path) -> Path:
+    """Images of which each is a link to a file outside the folder."""
+    one_folder_a_class(root / "elsewhere")
+    for file in (root / "elsewhere").rglob("*.png"):
+        place = root / "linked" / file.relative_to(root / "elsewhere")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(file)
+    return root / "linked"
+
+
 def copies_in_one_class(root: Path) -> Path:
     one_folder_a_class(root)
     for number in range(6):
@@ -256,6 +267,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple[int, int, int], bool, str
     "a class named train": (class_named_train, (28, 4, 8), False, ""),
     "what systems leave behind": (litter, (28, 4, 8), False, "Passed over 26 files"),
     "links": (links, (28, 4, 8), False, ""),
+    "links to files outside": (links_to_files, (28, 4, 8), False, ""),
     "copies": (copies_in_one_class, (34, 4, 8), False, "6 images of .* are copies of others; copies stay in one part"),
 }
 
@@ -476,6 +488,93 @@ def test_arrays_are_refused_with_the_cure(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataProblem, match=text):
         keep_arrays(data, tmp_path / "mine")
     assert not list(tmp_path.iterdir()), "what cannot be read is not written"
+
+
+class Labelled(Named):
+    """Stands in for Hugging Face's Dataset: the label's feature has names."""
+
+    def __init__(self, names: Any = ("even", "odd"), key: str = "label") -> None:
+        super().__init__()
+        self.features = {"image": object(), key: SimpleNamespace(names=names) if names else object()}
+
+
+class Classes(Own):
+    """Stands in for torchvision's: `classes` in the order of the labels."""
+
+    def __init__(self, classes: Any = ("even", "odd")) -> None:
+        super().__init__()
+        self.classes = classes
+
+
+NAMED: dict[str, tuple[Any, list[str]]] = {
+    "a feature's": (Labelled(), ["even", "odd"]),
+    "a feature's of another key": (Labelled(["even", "odd"], "fine_label"), ["even", "odd"]),
+    "of a feature without": (Labelled(None), ["0", "1"]),
+    "classes": (Classes(), ["even", "odd"]),
+    "classes of a subset of a subset": (torch.utils.data.Subset(torch.utils.data.Subset(Classes(), range(40)), range(40)), ["even", "odd"]),
+    "classes with synonyms": (Classes([("even", "straight"), ("odd",)]), ["0", "1"]),
+    "classes that are none": (Classes([]), ["0", "1"]),
+    "stated ones go before": ({"train": Classes(), "class_names": ["a", "b"]}, ["a", "b"]),
+    "stated ones settle a difference": (
+        {"train": torch.utils.data.Subset(Classes(), range(30)), "test": torch.utils.data.Subset(Labelled(("EVEN", "ODD")), range(30, 40)), "class_names": ["a", "b"]},
+        ["a", "b"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_dataset_brings_its_class_names(name: str, tmp_path: Path) -> None:
+    data, expected = NAMED[name]
+    splits = load("npz", seed=0, data_dir=str(keep_arrays(data, tmp_path / "mine")))
+    assert list(splits.class_names) == expected
+
+
+def test_class_names_that_differ_are_refused(tmp_path: Path) -> None:
+    data = {"train": Classes(), "test": Classes(("odd", "even"))}
+    with pytest.raises(DataProblem, match="for train and test name their classes even, odd and odd, even; expected the same"):
+        keep_arrays(data, tmp_path / "mine")
+    with pytest.raises(DataProblem, match="has the label 1 in train, and 1 classes"):
+        keep_arrays(Classes(["even"]), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "HSV"])
+def test_pil_images_of_other_colours_are_refused(mode: str, tmp_path: Path) -> None:
+    class Palette(Named):
+        def __getitem__(self, index: int) -> Any:
+            return {"image": Image.fromarray(X[index]).convert(mode), "label": int(Y[index])}
+
+    with pytest.raises(DataProblem, match=f"has the mode {mode}; expected L or RGB. Convert it"):
+        keep_arrays(Palette(), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("form", [None, "numpy", "torch"])
+def test_a_dataset_of_hugging_face(mode: str, form: str | None, tmp_path: Path) -> None:
+    """Their own objects, where the package is installed; `Labelled` stands in for them elsewhere."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: see 'Other libraries' in CONTRIBUTING.md")
+    datasets.disable_progress_bars()
+    names = ["ant", "bee", "cow"]
+    features = datasets.Features({"image": datasets.Image(mode=mode), "label": datasets.ClassLabel(names=names)})
+
+    def made(count: int, seed: int) -> tuple[np.ndarray, Any]:
+        shape = (count, 8, 8) if mode == "L" else (count, 8, 8, 3)
+        pixels = np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
+        return pixels, datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(x) for x in pixels], "label": [i % 3 for i in range(count)]}, features=features
+        ).with_format(form)
+
+    (train, first), (val, second), (test, third) = (made(count, seed) for seed, count in enumerate((30, 9, 12)))
+    file = keep_arrays(datasets.DatasetDict(train=first, validation=second, test=third), tmp_path / "whole")
+    splits = load("npz", seed=0, data_dir=str(file))
+    assert list(splits.class_names) == names
+    for images, pixels in ((splits.train, train), (splits.validation, val), (splits.test, test)):
+        expected = torch.from_numpy(pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2))
+        assert torch.equal(images.pixels, expected)
+        assert images.labels.tolist() == [i % 3 for i in range(len(pixels))]
+    quick: dict[str, Any] = {"epochs": 1, "batch_size": 10, "attack_steps": 1, "validation_steps": 1, "filters": 4, "quiet": True}
+    run = fl.train(data=first, epsilon=0.03, out=tmp_path / "run", **quick)
+    assert list(run.data().class_names) == names
+    assert len(run.data().train) == 21, "the parts that are missing are cut off"
 
 
 def test_a_hostile_npz_runs_nothing(tmp_path: Path) -> None:

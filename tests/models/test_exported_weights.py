@@ -73,7 +73,7 @@ def test_plain_torch_gets_the_same_network(name: str, to: str, tmp_path: Path) -
     other = net(name, 2)
     assert isinstance(other, Normalized)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATISTICS)
-    if to == "robustbench":
+    if to in ("robustbench", "torchattacks"):
         whole = nn.Sequential(OrderedDict(normalize=ImageNormalizer(), model=other.network)).eval()
         whole.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True), strict=True)
         assert torch.equal(source(pixels), whole(pixels))
@@ -106,7 +106,7 @@ def test_a_run_exported_and_adopted_again_is_the_same(tmp_path: Path) -> None:
         again, _, _ = load_model(adopt(config, tmp_path / to / "run").path)
         pixels = run.data().test.pixels[:64].float() / 255
         assert torch.equal(run.model()(pixels), again(pixels)), to
-    assert len(said) == 3
+    assert len(said) == 4
 
 
 def test_the_numbers_of_robustbench_are_the_verdicts(tmp_path: Path) -> None:

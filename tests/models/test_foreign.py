@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from faal_lab.data.images import Images, Splits
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.networks import SmallConvNet
 from faal_lab.models.normalize import NormalizationWarning, Normalize, Normalized, check_normalization
@@ -82,6 +83,8 @@ WRAPPINGS = {
     "DataParallel in a compiled wrapper": (lambda w: told(w, "_orig_mod.model.module."), False),
     "a compiled part": (lambda w: {n.replace("layer1.", "layer1._orig_mod."): t for n, t in w.items()}, False),
     "only an average of timm": (lambda w: {"state_dict_ema": w, "epoch": 3}, False),
+    "only model_ema": (lambda w: {"model_ema": told(w, "module.")}, False),
+    "only ema": (lambda w: {"ema": w, "step": 5}, False),
     "only last": (lambda w: {"last": w}, False),
     "only best, inside": (lambda w: {"best": {"state_dict": told(w, "module.")}}, False),
     "before batch norm counted": (lambda w: {n: t for n, t in w.items() if not n.endswith("num_batches_tracked")}, False),
@@ -346,6 +349,30 @@ def test_normalisations_that_few_images_do_not_tell_apart_are_both_named(
     )
     with pytest.warns(NormalizationWarning, match=text):
         prepare(replace(learned[1], normalization="data"))
+
+
+class Between(nn.Module):
+    """Class 0 where the mean of an image is between 0 and 0.7, class 1 elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Parameter(torch.tensor(0.35))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inside = self.middle - (images.mean((1, 2, 3)) - self.middle).abs()
+        return torch.stack([inside, torch.zeros_like(inside)], 1)
+
+
+def test_a_tie_on_eighteen_images_is_told_as_one() -> None:
+    """Levels of 0.6 and 0.9 are on both sides of 0.7 raw and by CIFAR's numbers (0.5, 1.7), and by the data's own at -1 and 1."""
+    labels = torch.arange(18) % 2
+    pixels = torch.where(labels == 0, 153, 230).to(torch.uint8)[:, None, None, None].expand(18, 3, 4, 4).contiguous()
+    images = Images(pixels, labels, 255)
+    splits = Splits("levels", ("dark", "bright"), images, images, images, "none")
+    own = splits.channel_statistics()
+    text = r"on 50\.0% of 18 validation images with normalization=data, on 100\.0% with none and on 100\.0% with cifar\. It was .* none or cifar$"
+    with pytest.warns(NormalizationWarning, match=text):
+        check_normalization(Normalized(Normalize(*own), Between()), splits, "data", "it")
 
 
 def test_four_images_of_eighteen_are_no_proof_of_a_normalisation(

@@ -3,11 +3,9 @@
 Every wait is for a post-condition. The page must ask nothing of any other machine and log no error.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,21 @@ import in_browser
 import numpy as np
 import pytest
 from in_browser import READY
-from in_lab import LAST, POINTS, ROOT, SCREENSHOTS, STATUS, Lab, press_tau_right, run_again, shoot, steps, turns, wait_until
+from in_lab import (
+    LAST,
+    POINTS,
+    ROOT,
+    SCREENSHOTS,
+    STATUS,
+    Lab,
+    clean,
+    press_tau_right,
+    run_again,
+    shoot,
+    steps,
+    turns,
+    wait_until,
+)
 
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import EpochDone, RunResumed
@@ -24,15 +36,6 @@ from faal_lab.runs.heartbeat import read_heartbeat
 LIVE = "notebooks/04_train_live.ipynb"
 ALL_X = "() => Array.from(document.querySelector('.faal-view').faal.panels.get('weights').data.x)"
 MARKS = "document.querySelector('.faal-view').faal.marks.length"
-
-
-@contextlib.contextmanager
-def clean(page: Any) -> Iterator[None]:
-    """Whatever is done in here, nothing goes wrong in the page and nothing leaves the machine."""
-    yield
-    assert not any(text.strip() for text in page.locator(".faal-error, .faal-message pre").all_inner_texts())
-    assert not page.outside
-    assert not page.errors
 
 
 def stop(page: Any, run: RunFolder) -> None:
