@@ -192,7 +192,7 @@ def _splits(
     for part, listed in parts.items():
         found[part] = whole.part(slice(start, start + len(listed.files)))
         start += len(listed.files)
-    return assembled(source.name or source.resolve().name, classes, found, seed, str(source))
+    return assembled(source.name or source.resolve().name, classes, found, seed, str(source), everything)
 
 
 def _read(source: Path, files: Sequence[Path], image_size: int, storage: str) -> torch.Tensor | OnDisk:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,16 +19,19 @@ _MANY = 200_000  # images whose reading takes long enough for a bar
 _TEST, _VALIDATION = 0.2, 0.1  # fractions that are cut off where a part is missing
 
 
-def assembled(name: str, classes: Sequence[str], parts: Mapping[str, Images], seed: int, where: str) -> Splits:
-    """Return the splits of a data set of which some parts are there.
+def assembled(
+    name: str, classes: Sequence[str], parts: Mapping[str, Images], seed: int, where: str, files: Sequence[Path] = ()
+) -> Splits:
+    """Return the splits of a data set of which some parts are there; `files` are the images' names, part after part.
 
     Without a validation part, 10 % of the training images are cut off by seed; without a test part, 20 %. Raises DataProblem for
     copies in two parts, for one image with two labels, and where a class is too rare to be cut.
     """
     train, own_test = parts["train"], "test" in parts
     own = originals([parts[part] for part in parts])
-    _check_labels(own, parts, classes, where)
-    _check_copies(own, parts, where)
+    called = [str(file) for file in files] or [f"image {i}" for part in parts.values() for i in range(len(part))]
+    _check_labels(own, parts, classes, where, called)
+    _check_copies(own, parts, where, called)
     first = own[list(parts).index("train")]
     first = first - first[0]  # counted from the first training image: no copy lies outside
     _check_blank(train, first, classes, where)
@@ -61,20 +65,27 @@ def originals(parts: Sequence[Images]) -> list[np.ndarray]:
     return np.split(first, np.cumsum([len(images) for images in parts])[:-1])
 
 
-def _check_labels(own: Sequence[np.ndarray], parts: Mapping[str, Images], classes: Sequence[str], where: str) -> None:
+def _check_labels(
+    own: Sequence[np.ndarray], parts: Mapping[str, Images], classes: Sequence[str], where: str, called: Sequence[str]
+) -> None:
     labels = np.concatenate([images.labels.numpy() for images in parts.values()])
-    other = labels[np.concatenate(own)]
-    for one, two in ((classes[other[i]], classes[labels[i]]) for i in np.flatnonzero(labels != other).tolist()):
+    first = np.concatenate(own)
+    for i in np.flatnonzero(labels != labels[first]).tolist():
+        one, two = (f"{classes[labels[k]]} ({called[k]})" for k in (first[i], i))
         raise DataProblem(f"One image of {where} is in the class {one} and in {two}. Remove one.")
 
 
-def _check_copies(own: Sequence[np.ndarray], parts: Mapping[str, Images], where: str) -> None:
-    held = dict(zip(parts, own, strict=True))
+def _check_copies(own: Sequence[np.ndarray], parts: Mapping[str, Images], where: str, called: Sequence[str]) -> None:
+    held, starts = dict(zip(parts, own, strict=True)), dict(zip(parts, np.cumsum([0, *map(len, own)]).tolist(), strict=False))
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        if first in held and second in held and (count := int(np.isin(held[second], held[first]).sum())):
+        copies = np.flatnonzero(np.isin(held.get(second, ()), held.get(first, ())))
+        if len(copies):
+            one = starts[second] + int(copies[0])
+            other = starts[first] + int(np.flatnonzero(held[first] == held[second][copies[0]])[0])
             raise DataProblem(
-                f"{count} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by pixel. "
-                f"Remove them from one of the two: what a network has learned by heart measures nothing."
+                f"{len(copies)} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by pixel, "
+                f"such as {called[one]} of {called[other]}. Remove them from one of the two: what a network has learned by heart "
+                "measures nothing."
             )
 
 

@@ -38,11 +38,14 @@ _LABELS = {
 }
 
 
-def check_method(method: Fairness | str, *, terms: tuple[str, ...] = ("robust",), say: Callable[[str], None] = print) -> bool:
+def check_method(
+    method: Fairness | type[Fairness] | str, *, terms: tuple[str, ...] = ("robust",), say: Callable[[str], None] = print
+) -> bool:
     """Check a fairness method of your own, and print each demand of the contract.
 
     Args:
-        method: the object; or a name or path as for `train`, such as "my_rules.py:MyRule". The object itself stays as it is.
+        method: the object, or its class, which is called without arguments; or a name or path as for `train`, such as
+            "my_rules.py:MyRule". The object itself stays as it is.
         terms: names of the loss terms that it will weigh; default those of PGD adversarial training.
         say: what reports a line; default print.
 
@@ -64,6 +67,13 @@ def check_method(method: Fairness | str, *, terms: tuple[str, ...] = ("robust",)
     objective = "trades" if set(terms) == {"clean", "robust"} else "at"
     if isinstance(method, str):
         check_name("fairness method", method, FAIRNESS)
+    if isinstance(method, type):
+        try:
+            method = method()
+        except TypeError as error:
+            raise OwnPartError(
+                f"{method.__name__} cannot be made without arguments: {error}. Hand over an object of it."
+            ) from error
     made = Recipe.of(objective, copy.deepcopy(method)).fairness  # raises what `train` would raise
     good = True
     for demand, fault in _demands(made, terms):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from conftest import draw_images
 import faal_lab as fl
 from faal_lab.data import folder, storage
 from faal_lab.data.batches import Sampler
-from faal_lab.data.images import DataNote, DataProblem, Images, Splits
+from faal_lab.data.images import DataNote, DataProblem, Images, Splits, heard
 from faal_lab.data.sets import load
 from faal_lab.data.storage import OnDisk, StorageError
 from faal_lab.errors import UnknownName
@@ -114,8 +115,14 @@ def test_notes_of_decoding_are_told_again(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((60, 1, 5, 5))
     np.savez(tmp_path / "own.npz", x_train=x, y_train=np.arange(60) % 2)
     for _ in range(2):
-        with pytest.warns(DataNote, match="floats were rounded to 256 levels"):
+        with heard() as notes:
             load("npz", seed=0, data_dir=str(tmp_path / "own.npz"), storage="disk")
+        assert notes == [f"{tmp_path / 'own.npz'}: x_train: floats were rounded to 256 levels."]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            load("npz", seed=0, data_dir=str(tmp_path / "own.npz"))
+    assert len(caught) == 1, "told once in a process"
 
 
 def test_a_large_set_goes_to_disk_by_itself(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

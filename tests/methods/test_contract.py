@@ -146,5 +146,15 @@ def test_what_is_no_method_is_an_error() -> None:
         fl.check_method("fal")
     with pytest.raises(OwnPartError, match=r"must have needs, state, weigh; needs, state, weigh is missing, got a Linear"):
         fl.check_method(torch.nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(OwnPartError, match=r"must be an object, got the class FAAL. Call it: FAAL\(\)|hand over an object of it"):
-        fl.check_method(fl.FAAL)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(OwnPartError, match=r"Needing cannot be made without arguments: .*'strength'. Hand over an object"):
+        fl.check_method(Needing)
+
+
+class Needing(NoFairness):
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+
+
+def test_a_class_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fl.check_method(fl.FAAL)
+    assert "FAILS" not in capsys.readouterr().out
