@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from faal_lab.catalogue import FAIRNESS
-from faal_lab.errors import check_name
+from faal_lab.errors import OwnPartError, check_name
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.fairness.base import (
     AddsTerms,
@@ -71,9 +71,8 @@ def check_method(
         try:
             method = method()
         except TypeError as error:
-            raise OwnPartError(
-                f"{method.__name__} cannot be made without arguments: {error}. Hand over an object of it."
-            ) from error
+            said = f"{method.__name__} cannot be made without arguments: {error}. Hand over an object of it."
+            raise OwnPartError(said) from error
     made = Recipe.of(objective, copy.deepcopy(method)).fairness  # raises what `train` would raise
     good = True
     for demand, fault in _demands(made, terms):

@@ -346,9 +346,12 @@ def nested(root: Path) -> Path:
 
 
 BAD_LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "copies in train and test": (shared, "1 of the 11 test images of .* are copies of train images, pixel by pixel"),
+    "copies in train and test": (
+        shared,
+        r"1 of the 11 test images of .* are copies of train images, pixel by pixel, such as .*test.*\.png of .*train.*\.png\. Remove",
+    ),
     "copies in val and test": (shared_with_validation, "1 of the 11 test images of .* are copies of validation images"),
-    "one image, two labels": (two_labels, "One image of .* is in the class ant and in bee"),
+    "one image, two labels": (two_labels, r"One image of .* is in the class ant \(.*ant.*\.png\) and in bee \(.*bee.*\.png\)"),
     "capitals alone": (capitals_alone, "The classes Ant and ant of .* differ in capitals alone. Merge or rename them"),
     "a dead link": (dead_link, "gone.png is a link to a file that is not there"),
     "no train": (no_train, "has test/ and val/ and no train/; expected one folder a class in train/"),
