@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from faal_lab.data.distances import sentence
 from faal_lab.data.images import DataNote, Images, Splits
 from faal_lab.data.sets import load
 
@@ -73,7 +74,7 @@ class Looked:
             if splits.own_test
             else ["The test images are cut out by seed: a network from elsewhere may have learned from them."]
         )
-        return "\n".join([first, self.counts.to_string(), *cut, *self.notes])
+        return "\n".join([first, self.counts.to_string(), sentence(self.splits.train), *cut, *self.notes])
 
     def _repr_html_(self) -> str:
         file = io.BytesIO()
