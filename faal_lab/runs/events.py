@@ -213,7 +213,7 @@ class Watch:
             stuck = _stuck([self._trained(e.epoch - 1) for e in last], len(names))
             validated = [] if any(not sum(e.count) for e in last) else last
             found |= stuck or (_validation(names, validated) if validated else {})
-            found |= {} if stuck or "chance" in found else _probed([e.probe for e in last])
+            found |= {} if stuck or "chance" in found else _probed(last, 1 / len(names))
         return found
 
     def _trained(self, epoch: int) -> tuple[float, float]:
@@ -274,14 +274,16 @@ def _validation(class_names: Sequence[str], last: list[EpochDone]) -> dict[str, 
     return found
 
 
-def _probed(probes: list[dict[str, int] | None]) -> dict[str, str]:
+def _probed(epochs: list[EpochDone], chance: float) -> dict[str, str]:
     """Look for an attack that is misled: saturated logits, no slope, images that PGD leaves and a few steps by the margin break.
 
-    Saturation explains the other two, and no slope the last.
+    Saturation explains the other two, and no slope the last. A network that hardly learned falls to the margin easily: a robust
+    accuracy near chance is no claim that an attack could refute.
     """
-    known = [probe for probe in probes if probe is not None]
-    if len(known) < len(probes):
+    known = [epoch.probe for epoch in epochs if epoch.probe is not None]
+    if len(known) < len(epochs):
         return {}
+    claimed = min(sum(e.robust_correct) / sum(e.count) for e in epochs) > chance + _NEAR * (1 - chance)
     last, text = known[-1], "the robust accuracy of this training is too high."
     sure, blind, total = last["certain"], last["no_slope"], last["images"]
     if all(p["certain"] > _CERTAIN * p["images"] for p in known):
@@ -292,9 +294,9 @@ def _probed(probes: list[dict[str, int] | None]) -> dict[str, str]:
     if all(p["no_slope"] > _BLIND * p["images"] for p in known):
         return {
             "no gradient": f"Cross-entropy has no slope at {blind} of {total} validation images: attacks by gradient stand "
-            f"still, and {text} Does the network round or cut off pixels?"
+            f"still, and {text} Does the network round pixels, or are its units dead (a lower learning rate)?"
         }
-    if all(p["stood"] >= _FEWEST and p["fell"] >= _FALL * p["stood"] for p in known):
+    if claimed and all(p["stood"] >= _FEWEST and p["fell"] >= _FALL * p["stood"] for p in known):
         return {
             "masked": f"{last['fell']} of {last['stood']} validation images that PGD leaves fall to a few steps up the margin: "
             f"{text} Gradients are masked, or PGD is too weak: raise validation_steps."
