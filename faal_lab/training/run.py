@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from faal_lab.catalogue import AMBIGUITY_SETS, FAIRNESS, OBJECTIVES, TABLES
-from faal_lab.data.distances import median_distance
 from faal_lab.data.images import Splits
+from faal_lab.data.look import median_distance
 from faal_lab.data.sets import load
 from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError
