@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from faal_lab.data.look import median_distance, nearest_other_class, sample_size, sentence
 from faal_lab.data.images import Images
+from faal_lab.data.look import median_distance, nearest_other_class, sample_size, sentence
 from faal_lab.data.sets import load
 from faal_lab.runs.events import RunStarted, Watch
 
