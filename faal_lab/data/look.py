@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PARTS = ("train", "validation", "test")
 _CLASSES, _LEAST, _MOST, _NAME = 24, 48, 96, 110  # rows of a sheet; sides of an image and room for a class name, in pixels
 _COMPARED = 500  # images in the sample
-_BUDGET = 3e8  # differences of pixels to form: a quarter of a second; images of 224 x 224 pixels get a sample of 44
+_BUDGET = 3e8  # differences of pixels to form: half a second at most; images of 224 x 224 pixels get a sample of 44
 _ROWS = 50  # images compared at once
 _ORDERS = {"linf": float("inf"), "l2": 2.0}
 
