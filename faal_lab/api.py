@@ -329,7 +329,7 @@ def train(
     if images is not None:
         keep_arrays(images, place, config.storage)  # after the settings: one that makes no sense leaves nothing behind
     folder = Path(out) if out is not None else free_name("runs", run_name(config))
-    for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet):
+    for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet, folder):
         pass
     return Run(folder)
 

@@ -124,7 +124,7 @@ def _run(kind: type[Config]) -> Any:
         else:
             chosen = settings_of(config, given, preset_settings(recipe, protocol), kind)
             folder = out or free_name("runs", run_name(chosen))
-        for _ in shown(_training(chosen, folder, resume, replay), quiet):
+        for _ in shown(_training(chosen, folder, resume, replay), quiet, folder):
             pass
         if not quiet:
             print(f"Run folder: {folder}\nNext: faal-lab evaluate {folder}")

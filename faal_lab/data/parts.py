@@ -76,15 +76,16 @@ def _check_labels(
 
 
 def _check_copies(own: Sequence[np.ndarray], parts: Mapping[str, Images], where: str, called: Sequence[str]) -> None:
-    held, starts = dict(zip(parts, own, strict=True)), dict(zip(parts, np.cumsum([0, *map(len, own)]).tolist(), strict=False))
+    held = dict(zip(parts, own, strict=True))
+    starts = dict(zip(parts, np.cumsum([0, *map(len, own)])[:-1].tolist(), strict=True))
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
         copies = np.flatnonzero(np.isin(held.get(second, ()), held.get(first, ())))
         if len(copies):
             one = starts[second] + int(copies[0])
             other = starts[first] + int(np.flatnonzero(held[first] == held[second][copies[0]])[0])
             raise DataProblem(
-                f"{len(copies)} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by pixel, "
-                f"such as {called[one]} of {called[other]}. Remove them from one of the two: what a network has learned by heart "
+                f"{len(copies)} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by "
+                f"pixel, such as {called[one]} of {called[other]}. Remove them from one of the two: what a network has learned by heart "
                 "measures nothing."
             )
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from faal_lab.data.images import Images
 from faal_lab.evaluation.autoattack import Upstream, too_small_for_square
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 from faal_lab.methods.predict import Attack, EvaluationError, predictions, taken_for
+from faal_lab.methods.probe import certain, slopes
 from faal_lab.models.build import frozen
 
 _BLIND, _STUCK = 0.25, 0.25  # shares that no plain network has: of images without any gradient, and of pixels without
@@ -116,11 +116,11 @@ def _outputs(model: nn.Module, images: Images) -> list[Finding]:
 
 def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:
     """Find classes with images, or pixels, at which cross-entropy has no slope."""
-    slopes = []
+    found_there = []
     with frozen(model):
         for pixels, labels in _chunks(images):
-            slopes.append(_slopes(model, pixels, labels))
-    blind, full, stuck, taken = (torch.cat(parts).cpu().numpy() for parts in zip(*slopes, strict=True))
+            found_there.append(_slopes(model, pixels, labels))
+    blind, full, stuck, taken = (torch.cat(parts).cpu().numpy() for parts in zip(*found_there, strict=True))
     found, truth = [], images.labels.cpu().numpy()
     # a branch for one class depends on the prediction more often than on the label: try the predicted classes first
     if names := _where(blind, taken, class_names, _BLIND) or _where(blind, truth, class_names, _BLIND):
@@ -138,13 +138,10 @@ def _slopes(
     model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return per image: no slope at all, a probability of exactly 1, stuck pixels, the predicted class."""
-    pixels.requires_grad_(True)
-    logits = model(pixels)
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    gradient = torch.autograd.grad(loss, pixels)[0] if loss.requires_grad else torch.zeros_like(pixels)
+    gradient, logits = slopes(model, pixels, labels)
     none = (gradient == 0).flatten(1)
-    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.detach().flatten(1), none)
-    return none.all(1), (logits.detach().softmax(1) == 1).any(1), stuck, logits.detach().argmax(1)
+    stuck = (none.float().mean(1) > _STUCK) | _cut_off(pixels.flatten(1), none)
+    return none.all(1), certain(logits), stuck, logits.argmax(1)
 
 
 def _cut_off(pixels: torch.Tensor, none: torch.Tensor) -> torch.Tensor:

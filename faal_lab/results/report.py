@@ -42,7 +42,6 @@ from faal_lab.results.tables import (
     seed_sentences,
     spread_rows,
 )
-from faal_lab.runs.events import signs_of_trouble
 from faal_lab.runs.files import replace_file
 from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
@@ -216,12 +215,7 @@ def _template() -> jinja2.Template:
 
 def _signs(runs: list[Reported]) -> list[str]:
     """State what looked wrong at the end of each training."""
-    return [
-        f"{run.name}: {text}"
-        for run in runs
-        if not run.adopted
-        for text in signs_of_trouble(run.verdicts.class_names, run.history.last_epochs()).values()
-    ]
+    return [f"{run.name}: {text}" for run in runs if not run.adopted for text in run.history.signs().values()]
 
 
 def _setting(verdicts: Verdicts) -> str:

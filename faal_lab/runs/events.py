@@ -1,12 +1,12 @@
-"""Define the events that a run reports and the commands that it obeys, as plain numbers and text.
+"""Define the events that a run reports and the commands that it obeys; name what looks wrong in the events.
 
-No event depends on the clock, so that the same seed gives the same bytes.
+Events are plain numbers and text. None depends on the clock, so that the same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -16,7 +16,10 @@ from faal_lab.runs.files import SCHEMAS, check_schema
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The first record of a run: its classes, its planned length, and the dials at the start."""
+    """The first record of a run: its classes, its planned length, and the dials at the start.
+
+    `distance` is the median distance of a training image to the nearest one of another class, in the run's norm.
+    """
 
     class_names: list[str]
     steps_per_epoch: int
@@ -24,6 +27,7 @@ class RunStarted:
     tau: float
     epsilon: float
     learning_rate: float
+    distance: float | None = None  # of a sample; None in old records, and for a model that was adopted
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class StepDone:
 class EpochDone:
     """Validation after an epoch: images per class, and those correct, clean and under PGD.
 
-    All are 0 where the run has no validation images.
+    All are 0 where the run has no validation images. `probe` counts validation images (see `methods.probe.probe`); None without
+    any, and in old records.
     """
 
     epoch: int
@@ -70,6 +75,7 @@ class EpochDone:
     count: list[int]
     clean_correct: list[int]
     robust_correct: list[int]
+    probe: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,15 +162,96 @@ class Command:
 COMMANDS = ("pause", "resume", "step", "stop", "turn")
 
 
-def signs_of_trouble(class_names: Sequence[str], epochs: Sequence[EpochDone]) -> dict[str, str]:
-    """State what looks wrong in the validation of a training so far: kind -> one line with the likely cause.
+_BAND = 0.005  # the loss is stuck within this share of ln C; a run that learns slowly leaves the band in three epochs
+_NEAR = 0.1  # of the way from guessing to all right: above it, a loss near ln C is a coincidence of class weights or terms
+_BLIND = 0.25  # share of images without a slope that no plain network has
+_CERTAIN = 0.5  # share of images at a probability of 1; a clean training of 30 epochs without weight decay has 0.14
+_FEWEST, _FALL = 8, 0.75  # images that PGD left, to judge by; of those, the share that a sound PGD never loses to three steps
 
-    The kinds are accuracy at chance, a class that is never right, and more images right under attack than without. The last
-    three epochs must show it, beyond three standard errors, so that a slow start is no alarm.
+
+class Watch:
+    """Read the events of a run in order, and name what looks wrong.
+
+    >>> watch = Watch([RunStarted(["cat", "dog"], 9, 5, 0.5, epsilon=0.6, learning_rate=0.1, distance=0.8)])
+    >>> list(watch.signs())
+    ['epsilon']
     """
-    last = [epoch for epoch in epochs if sum(epoch.count)][-3:]
-    if len(last) < 3:
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._started: RunStarted | None = None
+        self._epsilon = 0.0
+        self._epochs: dict[int, EpochDone] = {}  # by number: after a kill the same one may come twice
+        self._steps: dict[int, StepDone] = {}  # of the last epochs
+        for event in events:
+            self.see(event)
+
+    def see(self, event: Event) -> None:
+        """Take the next event of the run."""
+        if isinstance(event, RunStarted):
+            self._started, self._epsilon = event, event.epsilon
+        elif isinstance(event, StepDone):
+            self._steps[event.step], self._epsilon = event, event.epsilon
+        elif isinstance(event, EpochDone):
+            self._epochs[event.epoch] = event
+            self._steps = {n: step for n, step in self._steps.items() if step.epoch > event.epoch - 4}
+        elif isinstance(event, RunResumed):
+            self._epochs = {n: e for n, e in self._epochs.items() if e.step <= event.from_step}
+            self._steps = {n: s for n, s in self._steps.items() if n <= event.from_step}
+
+    def signs(self) -> dict[str, str]:
+        """Return what looks wrong so far: kind -> one line with the likely cause.
+
+        A sign of learning must show in each of the last three epochs, beyond three standard errors, so that a slow start is no
+        alarm.
+        """
+        if self._started is None:
+            return {}
+        last = [self._epochs[n] for n in sorted(self._epochs)[-3:]]
+        found = _too_large(self._epsilon, self._started.distance)
+        if len(last) == 3:
+            names = self._started.class_names
+            stuck = _stuck([self._trained(e.epoch - 1) for e in last], len(names))
+            validated = [] if any(not sum(e.count) for e in last) else last
+            found |= stuck or (_validation(names, validated) if validated else {})
+            found |= {} if stuck or "chance" in found else _probed(last, 1 / len(names))
+        return found
+
+    def _trained(self, epoch: int) -> tuple[float, float]:
+        """Return the mean loss of an epoch, and the share of its training images that were right; NaN where it has no steps."""
+        steps = [step for step in self._steps.values() if step.epoch == epoch]
+        seen = sum(sum(step.count) for step in steps)
+        if not seen:
+            return math.nan, math.nan
+        right = max(sum(sum(getattr(s, kind) or ()) for s in steps) for kind in ("clean_correct", "robust_correct"))
+        return sum(step.loss for step in steps) / len(steps), right / seen
+
+
+def _too_large(epsilon: float, distance: float | None) -> dict[str, str]:
+    """Compare epsilon with the images: at half the distance the balls of two images meet."""
+    if distance is None or epsilon < distance / 2:
         return {}
+    return {
+        "epsilon": f"epsilon {epsilon:.4g} is at least half of {distance:.4g}, the median distance of a training image to the "
+        "nearest one of another class: most balls meet, and no network can be right in both. Lower epsilon, or check norm."
+    }
+
+
+def _stuck(trained: list[tuple[float, float]], classes: int) -> dict[str, str]:
+    """Look for a loss that stays at ln C: all classes equally likely.
+
+    That is the loss of such a network under cross-entropy, TRADES and BAT. MART's is larger.
+    """
+    even, chance = math.log(classes), 1 / classes
+    if not all(abs(loss / even - 1) < _BAND and right < chance + _NEAR * (1 - chance) for loss, right in trained):
+        return {}
+    return {
+        "loss": f"The training loss stays at {trained[-1][0]:.3f}; all {classes} classes equally likely give ln {classes} = "
+        f"{even:.3f}. Nothing is learned: is epsilon too large for these images, or the learning rate too large or too small?"
+    }
+
+
+def _validation(class_names: Sequence[str], last: list[EpochDone]) -> dict[str, str]:
+    """Look at the validation: accuracy at chance, a class that is never right, more images right under attack than without."""
     counts, total, chance = last[-1].count, sum(last[-1].count), 1 / len(class_names)
     clean, robust = ([sum(getattr(e, kind)) / sum(e.count) for e in last] for kind in ("clean_correct", "robust_correct"))
     if max(clean) < chance + 3 * math.sqrt(chance * (1 - chance) / total):
@@ -185,3 +272,33 @@ def signs_of_trouble(class_names: Sequence[str], epochs: Sequence[EpochDone]) ->
             "help: does the network change its answers from call to call?"
         )
     return found
+
+
+def _probed(epochs: list[EpochDone], chance: float) -> dict[str, str]:
+    """Look for an attack that is misled: saturated logits, no slope, images that PGD leaves and a few steps by the margin break.
+
+    Saturation explains the other two, and no slope the last. A network that hardly learned falls to the margin easily: a robust
+    accuracy near chance is no claim that an attack could refute.
+    """
+    known = [epoch.probe for epoch in epochs if epoch.probe is not None]
+    if len(known) < len(epochs):
+        return {}
+    claimed = min(sum(e.robust_correct) / sum(e.count) for e in epochs) > chance + _NEAR * (1 - chance)
+    last, text = known[-1], "the robust accuracy of this training is too high."
+    sure, blind, total = last["certain"], last["no_slope"], last["images"]
+    if all(p["certain"] > _CERTAIN * p["images"] for p in known):
+        return {
+            "saturated": f"Probabilities are 1 to the last digit at {sure} of {total} validation images: logits are so large "
+            f"that cross-entropy loses its slope, and {text} Lower the learning rate, or raise weight_decay."
+        }
+    if all(p["no_slope"] > _BLIND * p["images"] for p in known):
+        return {
+            "no gradient": f"Cross-entropy has no slope at {blind} of {total} validation images: attacks by gradient stand "
+            f"still, and {text} Does the network round pixels, or are its units dead (a lower learning rate)?"
+        }
+    if claimed and all(p["stood"] >= _FEWEST and p["fell"] >= _FALL * p["stood"] for p in known):
+        return {
+            "masked": f"{last['fell']} of {last['stood']} validation images that PGD leaves fall to a few steps up the margin: "
+            f"{text} Gradients are masked, or PGD is too weak: raise validation_steps."
+        }
+    return {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from faal_lab.errors import RunFolderError
-from faal_lab.runs.events import EpochDone, Event, RunResumed, RunStarted, StepDone, to_record
+from faal_lab.runs.events import EpochDone, Event, RunResumed, RunStarted, StepDone, Watch, to_record
 from faal_lab.runs.folder import RunFolder
 from faal_lab.runs.follower import Follower
 
@@ -48,13 +48,15 @@ def _csv(events: list[StepDone] | list[EpochDone], names: list[str]) -> bytes:
 
 
 def events_rows(events: list[StepDone] | list[EpochDone], names: list[str]) -> list[dict[str, Any]]:
-    """Make one row per event; a list becomes one column per class, and an absent list gives none."""
+    """Make one row per event; a list becomes one column per class, a dict one per name, and an absent one gives none."""
     rows = []
     for event in events:
         row: dict[str, Any] = {}
         for key, value in vars(event).items():
             if isinstance(value, list):
                 row |= {f"{key}[{name}]": number for name, number in zip(names, value, strict=True)}
+            elif isinstance(value, dict):
+                row |= {f"{key}_{name}": number for name, number in value.items()}
             elif value is not None:
                 row[key] = value
         rows.append(row)
@@ -111,10 +113,12 @@ class History:
         self.weights, self._weights, self._margin, self._count, self._correct = Column(c), Sums(c), Sums(c), Sums(c), Sums(c)
         self.epoch_step, self.valid_count = Column(), Column(c)
         self.valid_clean, self.valid_robust = Column(c), Column(c)
+        self._watch = Watch()
 
     def add(self, events: Iterable[Event]) -> None:
         """Append the steps and epochs among `events`; a RunResumed drops those after its `from_step`."""
         for event in events:
+            self._watch.see(event)
             if isinstance(event, StepDone):
                 self._add_step(event)
             elif isinstance(event, EpochDone):
@@ -162,12 +166,9 @@ class History:
         at = self._all(at)
         return self._weights.over_last(window, at) / np.minimum(at + 1, window)[:, None]
 
-    def last_epochs(self) -> list[EpochDone]:
-        """Return the last three epochs as events."""
-        columns = (self.epoch_step, self.valid_count, self.valid_clean, self.valid_robust)
-        rows = [column.values[-3:].astype(int).tolist() for column in columns]
-        first = len(self.epoch_step.values) - len(rows[0]) + 1
-        return [EpochDone(first + n, *row) for n, row in enumerate(zip(*rows, strict=True))]
+    def signs(self) -> dict[str, str]:
+        """Return what looks wrong so far, as `Watch.signs` does; {} where RunStarted was not among the events."""
+        return self._watch.signs()
 
     def _all(self, at: np.ndarray | None) -> np.ndarray:
         return np.arange(len(self.step.values)) if at is None else at

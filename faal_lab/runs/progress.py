@@ -11,8 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone, signs_of_trouble
+from faal_lab.errors import RunFolderError
+from faal_lab.runs.events import EpochDone, Event, RunFinished, RunResumed, RunStarted, StepDone, Watch
+from faal_lab.runs.follower import Follower
 
 EVERY = 10.0  # seconds between two lines
 _REDRAW = 1.0  # seconds between two redraws of a bar: its clock moves even while torch loads or a network compiles
@@ -152,30 +155,45 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def shown(events: Iterable[Event], quiet: bool = False) -> Iterator[Event]:
-    """Pass events on, and show the number of steps done and the latest validation result."""
+def shown(events: Iterable[Event], quiet: bool = False, folder: str | Path | None = None) -> Iterator[Event]:
+    """Pass events on; show the number of steps done, the latest validation result, and once each what looks wrong.
+
+    `folder` is the run's: a resumed run is judged together with its earlier epochs.
+    """
     with bar("training", 0, "batch", "preparing" if "torch" in sys.modules else "loading torch", quiet=quiet) as told:
-        names, epochs, noted = list[str](), list[EpochDone](), set[str]()
+        watch, noted = Watch(), set[str]()
         for event in events:
+            watch.see(event)
             if isinstance(event, StepDone):
                 told.at(event.step)
             elif isinstance(event, RunResumed):
                 told.begin_at(event.from_step, event.steps or 0)
                 told.doing("")
+                watch = watch if folder is None else _before(folder, told)
             elif isinstance(event, RunStarted):
                 told.begin_at(0, event.epochs * event.steps_per_epoch)  # loading and compiling are not counted as steps
                 told.doing("")
-                names = event.class_names
             elif isinstance(event, EpochDone):
                 told.doing(validation_line(event))
-                epochs.append(event)
-                for kind, text in signs_of_trouble(names, epochs).items() if names else ():
+            elif isinstance(event, RunFinished):
+                told.stopped = event.reason != "done"
+            if isinstance(event, (RunStarted, EpochDone)):
+                for kind, text in watch.signs().items():
                     if kind not in noted and not quiet:
                         told.write(f"Note: {text}")
                     noted.add(kind)
-            elif isinstance(event, RunFinished):
-                told.stopped = event.reason != "done"
             yield event
+
+
+def _before(folder: str | Path, told: Bar) -> Watch:
+    """Read the record of a run that is resumed; a damaged one is reported, and the run goes on."""
+    follower = Follower(folder, keep_steps=False)
+    try:
+        follower.poll()
+    except RunFolderError as error:
+        told.write(f"Note: {error} What looked wrong before the resume is not known.")
+        return Watch()
+    return Watch(follower.new)
 
 
 def validation_line(event: EpochDone) -> str:

@@ -15,6 +15,7 @@ from faal_lab.data.batches import Sampler
 from faal_lab.methods.averaging import Tensors, wearing
 from faal_lab.methods.fairness.base import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.methods.predict import Attack, count_by_class, survivors
+from faal_lab.methods.probe import probe
 from faal_lab.models.fast import compiled, in_bfloat16, wants_bfloat16
 from faal_lab.runs.events import DialTurned, EpochDone, Event
 from faal_lab.training.measure import Measurement, too_large
@@ -138,7 +139,7 @@ def _end_epoch(trainer: Trainer) -> EpochDone:
 
 
 def validate(trainer: Trainer) -> EpochDone:
-    """Count correct validation images by class, clean and under PGD.
+    """Count correct validation images by class, clean and under PGD, and probe a few for an attack that is misled.
 
     The radius is the epsilon of the run's configuration, not the dial.
     """
@@ -146,10 +147,10 @@ def validate(trainer: Trainer) -> EpochDone:
     if not len(validation):
         nothing = [0] * trainer.num_classes
         return EpochDone(state.epoch + 1, state.step, nothing, clean_correct=nothing, robust_correct=nothing)
-    counts = []
-    for kind in (None, Attack("cross-entropy", config.validation_steps, config.step_ratio)):
-        verdicts = survivors(state.model, validation, kind, config.epsilon, seed=config.seed, norm=config.norm, tick=trainer.tick)
-        counts.append(count_by_class(verdicts, validation.labels, trainer.num_classes))
-    whole = torch.ones_like(validation.labels, dtype=torch.bool)
-    total = count_by_class(whole, validation.labels, trainer.num_classes)
-    return EpochDone(state.epoch + 1, state.step, total, clean_correct=counts[0], robust_correct=counts[1])
+    pgd = Attack("cross-entropy", config.validation_steps, config.step_ratio)
+    ball = {"seed": config.seed, "norm": config.norm, "tick": trainer.tick}
+    clean, robust = (survivors(state.model, validation, kind, config.epsilon, **ball) for kind in (None, pgd))
+    found = probe(state.model, validation, robust if config.validation_steps else None, config.epsilon, **ball)
+    masks = (torch.ones_like(clean), clean, robust)
+    counts = (count_by_class(verdicts, validation.labels, trainer.num_classes) for verdicts in masks)
+    return EpochDone(state.epoch + 1, state.step, *counts, probe=found)

@@ -22,6 +22,7 @@ from torch import nn
 
 from faal_lab.catalogue import AMBIGUITY_SETS, FAIRNESS, OBJECTIVES, TABLES
 from faal_lab.data.images import Splits
+from faal_lab.data.look import median_distance
 from faal_lab.data.sets import load
 from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError
@@ -336,6 +337,7 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
         yield RunStarted(
             list(trainer.splits.class_names), trainer.steps_per_epoch, config.epochs,
             state.dials["tau"], state.dials["epsilon"], state.dials["learning_rate"],
+            median_distance(trainer.splits.train, config.norm),
         )  # fmt: skip
     reader = CommandReader(folder.control, state.commands_read)
     stale = last_number(folder.control) if resume else 0

@@ -20,7 +20,7 @@ from faal_lab.dro.radius import stated
 from faal_lab.errors import RunFolderError
 from faal_lab.runs import ENDED, Follower, RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed, signs_of_trouble
+from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed
 from faal_lab.runs.history import History, run_files
 from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
 from faal_lab.widgets.setup import error_text
@@ -216,5 +216,5 @@ class Dashboard(Pane):
                 self._radius = latest.tau, said
             words.append(f"{self._radius[1]}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
             words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")
-        signs = signs_of_trouble(self._names, self._history.last_epochs()).values()
+        signs = self._history.signs().values()
         return "<br>".join([" · ".join(words), *(f"Note: {html.escape(text)}" for text in signs)])
