@@ -14,6 +14,7 @@ from faal_lab.runs import RunFolder
 from faal_lab.runs.events import EpochDone, Event, RunResumed, RunStarted, StepDone, Watch, from_record
 from faal_lab.runs.history import History, load_history
 from faal_lab.runs.progress import shown
+from faal_lab.training.step import TrainingDiverged
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ["cat", "dog", "emu", "fox"]
@@ -198,6 +199,11 @@ def test_the_recorded_runs_raise_no_alarm(file: Path) -> None:
 def test_a_run_that_learns_nothing_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     fl.train(epochs=3, learning_rate=1e-6, batch_size=100, attack_steps=1, validation_steps=1, out=tmp_path / "run")
     assert "Nothing is learned: is the learning rate too large or too small?" in capsys.readouterr().out
+
+
+def test_a_learning_rate_of_fifty_ends_with_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"are not finite at step \d+. .* Lower the learning rate \(now 4\d"):
+        fl.train(epochs=4, learning_rate=50.0, attack_steps=3, validation_steps=1, out=tmp_path / "run")
 
 
 def test_an_epsilon_too_large_is_noted_and_the_loss_stays_at_ln_c(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
