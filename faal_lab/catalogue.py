@@ -291,8 +291,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 NORMS = ("linf", "l2")
 MEASURES = ("margin", "cross-entropy", "error")
 SCORES = ("mean", "sum", "running")
-STARTS = ("zero", "uniform", "gaussian")
+STARTS = ("zero", "uniform", "gaussian", "gaussian-uncut")
 VARIANTS = ("paper", "release")
+PASSES = ("auto", "fewest", "release")
 ATTACKS = (
     "clean", "noise", "fgsm", "pgd-20", "pgd-100", "cw-20", "apgd-ce", "apgd-t", "fab-t", "square", "apgd-ce+t", "autoattack",
 )  # fmt: skip

@@ -28,6 +28,7 @@ from faal_lab.catalogue import (
     NORMS,
     OBJECTIVES,
     OWN,
+    PASSES,
     PATH_FORM,
     PRECISIONS,
     SCORES,
@@ -131,7 +132,7 @@ class Config:
         "Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own.")
     slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
     variant: str = setting("paper", among=VARIANTS, about=
-        "Where a method's paper and its released code differ: paper, or release.")
+        "Where a method's paper and its released code differ: paper, or release (if there is one for this objective).")
     ambiguity: str = setting("kl", among=AMBIGUITY_SETS, kind="ambiguity set", about=
         "FAAL's set of class distributions around uniform: kl (the paper's), another one to compare, or your FILE.py:NAME.")
     tau: float = setting(0.5, low=0, about=
@@ -146,13 +147,18 @@ class Config:
     score_decay: float = setting(0.9, low=0, high=0.999_999, about="What a running score keeps from batch to batch, below 1.")
     solver: str = setting("exact", among=("exact", "cvxpy"), about="FAAL's solver: exact, or cvxpy (slow, for checking).")
     attack_start: str = setting("auto", among=("auto", *STARTS), about=
-        "Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says).")
+        "Where training attacks begin: zero, uniform, gaussian, gaussian-uncut (not cut to the pixel box before the first "
+        "step, as in most released codes), or auto (what the method's paper says).")
     norm: str = setting("linf", among=NORMS, about="What the attack's radius is measured in: linf, or l2.")
     epsilon: float = setting(0.1, low=0, high=100, about="Attack radius.")
     attack_steps: int = setting(10, low=0, high=10_000, about="PGD steps of the training attack.")
     step_ratio: float = setting(0.25, low=0, high=2, about="Attack step as a fraction of epsilon; 2 crosses the whole ball.")
     batch_norm: str = setting("eval", among=("eval", "train"), kind="BatchNorm mode", about=
         "BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch).")
+    batch_norm_passes: str = setting("auto", among=PASSES, kind="BatchNorm passes", about=
+        "Passes of a step through the network in training mode: fewest (1 for at, 2 for trades and mart), release (those of "
+        "the released code, up to 2 forward passes more, which only move BatchNorm's statistics), or auto (release with "
+        "variant=release, else fewest).")
     replays: int = setting(0, low=0, high=1000, about=
         "Free training: each batch is trained on so many times while one perturbation climbs along; 0 attacks by PGD.")
     awp_gamma: float = setting(0.0, low=0, high=1, about=

@@ -24,18 +24,23 @@ COUNT = torch.tensor([3.0, 2.0, 1.0])
 class Measured:
     """Stands in for what the loop measures."""
 
-    def __init__(self, clean=None, robust=None, cost=None, confusion=None) -> None:
-        self.found = clean, robust, cost, confusion
+    def __init__(self, clean=None, robust=None, cost=None, confusion=None, count=(9, 9, 9)) -> None:
+        self.found, self.count, self.asked = (clean, robust, cost, confusion), count, None
 
-    def validation_errors(self, steps: int):
+    def validation_counts(self):
+        return torch.tensor(self.count), 8
+
+    def validation_errors(self, steps: int, last: bool = False):
         assert steps == 20
+        self.asked = last
         return torch.tensor(self.found[0]), torch.tensor(self.found[1])
 
     def validation_cost(self):
         return torch.tensor(self.found[2])
 
-    def training_confusion(self, steps: int):
+    def training_confusion(self, steps: int, released: float = 0.0):
         assert steps == 10
+        self.asked = released
         return torch.tensor(self.found[3])
 
 

@@ -1,0 +1,95 @@
+"""Read the released codes' passes, starts and differences from `faal_lab/releases.toml`.
+
+A step of a released code often passes the same batch through the network again, in training mode. Loss and gradient do not
+change by that, but BatchNorm's running statistics move once a pass: running <- 0.9 * running + 0.1 * batch. So the passes of
+each release are data, in order, and `Passes` in `training/step.py` makes them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from faal_lab.catalogue import FAIRNESS
+from faal_lab.errors import RecipeError
+
+_FILE = Path(__file__).parent.parent / "releases.toml"
+
+
+class Order(NamedTuple):
+    """Passes in training mode, in order: "clean", "adv", "inner", "outer" or "restart"."""
+
+    before: tuple[str, ...]  # before the optimiser step
+    after: tuple[str, ...]  # after it, on the new weights
+
+
+class Release(NamedTuple):
+    """The released code of a method with one objective."""
+
+    passes: str  # "clean adv clean | clean": see `order`
+    start: str  # of the training attack, one of STARTS
+    code: str  # the repository
+    attack: str | None = None  # the loss that the attack ascends; None: the objective's
+
+
+class Difference(NamedTuple):
+    """One place in which a paper, its release and this package differ."""
+
+    method: str  # a name in the catalogue, "AWP", or "all"
+    what: str
+    size: str  # as measured
+    paper: str  # our form `paper`
+    release: str  # our form `release`
+    choice: str  # why
+
+
+def order(passes: str) -> Order:
+    """Split a text of passes at the optimiser step.
+
+    >>> order("clean adv clean | clean")
+    Order(before=('clean', 'adv', 'clean'), after=('clean',))
+    """
+    before, _, after = passes.partition("|")
+    return Order(tuple(before.split()), tuple(after.split()))
+
+
+@cache
+def _read() -> dict[str, Any]:
+    return tomllib.loads(_FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def releases() -> dict[str, dict[str, Release]]:
+    """Return the releases by fairness method, then by objective, with "-awp" where weights are perturbed."""
+    return {name: {loss: Release(**row) for loss, row in rows.items()} for name, rows in _read()["release"].items()}
+
+
+def differences(method: str = "") -> list[Difference]:
+    """List the differences of a method, with those of all methods; of every method if no name is given."""
+    found = [Difference(**row) for row in _read()["difference"]]
+    return [row for row in found if not method or row.method in (method, "all")]
+
+
+def release_of(objective: str, fairness: str, awp: bool, setting: str) -> Release:
+    """Return the release of a combination.
+
+    A fairness method from elsewhere has that of its objective. Raises RecipeError, which names the releases that exist;
+    `setting` is the one that asked for it, such as "variant=release".
+    """
+    known = releases()
+    method = "none" if FAIRNESS[fairness].label else fairness
+    rows, wanted = known.get(method, {}), objective + ("-awp" if awp else "")
+    if wanted in rows:
+        return rows[wanted]
+    with_awp = f" with awp_gamma above 0 ({wanted})" if awp else ""
+    if rows:
+        raise RecipeError(
+            f"{setting}: there is no released code of fairness={fairness} for objective={objective}{with_awp}. "
+            f"It has {', '.join(rows)}. Choose one of these, or the paper's form."
+        )
+    raise RecipeError(
+        f"{setting}: there is no released code of fairness={fairness}. Releases are known of {', '.join(known)}. "
+        "Choose one of these, or the paper's form."
+    )
