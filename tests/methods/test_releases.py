@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,20 @@ from conftest import SHORT
 from torch import nn
 from torch.nn import functional as F
 
+from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES
 from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
 from faal_lab.data.images import Splits
 from faal_lab.dro import KLBall
 from faal_lab.errors import RecipeError
 from faal_lab.methods.class_stats import class_sums, softmax_margin
+from faal_lab.methods.pgd import Climb, boundary_pair, released_pair
 from faal_lab.methods.recipe import Recipe
 from faal_lab.methods.releases import differences, order, releases
-from faal_lab.training.run import recipe_settings
+from faal_lab.runs.config import Config
+from faal_lab.training.measure import Measurement
+from faal_lab.training.restore import load_model
+from faal_lab.training.run import recipe_settings, run
 from faal_lab.training.step import before_batch, step
 from faal_lab.training.trainer import Trainer, TrainingState
 
@@ -443,3 +449,161 @@ def test_two_steps_under_perturbed_weights_are_those_of_the_release(name: str, f
         if name == "at none":
             net(s.x)
         same(trainer.state.model, net)
+
+
+def test_every_release_names_parts_that_exist_and_has_the_passes_that_its_loss_needs() -> None:
+    for fairness, rows in releases().items():
+        for name, row in rows.items():
+            objective, gamma = name.removesuffix("-awp"), 0.01 if name.endswith("-awp") else 0.0
+            recipe = Recipe.of(objective, fairness, variant="release", awp_gamma=gamma)
+            made = order(row.passes)
+            assert set(recipe.objective.passes) <= set(made.before), f"{fairness} {name}"
+            assert set(made.before) <= {"clean", "adv", "inner", "outer", "restart"}
+            assert set(made.after) <= {"clean"}
+            assert (recipe.passes, recipe.start, recipe.plain.passes) == (row.passes, row.start, row.passes)
+            assert len(made.before) - ("restart" in made.before) + len(made.after) <= len(recipe.objective.passes) + 2
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"objective": "at", "fairness": "wat"}, "variant=release: there is no released code of fairness=wat for objective=at. It has trades."),
+        ({"objective": "at", "fairness": "group-dro"}, "there is no released code of fairness=group-dro. Releases are known of none, faal"),
+        ({"objective": "trades", "fairness": "dafa", "awp_gamma": 0.1}, r"for objective=trades with awp_gamma above 0 \(trades-awp\). It has at, trades."),
+        ({"objective": "at", "fairness": "none", "replays": 3}, r"no released code of free training \(replays=3\)"),
+        ({"objective": "standard", "fairness": "none"}, "for objective=standard. It has at, at-awp, trades"),
+    ],
+)  # fmt: skip
+def test_a_release_that_does_not_exist_is_an_error_that_names_those_that_do(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.of(**settings, variant="release")
+    with pytest.raises(RecipeError, match="batch_norm_passes=release: "):
+        Recipe.of(**settings, batch_norm_passes="release")
+    assert Recipe.of(**settings, batch_norm_passes="fewest").passes == ""
+
+
+def test_the_passes_can_be_chosen_apart_from_the_variant() -> None:
+    assert Recipe.of("at", "faal", batch_norm_passes="release").passes == "adv clean"
+    assert Recipe.of("at", "faal", variant="release", batch_norm_passes="fewest").passes == ""
+    assert Recipe.of("at", "faal").passes == ""
+    paper = Recipe.of("trades", "csr", batch_norm_passes="release")
+    assert (paper.passes, paper.start) == ("clean adv clean adv", "gaussian")
+
+
+def tracked(trainer: Trainer) -> int:
+    return int(trainer.state.model.layers[1].num_batches_tracked)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_batch_in_parts_makes_the_releases_passes_once_a_part(accumulation: int, few: Splits) -> None:
+    trainer = prepared("trades", "cfa", few, accumulation=accumulation)
+    step(trainer, batches(few)[0], before_batch(trainer.state))
+    assert tracked(trainer) == 4 * accumulation, "clean, adv, clean, and clean after the step"
+    fewest = prepared("trades", "cfa", few, accumulation=accumulation, batch_norm_passes="fewest")
+    step(fewest, batches(few)[0], before_batch(fewest.state))
+    assert tracked(fewest) == 2 * accumulation
+
+
+def test_the_restarts_pass_moves_batchnorm_only_where_the_attack_does(few: Splits) -> None:
+    found = []
+    for mode in ("eval", "train"):
+        trainer = prepared("at", "none", few, batch_norm=mode)
+        step(trainer, batches(few)[0], before_batch(trainer.state))
+        found.append(tracked(trainer))
+    assert found == [2, 2 + STEPS + 1]
+
+
+def test_a_run_of_a_release_resumes_bit_for_bit(tmp_path: Path) -> None:
+    config = Config.from_mapping(
+        {"objective": "trades", "fairness": "cfa", "variant": "release", "model": "preact-resnet-18", "filters": 2, "epochs": 2,
+         "batch_size": 400, "attack_steps": 1, "validation_steps": 1, "checkpoint_every": 1}
+    )  # fmt: skip
+    for _ in run(config, tmp_path / "whole"):
+        pass
+    cut = run(config, tmp_path / "cut")
+    for event in cut:
+        if getattr(event, "step", 0) == 4:  # within the second epoch
+            break
+    cut.close()  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in run(config, tmp_path / "cut", resume=True):
+        pass
+    whole, resumed = (load_model(tmp_path / name)[0].state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def scripted(signs: str) -> tuple[Climb, torch.Tensor, torch.Tensor]:
+    """An ascent whose k-th iterate is the number k, right or wrong by the k-th sign."""
+
+    def climb(point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        right = signs[int(point.item())] == "+"
+        return torch.tensor([[1.0, 0.0] if right else [0.0, 1.0]]), point + 1
+
+    return climb, torch.zeros(1, 1, 1, 1), torch.tensor([0])
+
+
+@pytest.mark.parametrize(
+    "signs, paper, release",
+    [
+        ("++++++++++-", (9, 10), (10, 10)),
+        ("++-++++-+++", (1, 3), (1, 7)),
+        ("++-+++++++-", (1, 3), (1, 10)),
+        ("-+-++++++++", (0, 1), (0, 2)),
+        ("+++++++++--", (8, 10), (8, 10)),
+        ("+++++++++++", (10, 10), (10, 10)),
+    ],
+)
+def test_bats_points_are_those_of_the_paper_or_of_the_release(
+    signs: str, paper: tuple[int, int], release: tuple[int, int]
+) -> None:
+    climb, start, label = scripted(signs)
+    found = boundary_pair(climb, start, label, 10, lambda: None)
+    assert tuple(found.flatten().int().tolist()) == paper
+    found = released_pair(climb, torch.stack([start, start]), label, 10, lambda: None)
+    assert tuple(found.flatten().int().tolist()) == release
+
+
+def test_csrs_confusion_is_counted_at_the_last_iterate_with_the_true_logit_lowered(few: Splits) -> None:
+    trainer = prepared("trades", "csr", few)
+    with torch.no_grad():
+        for parameter in trainer.state.model.parameters():
+            parameter.mul_(3.0)  # so that predictions differ
+    found = Measurement.of(trainer).training_confusion(STEPS, 0.9)
+    net, config = trainer.state.model, trainer.config
+    keys = torch.arange(len(few.train))
+    x, y = few.train.batch(keys)
+    noise = keyed_random.uniform(config.seed, 0, keys, keyed_random.EVALUATION_START, tuple(x.shape[1:]))
+    start = x + EPSILON * (2 * noise - 1)  # outside of the box at black pixels
+    adv = Step(net, Batch(x, y, keys), config).attacked(start, "ce")
+    logits = net.eval()(adv).detach()
+    for i, label in enumerate(y.tolist()):
+        logits[i, label] *= 0.9
+    expected = torch.zeros(CLASSES, CLASSES)
+    for guess, label in zip(logits.argmax(1).tolist(), y.tolist(), strict=True):
+        expected[guess, label] += 1
+    assert torch.equal(found.float(), expected)
+    assert not torch.equal(found, Measurement.of(trainer).training_confusion(STEPS)), "ours stops at the first wrong iterate"
+
+
+def test_frls_errors_are_those_of_the_last_iterate_in_the_release(few: Splits) -> None:
+    trainer = prepared("trades", "frl-rwrm", few)
+    measure = Measurement.of(trainer)
+    keys = torch.arange(len(few.validation))
+    x, y = few.validation.batch(keys)
+    noise = keyed_random.uniform(trainer.config.seed, 0, keys, keyed_random.EVALUATION_START, tuple(x.shape[1:]))
+    start = (x + EPSILON * (2 * noise - 1)).clamp(0, 1)
+    adv = Step(trainer.state.model, Batch(x, y, keys), trainer.config).attacked(start, "ce")
+    wrong = (trainer.state.model.eval()(adv).argmax(1) != y).float()
+    by_class = torch.stack([wrong[y == c].mean() for c in range(CLASSES)])
+    assert torch.allclose(measure.validation_errors(STEPS, last=True)[1], by_class)
+    assert bool((measure.validation_errors(STEPS)[1] >= by_class).all())
+    assert measure.validation_counts() == (pytest.approx(torch.bincount(y, minlength=CLASSES)), trainer.config.batch_size)
+
+
+def test_differences_are_about_methods_that_exist() -> None:
+    rows = differences()
+    assert len(rows) >= 20
+    known = {*OBJECTIVES, *FAIRNESS, *AVERAGING, "awp", "all"}
+    assert {name.strip() for row in rows for name in row.method.split(",")} <= known
+    assert all(all(field.strip() for field in row) for row in rows)
+    assert len({(row.method, row.what) for row in rows}) == len(rows)
+    assert {row.method for row in differences("csr")} == {"csr", "all"}
