@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from faal_lab.catalogue import FAIRNESS
-from faal_lab.errors import RecipeError
+from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES
+from faal_lab.errors import RecipeError, check_name
 
 _FILE = Path(__file__).parent.parent / "releases.toml"
 
@@ -37,7 +37,7 @@ class Release(NamedTuple):
 class Difference(NamedTuple):
     """One place in which a paper, its release and this package differ."""
 
-    method: str  # a name in the catalogue, "AWP", or "all"
+    method: str  # names in the catalogue with commas between, "awp", or "all"
     what: str
     size: str  # as measured
     paper: str  # our form `paper`
@@ -67,9 +67,27 @@ def releases() -> dict[str, dict[str, Release]]:
 
 
 def differences(method: str = "") -> list[Difference]:
-    """List the differences of a method, with those of all methods; of every method if no name is given."""
+    """List the differences of a method, then those of all methods; of every method if no name is given."""
     found = [Difference(**row) for row in _read()["difference"]]
-    return [row for row in found if not method or row.method in (method, "all")]
+    own = [row for row in found if not method or method in row.method.split(", ")]
+    return own + ([row for row in found if row.method == "all"] if method else [])
+
+
+def comparison(method: str) -> str:
+    """Print the releases and the differences of one method, for a terminal. Raises UnknownName."""
+    rows = differences(check_name("method", method, dict.fromkeys((*OBJECTIVES, *FAIRNESS, *AVERAGING, "awp"))))
+    lines = [f"{method}: where paper, release and faal_lab differ"]
+    lines += [f"  {name:<12} {row.code}; passes {row.passes}" for name, row in releases().get(method, {}).items()]
+    if method in FAIRNESS and method not in releases():
+        lines.append("  There is no released code to follow.")
+    for row in rows:
+        lines += [
+            f"\n{row.what} ({row.size})",
+            f"  paper    {row.paper}",
+            f"  release  {row.release}",
+            f"  why      {row.choice}",
+        ]
+    return "\n".join(lines)
 
 
 def release_of(objective: str, fairness: str, awp: bool, setting: str) -> Release:

@@ -418,7 +418,9 @@ def test_two_steps_under_perturbed_weights_are_those_of_the_release(name: str, f
         optimizer.param_groups[0]["lr"] = trainer.learning_rate
         step(trainer, batch, before_batch(trainer.state))
         s = Step(net, batch, config)
-        adv = s.attacked(s.uniform() if objective == "at" else s.gaussian(), "ce" if objective == "at" else "kl", training=bool(train))
+        adv = s.attacked(
+            s.uniform() if objective == "at" else s.gaussian(), "ce" if objective == "at" else "kl", training=bool(train)
+        )
         if train:
             net(adv)
         net.train()
