@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -379,3 +380,21 @@ def check_combination(
     if not validation and (method.validation or averaging == "fawa"):
         which = f"fairness={fairness}" if method.validation else "averaging=fawa"
         raise RecipeError(f"{which} is decided on validation images, and there are none. Set validation to split.")
+
+
+@cache
+def facts_of_releases() -> dict[str, Any]:
+    """Read releases.toml: `release` holds fairness method -> objective (with "-awp" under perturbed weights) -> facts."""
+    return tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))
+
+
+def check_release(objective: str, fairness: str, setting: str, awp: bool = False, replays: int = 0) -> dict[str, str]:
+    """Return the facts of a combination's released code, which `setting` asks for; raises RecipeError if there is none."""
+    known = facts_of_releases()["release"]
+    rows, wanted = known.get("none" if FAIRNESS[fairness].label else fairness, {}), objective + ("-awp" if awp else "")
+    if wanted in rows and not replays:
+        return rows[wanted]
+    what = f"fairness={fairness}" + (f" for objective={objective}" if rows else "")
+    what += (" with awp_gamma above 0" if rows and awp else "") + (f" with free training (replays={replays})" if replays else "")
+    there = f"It has {', '.join(rows)}." if rows else f"Releases are known of {', '.join(known)}."
+    raise RecipeError(f"{setting}: there is no released code of {what}. {there} Choose one of these, or the paper's form.")

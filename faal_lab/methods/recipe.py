@@ -154,7 +154,9 @@ class Recipe:
         """
         names = OBJECTIVES.text(objective), "faal" if type(fairness) is FAAL else FAIRNESS.text(fairness)
         check_combination(*names, averaging, replays=replays, validation=validation)
-        released = _released(names, variant, batch_norm_passes, awp_gamma > 0, replays)
+        check_name("variant", variant, VARIANTS)
+        check_name("BatchNorm passes", batch_norm_passes, PASSES)
+        released = release_of(*names, variant, batch_norm_passes, awp_gamma > 0, replays)
         release = variant == "release"
         loss: Any = _made(OBJECTIVES, objective, {"beta": beta})
         ball = _made(AMBIGUITY_SETS, ambiguity, {})  # its radius is the run's dial, tau
@@ -269,18 +271,6 @@ def _check_facts(names: tuple[str, str], loss: Objective, method: Fairness, aver
         acts_on = "sampling" if isinstance(method, Samples) else "loss"
         rows = rows[0], replace(rows[1], attacked=isinstance(method, PlansAttacks), acts_on=acts_on)
     check_combination(*names, averaging, rows=rows, **settings)
-
-
-def _released(names: tuple[str, str], variant: str, passes: str, awp: bool, replays: int) -> Release | None:
-    """Return the release that the variant or the passes ask for; None if neither does."""
-    check_name("variant", variant, VARIANTS)
-    check_name("BatchNorm passes", passes, PASSES)
-    if "release" not in (variant, passes):
-        return None
-    asks = "variant=release" if variant == "release" else "batch_norm_passes=release"
-    if replays:
-        raise RecipeError(f"{asks}: there is no released code of free training (replays={replays}) here. Set replays to 0.")
-    return release_of(*names, awp, asks)
 
 
 def _as_released(loss: Any, released: Release) -> Any:

@@ -7,15 +7,10 @@ each release are data, in order, and `Passes` in `training/step.py` makes them.
 
 from __future__ import annotations
 
-import tomllib
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES
-from faal_lab.errors import RecipeError, check_name
-
-_FILE = Path(__file__).parent.parent / "releases.toml"
+from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES, check_release, facts_of_releases
+from faal_lab.errors import check_name
 
 
 class Order(NamedTuple):
@@ -55,20 +50,23 @@ def order(passes: str) -> Order:
     return Order(tuple(before.split()), tuple(after.split()))
 
 
-@cache
-def _read() -> dict[str, Any]:
-    return tomllib.loads(_FILE.read_text(encoding="utf-8"))
-
-
-@cache
 def releases() -> dict[str, dict[str, Release]]:
     """Return the releases by fairness method, then by objective, with "-awp" where weights are perturbed."""
-    return {name: {loss: Release(**row) for loss, row in rows.items()} for name, rows in _read()["release"].items()}
+    found = facts_of_releases()["release"]
+    return {name: {loss: Release(**row) for loss, row in rows.items()} for name, rows in found.items()}
+
+
+def release_of(objective: str, fairness: str, variant: str, passes: str, awp: bool, replays: int) -> Release | None:
+    """Return the release that `variant` or `passes` asks for; None if neither does. Raises RecipeError if there is none."""
+    if "release" not in (variant, passes):
+        return None
+    setting = "variant=release" if variant == "release" else "batch_norm_passes=release"
+    return Release(**check_release(objective, fairness, setting, awp, replays))
 
 
 def differences(method: str = "") -> list[Difference]:
     """List the differences of a method, then those of all methods; of every method if no name is given."""
-    found = [Difference(**row) for row in _read()["difference"]]
+    found = [Difference(**row) for row in facts_of_releases()["difference"]]
     own = [row for row in found if not method or method in row.method.split(", ")]
     return own + ([row for row in found if row.method == "all"] if method else [])
 
@@ -88,26 +86,3 @@ def comparison(method: str) -> str:
             f"  why      {row.choice}",
         ]
     return "\n".join(lines)
-
-
-def release_of(objective: str, fairness: str, awp: bool, setting: str) -> Release:
-    """Return the release of a combination.
-
-    A fairness method from elsewhere has that of its objective. Raises RecipeError, which names the releases that exist;
-    `setting` is the one that asked for it, such as "variant=release".
-    """
-    known = releases()
-    method = "none" if FAIRNESS[fairness].label else fairness
-    rows, wanted = known.get(method, {}), objective + ("-awp" if awp else "")
-    if wanted in rows:
-        return rows[wanted]
-    with_awp = f" with awp_gamma above 0 ({wanted})" if awp else ""
-    if rows:
-        raise RecipeError(
-            f"{setting}: there is no released code of fairness={fairness} for objective={objective}{with_awp}. "
-            f"It has {', '.join(rows)}. Choose one of these, or the paper's form."
-        )
-    raise RecipeError(
-        f"{setting}: there is no released code of fairness={fairness}. Releases are known of {', '.join(known)}. "
-        "Choose one of these, or the paper's form."
-    )

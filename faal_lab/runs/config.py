@@ -37,6 +37,7 @@ from faal_lab.catalogue import (
     VARIANTS,
     ZOO,
     check_combination,
+    check_release,
 )
 from faal_lab.errors import ConfigError, RecipeError, check_name
 from faal_lab.settings import Setting, setting
@@ -232,6 +233,9 @@ class Config:
             check_combination(
                 self.objective, self.fairness, self.averaging, replays=self.replays, validation=self.validation != "none"
             )
+            for name in ("variant", "batch_norm_passes"):
+                if getattr(self, name) == "release":
+                    check_release(self.objective, self.fairness, f"{name}=release", self.awp_gamma > 0, self.replays)
         except RecipeError as error:
             raise ConfigError(str(error)) from error
         starts = {

@@ -19,7 +19,7 @@ from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
 from faal_lab.data.images import Splits
 from faal_lab.dro import KLBall
-from faal_lab.errors import RecipeError
+from faal_lab.errors import ConfigError, RecipeError
 from faal_lab.methods.class_stats import class_sums, softmax_margin
 from faal_lab.methods.pgd import Climb, boundary_pair, released_pair
 from faal_lab.methods.recipe import Recipe
@@ -471,8 +471,8 @@ def test_every_release_names_parts_that_exist_and_has_the_passes_that_its_loss_n
     [
         ({"objective": "at", "fairness": "wat"}, "variant=release: there is no released code of fairness=wat for objective=at. It has trades."),
         ({"objective": "at", "fairness": "group-dro"}, "there is no released code of fairness=group-dro. Releases are known of none, faal"),
-        ({"objective": "trades", "fairness": "dafa", "awp_gamma": 0.1}, r"for objective=trades with awp_gamma above 0 \(trades-awp\). It has at, trades."),
-        ({"objective": "at", "fairness": "none", "replays": 3}, r"no released code of free training \(replays=3\)"),
+        ({"objective": "trades", "fairness": "dafa", "awp_gamma": 0.1}, "for objective=trades with awp_gamma above 0. It has at, trades."),
+        ({"objective": "at", "fairness": "none", "replays": 3}, r"no released code of fairness=none for objective=at with free training \(replays=3\)"),
         ({"objective": "standard", "fairness": "none"}, "for objective=standard. It has at, at-awp, trades"),
     ],
 )  # fmt: skip
@@ -481,6 +481,8 @@ def test_a_release_that_does_not_exist_is_an_error_that_names_those_that_do(sett
         Recipe.of(**settings, variant="release")
     with pytest.raises(RecipeError, match="batch_norm_passes=release: "):
         Recipe.of(**settings, batch_norm_passes="release")
+    with pytest.raises(ConfigError, match=said):
+        Config.from_mapping(settings | {"variant": "release"})
     assert Recipe.of(**settings, batch_norm_passes="fewest").passes == ""
 
 
