@@ -175,8 +175,9 @@ class Recipe:
                 f"ambiguity={AMBIGUITY_SETS.text(ambiguity)}: fairness={names[1]} takes no set from outside. "
                 "Choose fairness=faal, or hand the set to your method."
             )
-        scales = isinstance(fairness, str) and FAIRNESS[fairness].scales
-        early = _made(FAIRNESS, fairness, settings) if scales else NoFairness()
+        row = FAIRNESS[names[1]]
+        one_code = release and (row.updates == "once" or row.targets)  # DAFA's and TRIX's code has one step for all epochs
+        early = _made(FAIRNESS, fairness, settings) if isinstance(fairness, str) and (row.scales or one_code) else NoFairness()
         if release and released is not None:
             loss = _as_released(loss, released)
         start = check_name("attack start", attack_start, ("auto", *STARTS))

@@ -92,6 +92,7 @@ class Step:
         move: torch.Tensor | float = ALPHA,
         target: torch.Tensor | None = None,
         training: bool = False,
+        twice: bool = False,
     ) -> torch.Tensor:
         """PGD to its last iterate."""
         self.net.train(training)
@@ -104,7 +105,9 @@ class Step:
             if target is not None:
                 height = torch.where(target >= 0, -ce(logits, target.clamp(min=0)), height)
             (slope,) = torch.autograd.grad(height.sum(), adv)
-            adv = torch.min(torch.max(adv + move * slope.sign(), self.x - radius), self.x + radius).clamp(0, 1)
+            for _ in range(2 if twice else 1):
+                adv = torch.min(torch.max(adv + move * slope.sign(), self.x - radius), self.x + radius)
+            adv = adv.clamp(0, 1)
         return adv.detach()
 
 
@@ -265,8 +268,8 @@ def dafa(s: Step) -> torch.Tensor:
 
 
 def dafa_at(s: Step) -> torch.Tensor:
-    """Before the weights are known: the doubled step of the code is stated in docs/differences.md."""
-    adv = s.attacked(s.gaussian(), "ce")
+    """Before the weights are known: the code makes each step twice then, too."""
+    adv = s.attacked(s.gaussian(), "ce", twice=True)
     s.net.train()
     return ce(s.net(adv), s.y).mean()
 
@@ -601,6 +604,17 @@ def test_frls_errors_are_those_of_the_last_iterate_in_the_release(few: Splits) -
     assert torch.allclose(measure.validation_errors(STEPS, last=True)[1], by_class)
     assert bool((measure.validation_errors(STEPS)[1] >= by_class).all())
     assert measure.validation_counts() == (pytest.approx(torch.bincount(y, minlength=CLASSES)), trainer.config.batch_size)
+
+
+@pytest.mark.parametrize("objective, fairness", [("at", "dafa"), ("trades", "trix"), ("trades", "cfa")])
+def test_before_it_starts_a_release_is_its_own_code_with_no_weights_yet(objective: str, fairness: str) -> None:
+    recipe = Recipe.of(objective, fairness, variant="release", fairness_start=5)
+    early = recipe.at(4)
+    assert type(early.fairness) is type(recipe.fairness)
+    assert early.fairness is not recipe.fairness, "it never learns"
+    assert (early.passes, early.start) == (recipe.passes, recipe.start)
+    if fairness != "cfa":
+        assert type(Recipe.of(objective, fairness, fairness_start=5).at(4).fairness).__name__ == "NoFairness"
 
 
 def test_differences_are_about_methods_that_exist() -> None:

@@ -58,7 +58,7 @@ class DAFA:
         """Scale radius and step in proportion to the weight."""
         weights = self.state.get("weights", torch.ones(batch.num_classes, device=batch.labels.device))
         scale = weights.float()[batch.labels]
-        if self._double_step and "weights" in self.state:
+        if self._double_step:  # before the weights are known, too
             return AttackPlan((scale + batch.step_ratio).clamp(max=1.0), 1 + scale)
         return AttackPlan(scale, scale)
 
