@@ -386,15 +386,3 @@ def check_combination(
 def facts_of_releases() -> dict[str, Any]:
     """Read releases.toml: `release` holds fairness method -> objective (with "-awp" under perturbed weights) -> facts."""
     return tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))
-
-
-def check_release(objective: str, fairness: str, setting: str, awp: bool = False, replays: int = 0) -> dict[str, str]:
-    """Return the facts of a combination's released code, which `setting` asks for; raises RecipeError if there is none."""
-    known = facts_of_releases()["release"]
-    rows, wanted = known.get("none" if FAIRNESS[fairness].label else fairness, {}), objective + ("-awp" if awp else "")
-    if wanted in rows and not replays:
-        return rows[wanted]
-    what = f"fairness={fairness}" + (f" for objective={objective}" if rows else "")
-    what += (" with awp_gamma above 0" if rows and awp else "") + (f" with free training (replays={replays})" if replays else "")
-    there = f"It has {', '.join(rows)}." if rows else f"Releases are known of {', '.join(known)}."
-    raise RecipeError(f"{setting}: there is no released code of {what}. {there} Choose one of these, or the paper's form.")

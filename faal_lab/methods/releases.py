@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES, check_release, facts_of_releases
+from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES, facts_of_releases
 from faal_lab.errors import check_name
+from faal_lab.runs.config import check_release
 
 
 class Order(NamedTuple):
@@ -27,6 +28,8 @@ class Release(NamedTuple):
     start: str  # of the training attack, one of STARTS
     code: str  # the repository
     attack: str | None = None  # the loss that the attack ascends; None: the objective's
+    batch_norm: str = "eval"  # BatchNorm's mode during the attack
+    first_batch: str = ""  # the same for the first batch of an epoch after the first; empty: no exception
 
 
 class Difference(NamedTuple):

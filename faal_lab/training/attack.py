@@ -51,7 +51,8 @@ def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
     objective, method = state.acting().objective, state.acting().fairness
     if objective.attack_loss is None:
         return Attacked(batch.images, None)
-    with frozen(state.model, config.batch_norm):
+    mode = config.attack_mode(first_batch=state.batch == 0 and state.epoch > 0)
+    with frozen(state.model, mode):
 
         @cache
         def clean_logits() -> torch.Tensor:
@@ -69,7 +70,7 @@ def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
         radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius
         climb = partial(_carried, trainer) if config.replays else partial(_climbed, trainer, plan=plan, clean_logits=clean_logits)
         adv = climb(batch, radius)
-        if config.batch_norm == "train" and "restart" in order(state.acting().passes).before:
+        if mode == "train" and "restart" in order(state.acting().passes).before:
             with torch.no_grad():
                 state.model(adv)
     return Attacked(adv, radius if isinstance(radius, torch.Tensor) else None)

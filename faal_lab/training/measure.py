@@ -138,7 +138,7 @@ def too_large(trainer: Trainer, batch: Batch, low: bool) -> BatchTooLarge:
     size = -(-whole // more)
     if more >= 2 * whole:
         return BatchTooLarge(f"{said}, nor does a single image. Choose a smaller network or another device.")
-    if config.replays or config.batch_norm == "train":
+    if config.replays or config.attack_mode() == "train":
         return BatchTooLarge(f"{said}; {size} images do. Set batch_size={size}.")
     return BatchTooLarge(
         f"{said}; {size} images do. Set accumulation={more} (the class weights stay those of the whole batch, a step costs one "
