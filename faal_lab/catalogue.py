@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -292,8 +293,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 NORMS = ("linf", "l2")
 MEASURES = ("margin", "cross-entropy", "error")
 SCORES = ("mean", "sum", "running")
-STARTS = ("zero", "uniform", "gaussian")
+STARTS = ("zero", "uniform", "gaussian", "gaussian-uncut")
 VARIANTS = ("paper", "release")
+PASSES = ("auto", "fewest", "release")
 ATTACKS = (
     "clean", "noise", "fgsm", "pgd-20", "pgd-100", "cw-20", "apgd-ce", "apgd-t", "fab-t", "square", "apgd-ce+t", "autoattack",
 )  # fmt: skip
@@ -379,3 +381,9 @@ def check_combination(
     if not validation and (method.validation or averaging == "fawa"):
         which = f"fairness={fairness}" if method.validation else "averaging=fawa"
         raise RecipeError(f"{which} is decided on validation images, and there are none. Set validation to split.")
+
+
+@cache
+def facts_of_releases() -> dict[str, Any]:
+    """Read releases.toml: `release` holds fairness method -> objective (with "-awp" under perturbed weights) -> facts."""
+    return tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))

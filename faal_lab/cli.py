@@ -15,6 +15,7 @@ from faal_lab import __version__
 from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, EXPORTS, MODES
 from faal_lab.errors import EXIT_CODES, ConfigError, RunFolderError, check_name, check_part
 from faal_lab.methods.presets import listing, preset_settings
+from faal_lab.methods.releases import comparison
 from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config
 from faal_lab.runs.config import settings as declared
@@ -343,9 +344,13 @@ def tell(run: Path, what: str, /) -> None:
     print(f"Sent as command {sent.number}; the run is {folder.status()}.")
 
 
-def methods() -> None:
-    """List parts, recipes and protocols to choose from, with sources."""
-    print(listing())
+def methods(method: str = "", /) -> None:
+    """List parts, recipes and protocols to choose from, with sources.
+
+    Args:
+        method: where the paper of this one, its released code and faal_lab differ, instead
+    """
+    print(comparison(method) if method else listing())
 
 
 def settings(*, recipe: str = "", protocol: str = "") -> None:

@@ -261,3 +261,56 @@ def test_the_memory_benchmark_measures_each_alone() -> None:
     assert set(found["MB"]) == set(benchmark.CONTENDERS)
     low, high = 20, 90  # a backward pass keeps 20 MB of 64 images; cvxpy alone is 100
     assert {who: peak for who, peak in found["MB"].items() if not low < peak < high} == {}
+
+
+THEIRS = """
+import torch
+from torch.nn import functional as F
+
+
+def trades_loss(model, x, y, optimizer, step_size, epsilon, perturb_steps, beta):
+    model.eval()
+    adv = x + 0.001 * torch.randn(x.shape).cuda()
+    for _ in range(perturb_steps):
+        adv.requires_grad_()
+        far = F.kl_div(model(adv).log_softmax(1), model(x).softmax(1), reduction="sum")
+        adv = adv.detach() + step_size * torch.autograd.grad(far, adv)[0].sign()
+        adv = torch.min(torch.max(adv, x - epsilon), x + epsilon).clamp(0, 1)
+    model.train()
+    first = model(x)
+    moved = model(adv.detach())
+    again = model(x)
+    far = F.kl_div(moved.log_softmax(1), again.softmax(1), reduction="batchmean")
+    return F.cross_entropy(first, y) + beta * far
+"""
+
+
+def test_the_releases_benchmark_finds_what_differs_and_skips_what_is_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import releases as benchmark
+
+    assert benchmark.report(benchmark.rows(tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "| TRADES | trades, none | skipped: no trades.py |" in printed
+    assert "Nothing was compared: clone a code first." in printed
+    (tmp_path / "TRADES").mkdir()
+    (tmp_path / "TRADES" / "trades.py").write_text(THEIRS)
+    found = benchmark.rows(tmp_path)
+    assert benchmark.report(found) == 0
+    assert max(found[0][kind] for kind in ("loss", "gradient", "statistics")) < 1e-9
+    assert "3 numbers" in capsys.readouterr().out
+    (tmp_path / "TRADES" / "trades.py").write_text(THEIRS.replace("again = model(x)", "again = first"))
+    found = benchmark.rows(tmp_path)
+    assert benchmark.report(found) == 1, "one pass less moves the statistics once less"
+    assert found[0]["loss"] < 1e-9 < 1e-3 < found[0]["statistics"]
+
+
+def test_the_page_states_how_near_the_authors_codes_are() -> None:
+    page = " ".join((BENCHMARKS.parent / "docs" / "differences.md").read_text().split())
+    rows = json.loads((BENCHMARKS / "releases.json").read_text())["rows"]
+    numbers = [row[k] for row in rows for k in ("loss", "gradient", "statistics", "weights", "images") if k in row]
+    assert f"The largest of {len(numbers)} differences is {max(numbers):.1e}" in page
+    assert all(len(row["commit"]) == 40 for row in rows)
+    assert not any("skipped" in row for row in rows)

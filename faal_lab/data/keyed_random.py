@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 # Two uses must never share a stream, so each has a number. A changed number changes every result.
-ORDER, AUGMENT, ATTACK_START, EVALUATION_START, SAMPLE, TARGET = 1, 2, 3, 4, 5, 6
+ORDER, AUGMENT, ATTACK_START, EVALUATION_START, SAMPLE, TARGET, SECOND_START = 1, 2, 3, 4, 5, 6, 7
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9

@@ -85,8 +85,8 @@ def _check_copies(own: Sequence[np.ndarray], parts: Mapping[str, Images], where:
             other = starts[first] + int(np.flatnonzero(held[first] == held[second][copies[0]])[0])
             raise DataProblem(
                 f"{len(copies)} of the {len(held[second])} {second} images of {where} are copies of {first} images, pixel by "
-                f"pixel, such as {called[one]} of {called[other]}. Remove them from one of the two: what a network has learned by "
-                "heart measures nothing."
+                f"pixel, such as {called[one]} of {called[other]}. Remove them from one of the two: what a network has learned "
+                "by heart measures nothing."
             )
 
 

@@ -127,13 +127,16 @@ def _stats(method: Fairness, logits: torch.Tensor, labels: torch.Tensor) -> Clas
 class _Measured:
     """Stands in for the measurements between two epochs."""
 
-    def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def validation_errors(self, steps: int, last: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.linspace(0.1, 0.4, _CLASSES), torch.linspace(0.2, 0.9, _CLASSES)
 
     def validation_cost(self) -> torch.Tensor:
         return torch.linspace(0.5, 2.0, _CLASSES)
 
-    def training_confusion(self, steps: int) -> torch.Tensor:
+    def validation_counts(self) -> tuple[torch.Tensor, int]:
+        return torch.full((_CLASSES,), 9), 9
+
+    def training_confusion(self, steps: int, released: float = 0.0) -> torch.Tensor:
         return torch.eye(_CLASSES, dtype=torch.int64) * 8 + 1
 
 

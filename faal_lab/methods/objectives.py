@@ -7,6 +7,7 @@ can be passed directly.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,9 @@ from torch.nn import functional as F
 from faal_lab import catalogue
 
 Terms = dict[str, torch.Tensor]  # name ("clean", "robust", ...) -> per-sample loss [B]
+
+
+Logits = dict[str, torch.Tensor]  # pass ("clean", "adv", "inner", "outer") -> logits [B, C]
 
 
 class Outcome(NamedTuple):
@@ -59,6 +63,51 @@ class Objective(Protocol):
         ...
 
 
+class Passing(Protocol):
+    """An objective that lets another choose the order of its passes, as all of ours do."""
+
+    passes: tuple[str, ...]  # its own passes, in order
+
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the terms from the logits of its passes."""
+        ...
+
+
+class _Passes:
+    """Make an objective's own passes in its own order."""
+
+    passes: tuple[str, ...] = ()
+
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the terms from the logits of `passes`."""
+        raise NotImplementedError
+
+    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        """Run the passes; see `Objective`."""
+        return self.outcome(passed(model, self.passes, images, adv, self.passes), labels)
+
+
+def passed(
+    model: nn.Module, passes: Iterable[str], images: torch.Tensor, adv: torch.Tensor | None, needed: Iterable[str] = ()
+) -> Logits:
+    """Pass the images of each name through the model, in order; return the logits [B, C] of those `needed`.
+
+    The first pass of a needed name keeps its graph. In training mode a repeated one has the same logits, so it only moves
+    BatchNorm, as all passes do that nobody needs.
+    """
+    found: Logits = {}
+    for name in passes:
+        batch = images if name == "clean" else adv
+        assert batch is not None, "a pass of attacked images needs them"
+        batch = batch[("inner", "outer").index(name)] if name in ("inner", "outer") else batch
+        kept = name in needed and name not in found
+        with torch.set_grad_enabled(kept and torch.is_grad_enabled()):
+            logits = model(batch)
+        if kept:
+            found[name] = logits
+    return found
+
+
 def weighted(
     terms: Terms, multipliers: dict[str, torch.Tensor], labels: torch.Tensor, predicted: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -76,38 +125,41 @@ def weighted(
     return total
 
 
-class StandardTraining:
+class StandardTraining(_Passes):
     """Training without an attack: cross-entropy on clean images, one term, `clean`."""
 
+    passes: tuple[str, ...] = ("clean",)
     terms: tuple[str, ...] = ("clean",)
     points: int = 1
     attack_loss: str | None = None
     start: str = "zero"
 
-    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Run one forward pass; see `Objective`."""
-        logits = model(images)
-        return Outcome({"clean": F.cross_entropy(logits, labels, reduction="none")}, logits, None)
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the cross-entropy; see `Objective`."""
+        clean = logits["clean"]
+        return Outcome({"clean": F.cross_entropy(clean, labels, reduction="none")}, clean, None)
 
 
-class AdversarialTraining:
+@dataclass(frozen=True)
+class AdversarialTraining(_Passes):
     """PGD adversarial training (Madry et al., ICLR 2018).
     Cross-entropy on adversarial images, one term, `robust`.
     """
 
+    passes: tuple[str, ...] = ("adv",)
     terms: tuple[str, ...] = ("robust",)
     points: int = 1
     attack_loss: str | None = "cross-entropy"
     start: str = "uniform"
 
-    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Run one forward pass; see `Objective`."""
-        logits = model(adv)
-        return Outcome({"robust": F.cross_entropy(logits, labels, reduction="none")}, None, logits)
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the cross-entropy under attack; see `Objective`."""
+        adv = logits["adv"]
+        return Outcome({"robust": F.cross_entropy(adv, labels, reduction="none")}, None, adv)
 
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(_Passes):
     """TRADES (Zhang et al., ICML 2019, eq. 5): CE(clean) + beta * KL(p(clean) || p(adv)).
 
     The terms are `clean` and, with its beta, `robust`. The attack ascends the KL from a Gaussian start, with the clean
@@ -120,16 +172,17 @@ class TRADES:
     points: int = 1
     attack_loss: str | None = "kl"
     start: str = "gaussian"
+    passes: tuple[str, ...] = ("clean", "adv")
 
-    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Run two forward passes, clean and adversarial; see `Objective`."""
-        clean, attacked = model(images), model(adv)
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return both terms; see `Objective`."""
+        clean, attacked = logits["clean"], logits["adv"]
         moved = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
         return Outcome({"clean": F.cross_entropy(clean, labels, reduction="none"), "robust": self.beta * moved}, clean, attacked)
 
 
 @dataclass(frozen=True)
-class MART:
+class MART(_Passes):
     """MART (Wang et al., ICLR 2020, eq. 11): boosted CE on adversarial images + a weighted divergence.
 
     `boosted` is CE(adv) - log(1 - the best wrong probability). `robust` is beta * KL(p(clean) || p(adv)) * (1 - p_y(clean));
@@ -142,10 +195,11 @@ class MART:
     points: int = 1
     attack_loss: str | None = "cross-entropy"
     start: str = "gaussian"
+    passes: tuple[str, ...] = ("clean", "adv")
 
-    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Run two forward passes, clean and adversarial; see `Objective`."""
-        clean, attacked = model(images), model(adv)
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return both terms; see `Objective`."""
+        clean, attacked = logits["clean"], logits["adv"]
         p, q = clean.softmax(1), attacked.softmax(1)
         best_wrong = q.scatter(1, labels[:, None], -1.0).amax(1)
         boosted = F.cross_entropy(attacked, labels, reduction="none") - torch.log(1.0001 - best_wrong + 1e-12)
@@ -155,13 +209,13 @@ class MART:
 
 
 @dataclass(frozen=True)
-class BAT:
+class BAT(_Passes):
     """BAT (Sun et al., AAAI 2023): points on both sides of the boundary, pushed to uniform predictions.
 
     `source` is the cross-entropy at the last iterate that is still classified correctly (how hard a class is to leave).
     `robust` is beta * KL(p(clean) || p) at the iterate after the first mistake (which class attracts). `uniformity` is KL(p
     || U) at both, with coefficient 1. It maximises entropy near the boundary, so calibration changes: check it. Classes are
-    scored by the outer point.
+    scored by the outer point. With two `ascents` each point has a start and an ascent of its own, as in the authors' code.
     """
 
     beta: float = 6.0
@@ -169,10 +223,12 @@ class BAT:
     points: int = 2
     attack_loss: str | None = "kl"
     start: str = "gaussian"
+    passes: tuple[str, ...] = ("clean", "inner", "outer")
+    ascents: int = 1
 
-    def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Outcome:
-        """Run three forward passes: clean, inner and outer point; see `Objective`."""
-        clean, inner, outer = model(images), model(adv[0]), model(adv[1])
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the three terms; see `Objective`."""
+        clean, inner, outer = logits["clean"], logits["inner"], logits["outer"]
         moved = F.kl_div(outer.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
         terms = {
             "source": F.cross_entropy(inner, labels, reduction="none"),

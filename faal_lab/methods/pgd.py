@@ -103,12 +103,13 @@ def start_point(
 ) -> torch.Tensor:
     """Return the start of an attack: the images, or the images moved by `noise` and cut to the pixel box.
 
-    `uniform` noise in [0, 1) is spread over the ball of the norm; `gaussian` noise is scaled by 0.001 (TRADES, MART).
+    `uniform` noise in [0, 1) is spread over the ball of the norm; `gaussian` noise is scaled by 0.001 (TRADES, MART). A kind
+    that ends in `-uncut` is not cut, as in most released codes; the first step of the attack cuts it.
     """
     if noise is None:
         return images.clone()
-    moved = 0.001 * noise if kind == "gaussian" else NORMS[norm].spread(noise, per_sample(radius, images))
-    return (images + moved).clamp(0, 1)
+    moved = 0.001 * noise if kind.startswith("gaussian") else NORMS[norm].spread(noise, per_sample(radius, images))
+    return images + moved if kind.endswith("-uncut") else (images + moved).clamp(0, 1)
 
 
 def climber(
@@ -229,3 +230,25 @@ def boundary_pair(climb: Climb, start: torch.Tensor, labels: torch.Tensor, steps
         adv = moved
     right = climb(adv)[0].argmax(1) == labels
     return torch.stack([torch.where((right & ~crossed).view(-1, *whole), adv, inner), outer])
+
+
+def released_pair(climb: Climb, starts: torch.Tensor, labels: torch.Tensor, steps: int, tick: AttackTick) -> torch.Tensor:
+    """Return the two points as BAT's released code finds them, by an ascent each from `starts` [2, B, C, H, W].
+
+    The first is the iterate before the first wrong one (the start, if that is wrong). The second is the second wrong iterate,
+    wherever it comes. The end of an ascent is not looked at, so it is the point of an image that did not stop before.
+    """
+    found = []
+    for start, stops in zip(starts, (1, 2), strict=True):
+        adv = before = start.detach().clone()
+        point, left = adv, torch.full_like(labels, stops)
+        for _ in range(steps):
+            tick()
+            logits, moved = climb(adv)
+            running = left > 0
+            left = left - (running & (logits.argmax(1) != labels)).long()
+            stopped = (running & (left == 0)).view(-1, *[1] * (start.ndim - 1))
+            point = torch.where(stopped, before if stops == 1 else adv, point)
+            before, adv = adv, moved
+        found.append(torch.where((left > 0).view(-1, *[1] * (start.ndim - 1)), adv, point))
+    return torch.stack(found)

@@ -12,7 +12,7 @@ from torch import nn
 from faal_lab.data import keyed_random
 from faal_lab.data.images import Images
 from faal_lab.errors import FaalLabError
-from faal_lab.methods.pgd import AttackTick, pgd_until_fooled, start_point
+from faal_lab.methods.pgd import AttackTick, pgd, pgd_until_fooled, start_point
 from faal_lab.models.build import frozen
 
 _CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
@@ -35,8 +35,9 @@ class Attack:
     loss: str
     steps: int
     step_ratio: float = 0.25
-    start: str = "uniform"  # in the ball, or "zero"
+    start: str = "uniform"  # in the ball, or "zero"; "uniform-uncut" may leave the pixel box before the first step
     draws: int = 1
+    last: bool = False  # only the last iterate counts, as in most released codes
 
     def sentence(self) -> str:
         """Describe the attack in one sentence, for a reader of tables."""
@@ -44,9 +45,8 @@ class Attack:
             return f"{self.draws} uniform draws from the ball; an image stands if none fools the model"
         start = "from the image" if self.start == "zero" else "from a uniform point of the ball"
         steps = "one step" if self.steps == 1 else f"{self.steps} steps"
-        return (
-            f"{steps} of {self.step_ratio:g} epsilon up the {self.loss}, {start}; an image stands if no iterate fools the model"
-        )
+        stands = "the last iterate does not fool" if self.last else "no iterate fools"
+        return f"{steps} of {self.step_ratio:g} epsilon up the {self.loss}, {start}; an image stands if {stands} the model"
 
 
 # Steps of epsilon / 4 are the usual 2/255 at an epsilon of 8/255. An image counts as robust if no iterate fooled the model.
@@ -106,8 +106,8 @@ def _attacked_chunk(
     return found
 
 
-def taken_for(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Predict the classes [B] of images [B, C, H, W].
+def taken_for(model: nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None, factor: float = 1.0) -> torch.Tensor:
+    """Predict the classes [B] of images [B, C, H, W], with the logits of `labels` [B] times a factor.
 
     Raises EvaluationError if a logit is NaN or infinite: the argmax of NaN is the first class, which would look robust.
     """
@@ -118,6 +118,8 @@ def taken_for(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
             "The model returns logits that are not finite (NaN or infinite), if not on these images then on attacked ones. "
             "Choose another checkpoint, or look for divisions, roots and logarithms in its forward pass."
         )
+    if labels is not None:
+        logits = logits.scatter(1, labels[:, None], factor * logits.gather(1, labels[:, None]))
     return logits.argmax(1)
 
 
@@ -135,15 +137,16 @@ def adversarial(
 ) -> torch.Tensor:
     """Attack the images `indices` [B] with one draw of `attack`: [B, C, H, W].
 
-    An image stands still once it has fooled the model.
+    An image stands still once it has fooled the model, unless only the last iterate counts.
     """
     pixels, labels = images.batch(indices)
     noise = None
-    if attack.start == "uniform":
+    if attack.start != "zero":
         noise = keyed_random.uniform(seed, draw, indices, keyed_random.EVALUATION_START, tuple(pixels.shape[1:]))
-    return pgd_until_fooled(
+    climb = pgd if attack.last else pgd_until_fooled
+    return climb(
         model, pixels, labels, radius=epsilon, step=attack.step_ratio * epsilon, steps=attack.steps, loss=attack.loss,
-        start=start_point(pixels, epsilon, noise, norm=norm), norm=norm, tick=tick,
+        start=start_point(pixels, epsilon, noise, attack.start, norm), norm=norm, tick=tick,
     )  # fmt: skip
 
 

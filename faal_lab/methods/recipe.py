@@ -6,7 +6,18 @@ import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from faal_lab.catalogue import AMBIGUITY_SETS, BUFFERS, FAIRNESS, OBJECTIVES, OWN, STARTS, VARIANTS, Table, check_combination
+from faal_lab.catalogue import (
+    AMBIGUITY_SETS,
+    BUFFERS,
+    FAIRNESS,
+    OBJECTIVES,
+    OWN,
+    PASSES,
+    STARTS,
+    VARIANTS,
+    Table,
+    check_combination,
+)
 from faal_lab.dro import AmbiguitySet
 from faal_lab.errors import OwnPartError, RecipeError, check_name
 from faal_lab.methods.averaging import Averaging
@@ -16,6 +27,7 @@ from faal_lab.methods.fairness.faal import FAAL
 from faal_lab.methods.objectives import Objective
 from faal_lab.methods.pgd import ATTACK_LOSSES, NEEDS_CLEAN
 from faal_lab.methods.presets import PRESETS
+from faal_lab.methods.releases import Release, release_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,8 @@ class Recipe:
         awp_gamma: radius of the weight perturbation, relative to the norm of each tensor; 0 (default) perturbs nothing.
         awp_start: epochs before weights are perturbed; default 0.
         averaging: the weight average; default none.
-        clean_forward: add a clean forward pass that only moves BatchNorm, as the FAAL release does; default False.
+        passes: the passes of a step in training mode, in order, such as "clean adv clean | clean", where "|" is the
+            optimiser step; "" (default): the objective's own. Those that it does not need only move BatchNorm.
 
     >>> from faal_lab import Recipe
     >>> recipe = Recipe.named("faal-trades-awp", beta=5.0)
@@ -49,7 +62,7 @@ class Recipe:
     awp_gamma: float = 0.0
     awp_start: int = 0
     averaging: Averaging = field(default_factory=Averaging)
-    clean_forward: bool = False
+    passes: str = ""
 
     def at(self, epoch: int, on: bool = True) -> Recipe:
         """Return the recipe that trains in an epoch: this one, or `plain`.
@@ -89,6 +102,7 @@ class Recipe:
         slack: float = 0.07,
         awp_gamma: float = 0.0,
         awp_start: int = 0,
+        batch_norm_passes: str = "auto",
         averaging: str = "none",
         average_decay: float = OWN,
         average_start: int = 0,
@@ -116,6 +130,7 @@ class Recipe:
             slack: excess of a class's error over the average that FRL allows, in [0, 1]; default 0.07.
             awp_gamma: relative radius of the weight perturbation; default 0, none.
             awp_start: epochs before weights are perturbed; default 0.
+            batch_norm_passes: passes in training mode, "fewest" or those of the "release"; "auto" (default): the variant's.
             averaging: "none" (default), "ema" or "fawa".
             average_decay: decay of the average; negative (default): 0.999, for FAWA 0.85 (release: 0.88).
             average_start: epochs before the average begins; default 0.
@@ -140,6 +155,8 @@ class Recipe:
         names = OBJECTIVES.text(objective), "faal" if type(fairness) is FAAL else FAIRNESS.text(fairness)
         check_combination(*names, averaging, replays=replays, validation=validation)
         check_name("variant", variant, VARIANTS)
+        check_name("BatchNorm passes", batch_norm_passes, PASSES)
+        released = release_of(*names, variant, batch_norm_passes, awp_gamma > 0, replays)
         release = variant == "release"
         loss: Any = _made(OBJECTIVES, objective, {"beta": beta})
         ball = _made(AMBIGUITY_SETS, ambiguity, {})  # its radius is the run's dial, tau
@@ -158,19 +175,22 @@ class Recipe:
                 f"ambiguity={AMBIGUITY_SETS.text(ambiguity)}: fairness={names[1]} takes no set from outside. "
                 "Choose fairness=faal, or hand the set to your method."
             )
-        scales = isinstance(fairness, str) and FAIRNESS[fairness].scales
-        early = _made(FAIRNESS, fairness, settings) if scales else NoFairness()
-        average = _averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers)
+        row = FAIRNESS[names[1]]
+        one_code = release and (row.updates == "once" or row.targets)  # DAFA's and TRIX's code has one step for all epochs
+        early = _made(FAIRNESS, fairness, settings) if isinstance(fairness, str) and (row.scales or one_code) else NoFairness()
+        if release and released is not None:
+            loss = _as_released(loss, released)
+        start = check_name("attack start", attack_start, ("auto", *STARTS))
         plain = Recipe(
-            loss, early, loss.start if attack_start == "auto" else attack_start,
-            awp_gamma=awp_gamma, awp_start=awp_start, averaging=average,
+            loss, early, loss.start if start == "auto" else start, awp_gamma=awp_gamma, awp_start=awp_start,
+            averaging=_averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers),
+            passes="" if released is None or batch_norm_passes == "fewest" else released.passes,
         )  # fmt: skip
-        loss, start = _adapted(loss, names[1], names[0], release)
-        start = start if check_name("attack start", attack_start, ("auto", *STARTS)) == "auto" else attack_start
+        if start == "auto" and names[1] == "faal" and not release and loss.attack_loss not in NEEDS_CLEAN:
+            start = "zero"  # Algorithm 1 starts at the clean image, where KL has no slope
         return replace(
-            plain, objective=loss, fairness=method, start=start, fairness_start=fairness_start, plain=plain,
-            clean_forward=release and names[1] == "faal",
-        )  # fmt: skip
+            plain, fairness=method, start=plain.start if start == "auto" else start, fairness_start=fairness_start, plain=plain
+        )
 
     @staticmethod
     def named(name: str, **settings: Any) -> Recipe:
@@ -254,20 +274,10 @@ def _check_facts(names: tuple[str, str], loss: Objective, method: Fairness, aver
     check_combination(*names, averaging, rows=rows, **settings)
 
 
-def _adapted(loss: Objective, fairness: str, objective: str, release: bool) -> tuple[Objective, str]:
-    """Return the objective as the fairness method attacks it, and the default start of that attack.
-
-    FAAL starts at the clean image (Algorithm 1), except for KL, which has no slope there. In FAAL's release the start is the
-    objective's, and MART attacks KL. In FAT's release TRADES is attacked as PGD-AT is.
-    """
-    changed: dict[str, str] = {}
-    if release and (fairness, objective) == ("faal", "mart"):
-        changed = {"attack_loss": "kl"}
-    if release and (fairness, objective) == ("fat", "trades"):
-        changed = {"attack_loss": "cross-entropy", "start": "uniform"}
-    loss = replace(loss, **changed) if changed else loss  # pyright: ignore[reportArgumentType]
-    zero = fairness == "faal" and not release and loss.attack_loss not in NEEDS_CLEAN
-    return loss, "zero" if zero else loss.start
+def _as_released(loss: Any, released: Release) -> Any:
+    """Return the objective with the release's attack and start; BAT's points each get an ascent of their own."""
+    changed = {"start": released.start} | ({"attack_loss": released.attack} if released.attack is not None else {})
+    return replace(loss, **changed, **({"ascents": 2} if loss.points == 2 else {}))
 
 
 def _averaging(kind: str, release: bool, decay: float, start: int, threshold: float, buffers: str) -> Averaging:

@@ -28,6 +28,7 @@ from faal_lab.catalogue import (
     NORMS,
     OBJECTIVES,
     OWN,
+    PASSES,
     PATH_FORM,
     PRECISIONS,
     SCORES,
@@ -37,6 +38,7 @@ from faal_lab.catalogue import (
     VARIANTS,
     ZOO,
     check_combination,
+    facts_of_releases,
 )
 from faal_lab.errors import ConfigError, RecipeError, check_name
 from faal_lab.settings import Setting, setting
@@ -70,6 +72,21 @@ def check_model(name: str, filters: int, normalization: str) -> None:
         raise ConfigError(f"filters is a setting of {', '.join(FILTERS)}, not of {name}; got {filters}. Leave it at 0.")
     if name.startswith(ZOO) and normalization != "data":
         raise ConfigError(f"normalization={normalization}: {name} normalises inside. Leave it out.")
+
+
+def check_release(objective: str, fairness: str, setting: str, awp: bool = False, replays: int = 0) -> dict[str, str]:
+    """Return the facts of a combination's released code, which `setting` asks for.
+
+    Raises RecipeError if there is none; the message names those that exist.
+    """
+    known = facts_of_releases()["release"]
+    rows, wanted = known.get("none" if FAIRNESS[fairness].label else fairness, {}), objective + ("-awp" if awp else "")
+    if wanted in rows and not replays:
+        return rows[wanted]
+    what = f"fairness={fairness}" + (f" for objective={objective}" if rows else "")
+    what += (" with awp_gamma above 0" if rows and awp else "") + (f" with free training (replays={replays})" if replays else "")
+    there = f"It has {', '.join(rows)}." if rows else f"Releases are known of {', '.join(known)}."
+    raise RecipeError(f"{setting}: there is no released code of {what}. {there} Choose one of these, or the paper's form.")
 
 
 @dataclass(frozen=True)
@@ -135,7 +152,7 @@ class Config:
         "Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own.")
     slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
     variant: str = setting("paper", among=VARIANTS, about=
-        "Where a method's paper and its released code differ: paper, or release.")
+        "Where a method's paper and its released code differ: paper, or release (if there is one for this objective).")
     ambiguity: str = setting("kl", among=AMBIGUITY_SETS, kind="ambiguity set", about=
         "FAAL's set of class distributions around uniform: kl (the paper's), another one to compare, or your FILE.py:NAME.")
     tau: float = setting(0.5, low=0, about=
@@ -150,13 +167,19 @@ class Config:
     score_decay: float = setting(0.9, low=0, high=0.999_999, about="What a running score keeps from batch to batch, below 1.")
     solver: str = setting("exact", among=("exact", "cvxpy"), about="FAAL's solver: exact, or cvxpy (slow, for checking).")
     attack_start: str = setting("auto", among=("auto", *STARTS), about=
-        "Where training attacks begin: zero, uniform, gaussian, or auto (what the method's paper says).")
+        "Where training attacks begin: zero, uniform, gaussian, gaussian-uncut (not cut to the pixel box before the first "
+        "step, as in most released codes), or auto (what the method's paper says).")
     norm: str = setting("linf", among=NORMS, about="What the attack's radius is measured in: linf, or l2.")
     epsilon: float = setting(0.1, low=0, high=100, about="Attack radius.")
     attack_steps: int = setting(10, low=0, high=10_000, about="PGD steps of the training attack.")
     step_ratio: float = setting(0.25, low=0, high=2, about="Attack step as a fraction of epsilon; 2 crosses the whole ball.")
-    batch_norm: str = setting("eval", among=("eval", "train"), kind="BatchNorm mode", about=
-        "BatchNorm during training attacks: eval, or train (as in the code of PGD-AT and CFA: statistics of the batch).")
+    batch_norm: str = setting("auto", among=("auto", "eval", "train"), kind="BatchNorm mode", about=
+        "BatchNorm during training attacks: eval, train (statistics of the batch), or auto (eval; with variant=release the "
+        "code's, which is train for PGD-AT, AWP and CFA with AT).")
+    batch_norm_passes: str = setting("auto", among=PASSES, kind="BatchNorm passes", about=
+        "Passes of a step through the network in training mode: fewest (1 for at, 2 for trades and mart), release (those of "
+        "the released code, up to 2 forward passes more, which only move BatchNorm's statistics), or auto (release with "
+        "variant=release, else fewest).")
     replays: int = setting(0, low=0, high=1000, about=
         "Free training: each batch is trained on so many times while one perturbation climbs along; 0 attacks by PGD.")
     awp_gamma: float = setting(0.0, low=0, high=1, about=
@@ -212,6 +235,15 @@ class Config:
             if not low <= tau <= high:
                 raise ConfigError(f"tau_changes wants tau {tau} at epoch {epoch}; it must be between {low:g} and {high:g}.")
         self.drops()
+        try:
+            check_combination(
+                self.objective, self.fairness, self.averaging, replays=self.replays, validation=self.validation != "none"
+            )
+            for name in ("variant", "batch_norm_passes"):
+                if getattr(self, name) == "release":
+                    check_release(self.objective, self.fairness, f"{name}=release", self.awp_gamma > 0, self.replays)
+        except RecipeError as error:
+            raise ConfigError(str(error)) from error
         if self.accumulation > 1 and (other := self._needs_whole_batches()):
             raise ConfigError(
                 f"accumulation={self.accumulation} attacks a batch part by part, and {other} needs it whole. "
@@ -226,12 +258,6 @@ class Config:
             raise ConfigError("multiplier and tau_changes both set the radius. Give one of them.")
         if 0 < self.multiplier <= 1:
             raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
-        try:
-            check_combination(
-                self.objective, self.fairness, self.averaging, replays=self.replays, validation=self.validation != "none"
-            )
-        except RecipeError as error:
-            raise ConfigError(str(error)) from error
         starts = {
             "fairness_start": self.fairness,
             "average_start": self.averaging,
@@ -249,9 +275,28 @@ class Config:
                 "Set epochs to 2 or more."
             )
 
+    def attack_mode(self, first_batch: bool = False) -> str:
+        """Return BatchNorm's mode during training attacks.
+
+        Args:
+            first_batch: True for the first batch of an epoch after the first; default False.
+
+        Returns:
+            "eval" or "train": `batch_norm`, or for "auto" that of the variant.
+
+        >>> from faal_lab import Config
+        >>> Config(batch_norm="train").attack_mode(), Config().attack_mode(), Config(variant="release").attack_mode()
+        ('train', 'eval', 'train')
+        """
+        if self.batch_norm != "auto" or self.variant != "release":
+            return "eval" if self.batch_norm == "auto" else self.batch_norm
+        facts = check_release(self.objective, self.fairness, "variant=release", self.awp_gamma > 0, self.replays)
+        mode = facts.get("batch_norm", "eval")
+        return facts.get("first_batch", mode) if first_batch else mode
+
     def _needs_whole_batches(self) -> str:
         """Return the setting whose attacks need the whole batch at once; empty if none does."""
-        if self.replays or self.batch_norm == "train":
+        if self.replays or self.attack_mode() == "train":
             return "replays" if self.replays else "batch_norm=train"
         looks = self.fairness == "trix" or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
         return f"fairness={self.fairness}" if looks else ""

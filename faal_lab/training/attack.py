@@ -11,7 +11,8 @@ import torch
 from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
 from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, PlansAttacks
-from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, boundary_pair, climber, per_sample, pgd, start_point
+from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, boundary_pair, climber, per_sample, pgd, released_pair, start_point
+from faal_lab.methods.releases import order
 from faal_lab.models.build import frozen
 from faal_lab.training.trainer import Trainer
 
@@ -50,7 +51,8 @@ def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
     objective, method = state.acting().objective, state.acting().fairness
     if objective.attack_loss is None:
         return Attacked(batch.images, None)
-    with frozen(state.model, config.batch_norm):
+    mode = config.attack_mode(first_batch=state.batch == 0 and state.epoch > 0)
+    with frozen(state.model, mode):
 
         @cache
         def clean_logits() -> torch.Tensor:
@@ -68,6 +70,9 @@ def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
         radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius
         climb = partial(_carried, trainer) if config.replays else partial(_climbed, trainer, plan=plan, clean_logits=clean_logits)
         adv = climb(batch, radius)
+        if mode == "train" and "restart" in order(state.acting().passes).before:
+            with torch.no_grad():
+                state.model(adv)
     return Attacked(adv, radius if isinstance(radius, torch.Tensor) else None)
 
 
@@ -88,15 +93,23 @@ def _climbed(
         "radius": radius, "step": step if plan is None else step * plan.step, "loss": loss, "norm": config.norm,
         "clean_logits": clean_logits() if loss in NEEDS_CLEAN else None, "target": None if plan is None else plan.target,
     }  # fmt: skip
-    noise = None
-    if kind != "zero":
-        draw = keyed_random.normal if kind == "gaussian" else keyed_random.uniform
-        noise = draw(config.seed, state.epoch, batch.keys, keyed_random.ATTACK_START, tuple(batch.images.shape[1:]))
-    start = start_point(batch.images, radius, noise, kind, config.norm)
+
+    def start(purpose: int) -> torch.Tensor:
+        noise = None
+        if kind != "zero":
+            draw = keyed_random.normal if kind.startswith("gaussian") else keyed_random.uniform
+            noise = draw(config.seed, state.epoch, batch.keys, purpose, tuple(batch.images.shape[1:]))
+        point = start_point(batch.images, radius, noise, kind, config.norm)
+        return point if config.attack_steps else point.clamp(0, 1)  # without a step nothing else would cut it
+
+    first = start(keyed_random.ATTACK_START)
     if objective.points == 2:
         climb = climber(state.model, batch.images, batch.labels, **settings)
-        return boundary_pair(climb, start, batch.labels, config.attack_steps, trainer.tick)
-    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=start, tick=trainer.tick, **settings)
+        if getattr(objective, "ascents", 1) == 2:
+            both = torch.stack([first, start(keyed_random.SECOND_START)])
+            return released_pair(climb, both, batch.labels, config.attack_steps, trainer.tick)
+        return boundary_pair(climb, first, batch.labels, config.attack_steps, trainer.tick)
+    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=first, tick=trainer.tick, **settings)
 
 
 def _carried(trainer: Trainer, batch: Batch, radius: torch.Tensor | float) -> torch.Tensor:

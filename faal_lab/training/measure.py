@@ -13,7 +13,7 @@ from faal_lab.data.batches import Batch
 from faal_lab.data.images import Images
 from faal_lab.errors import FaalLabError, RecipeError
 from faal_lab.methods.class_stats import ClassStats
-from faal_lab.methods.predict import Attack, count_by_class, predictions
+from faal_lab.methods.predict import Attack, adversarial, count_by_class, predictions, taken_for
 from faal_lab.models.build import frozen
 from faal_lab.models.fast import in_bfloat16
 from faal_lab.training.attack import attack
@@ -38,14 +38,14 @@ class Measurement:
         state = replace(trainer.state, dials=dict(trainer.state.dials))
         return Measurement(replace(trainer, state=state, config=quiet))
 
-    def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def validation_errors(self, steps: int, last: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return class error rates [C] on validation images, clean and under PGD of `steps` steps.
 
-        A class without images gets the mean.
+        An image is wrong if any iterate is; with `last`, if the last one is. A class without images gets the mean.
         """
         validation = self._validation()
         found = []
-        for kind in (None, Attack("cross-entropy", steps, self.trainer.config.step_ratio)):
+        for kind in (None, Attack("cross-entropy", steps, self.trainer.config.step_ratio, last=last)):
             wrong = self._predicted(validation, kind) != validation.labels
             found.append(_class_means(wrong.float(), validation.labels, self.trainer.num_classes))
         return found[0], found[1]
@@ -67,10 +67,23 @@ class Measurement:
                 )
         return _class_means(torch.cat(costs), images.labels, self.trainer.num_classes)
 
-    def training_confusion(self, steps: int) -> torch.Tensor:
-        """Count all training images, not augmented, by (predicted, true) under PGD: [C, C]."""
-        images, classes = self.trainer.splits.train, self.trainer.num_classes
-        predicted = self._predicted(images, Attack("cross-entropy", steps, self.trainer.config.step_ratio))
+    def validation_counts(self) -> tuple[torch.Tensor, int]:
+        """Return the number of validation images of each class [C], and the images of a batch."""
+        images, config = self._validation(), self.trainer.config
+        return torch.bincount(images.labels, minlength=self.trainer.num_classes), config.batch_size
+
+    def training_confusion(self, steps: int, released: float = 0.0) -> torch.Tensor:
+        """Count all training images, not augmented, by (predicted, true) under PGD: [C, C].
+
+        `released` above 0: at the last iterate, from a start not cut to the pixel box, with the true logit times this factor.
+        """
+        images, classes, ratio = self.trainer.splits.train, self.trainer.num_classes, self.trainer.config.step_ratio
+        if released:
+            predicted = self._predicted_by_release(
+                images, Attack("cross-entropy", steps, ratio, "uniform-uncut", last=True), released
+            )
+        else:
+            predicted = self._predicted(images, Attack("cross-entropy", steps, ratio))
         rows = [count_by_class(predicted == label, images.labels, classes) for label in range(classes)]
         return torch.tensor(rows, device=images.labels.device)
 
@@ -78,6 +91,17 @@ class Measurement:
         if not len(self.trainer.splits.validation):
             raise RecipeError("The fairness method measures on validation images, and there are none. Set validation to split.")
         return self.trainer.splits.validation
+
+    def _predicted_by_release(self, images: Images, kind: Attack, factor: float) -> torch.Tensor:
+        trainer, found = self.trainer, []
+        with frozen(trainer.state.model) as model:
+            for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
+                adv = adversarial(
+                    model, images, indices, kind, trainer.state.dials["epsilon"], seed=trainer.config.seed,
+                    norm=trainer.config.norm, tick=trainer.tick,
+                )  # fmt: skip
+                found.append(taken_for(model, adv, images.labels[indices], factor))
+        return torch.cat(found)
 
     def _predicted(self, images: Images, kind: Attack | None) -> torch.Tensor:
         config, state = self.trainer.config, self.trainer.state
@@ -114,7 +138,7 @@ def too_large(trainer: Trainer, batch: Batch, low: bool) -> BatchTooLarge:
     size = -(-whole // more)
     if more >= 2 * whole:
         return BatchTooLarge(f"{said}, nor does a single image. Choose a smaller network or another device.")
-    if config.replays or config.batch_norm == "train":
+    if config.replays or config.attack_mode() == "train":
         return BatchTooLarge(f"{said}; {size} images do. Set batch_size={size}.")
     return BatchTooLarge(
         f"{said}; {size} images do. Set accumulation={more} (the class weights stay those of the whole batch, a step costs one "

@@ -20,8 +20,9 @@ from faal_lab.errors import FaalLabError
 from faal_lab.methods.awp import weight_perturbed
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, class_sums
 from faal_lab.methods.fairness.base import AddsTerms, EndsEpochs, Weighing
-from faal_lab.methods.objectives import Outcome, weighted
+from faal_lab.methods.objectives import Outcome, passed, weighted
 from faal_lab.methods.recipe import Recipe
+from faal_lab.methods.releases import order
 from faal_lab.models.examine import train_mode
 from faal_lab.runs.events import StepDone
 from faal_lab.training.attack import Attacked, attack, climb_along, parts_of
@@ -57,6 +58,8 @@ class Passes:
         self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int
     ) -> None:
         self._model, self._recipe = model, recipe
+        released = order(recipe.passes)
+        self._order = released._replace(before=tuple(name for name in released.before if name != "restart"))
         sample = adv.ndim - images.ndim  # 1 if the two points of each image come first
         pieces = zip(images.tensor_split(parts), adv.tensor_split(parts, dim=sample), labels.tensor_split(parts), strict=True)
         self._parts = (
@@ -101,12 +104,18 @@ class Passes:
             outcome = self._recipe.objective(self._model, part.images, part.adv, part.labels)
             yield part.share * weighted(outcome.terms, {}, part.labels)
 
+    def after(self) -> None:
+        """Make the release's passes after the optimiser step, which move BatchNorm and nothing else."""
+        for part in self._parts:
+            passed(self._model, self._order.after, part.images, part.adv.detach())
+
     def _outcome(self, part: Part) -> Outcome:
-        outcome = self._recipe.objective(self._model, part.images, part.adv, part.labels)
-        if self._recipe.clean_forward and outcome.clean_logits is None:
-            with torch.no_grad():
-                self._model(part.images)  # moves BatchNorm and nothing else
-        method = self._recipe.fairness
+        objective, method = self._recipe.objective, self._recipe.fairness
+        if self._order.before:
+            made = passed(self._model, self._order.before, part.images, part.adv, objective.passes)  # pyright: ignore[reportAttributeAccessIssue]
+            outcome = objective.outcome(made, part.labels)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            outcome = objective(self._model, part.images, part.adv, part.labels)
         if isinstance(method, AddsTerms):
             outcome = outcome._replace(terms={**outcome.terms, **method.more_terms(outcome, part.labels)})
         return outcome
@@ -177,6 +186,7 @@ def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
         # Line 8: one descent step of the weights, unless a number is not finite.
         seen = _look(state, loss, weighing, _to_report(outcome, attacked, labels, stats))
         _descend(state, seen, before, rate)
+    passes.after()
     if trainer.config.replays:
         assert adv.grad is not None
         climb_along(trainer, batch, attacked, adv.grad)

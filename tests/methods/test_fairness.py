@@ -24,18 +24,23 @@ COUNT = torch.tensor([3.0, 2.0, 1.0])
 class Measured:
     """Stands in for what the loop measures."""
 
-    def __init__(self, clean=None, robust=None, cost=None, confusion=None) -> None:
-        self.found = clean, robust, cost, confusion
+    def __init__(self, clean=None, robust=None, cost=None, confusion=None, count=(9, 9, 9)) -> None:
+        self.found, self.count, self.asked = (clean, robust, cost, confusion), count, None
 
-    def validation_errors(self, steps: int):
+    def validation_counts(self):
+        return torch.tensor(self.count), 8
+
+    def validation_errors(self, steps: int, last: bool = False):
         assert steps == 20
+        self.asked = last
         return torch.tensor(self.found[0]), torch.tensor(self.found[1])
 
     def validation_cost(self):
         return torch.tensor(self.found[2])
 
-    def training_confusion(self, steps: int):
+    def training_confusion(self, steps: int, released: float = 0.0):
         assert steps == 10
+        self.asked = released
         return torch.tensor(self.found[3])
 
 
@@ -85,7 +90,9 @@ def test_fat_at_strength_zero_and_with_one_class_present_adds_nothing() -> None:
 def test_frl_steps_and_projects_its_multipliers(variant: str, twice: int) -> None:
     method = FRL(slack=0.05, rate=0.5, margin_rate=2.0, limit=0.3, variant=variant)
     clean, robust = [0.1, 0.2, 0.6], [0.3, 0.9, 0.9]
-    method.begin_epoch(Measured(clean, robust))
+    measured = Measured(clean, robust)
+    method.begin_epoch(measured)
+    assert measured.asked == (variant == "release"), "the release judges the last iterate"
     mean, boundary = 0.9 / 3, [0.2, 0.7, 0.3]
     phi1 = [max(0.0, 0.5 * (e - mean - 0.05)) for e in clean]
     phi2 = [max(0.0, twice * 0.5 * (b - 0.4 - 0.05)) for b in boundary]
@@ -120,6 +127,14 @@ def test_frls_rate_halves_after_forty_epochs_and_rate_zero_is_trades_up_to_round
     method.begin_epoch(Measured([0.3, 0.0, 0.0], [0.3, 0.0, 0.0]))
     assert close(method.state["clean"], [0.05 * 0.2, 0, 0])
     assert "psi" not in method.state
+    released = FRL(slack=0.0, rate=0.1, remargin=False, variant="release")
+    released.state["epochs"] = torch.tensor(39)  # its 40th epoch, counted from 1
+    released.begin_epoch(Measured([0.3, 0.0, 0.0], [0.3, 0.0, 0.0]))
+    assert close(released.state["clean"], [0.05 * 0.2, 0, 0])
+    before = FRL(slack=0.0, rate=0.1, remargin=False)
+    before.state["epochs"] = torch.tensor(39)
+    before.begin_epoch(Measured([0.3, 0.0, 0.0], [0.3, 0.0, 0.0]))
+    assert close(before.state["clean"], [0.1 * 0.2, 0, 0])
     still = FRL(rate=0.0)
     still.begin_epoch(Measured([0.3, 0.0, 0.0], [0.9, 0.0, 0.0]))
     assert close(still.plan_attack(batch_of(LABELS)).radius, [1.0] * 6)
@@ -185,6 +200,29 @@ def test_wats_scale_at_rate_zero_and_the_releases_start() -> None:
     assert WAT(variant="release").experts(10).tolist() == [1.0] * 11
 
 
+def test_frls_average_error_is_over_images_in_the_release() -> None:
+    found = {}
+    for variant in ("paper", "release"):
+        method = FRL(slack=0.0, rate=0.1, remargin=False, variant=variant)
+        method.begin_epoch(Measured([0.6, 0.0, 0.0], [0.6, 0.0, 0.0], count=(1, 2, 3)))
+        found[variant] = method.state["clean"]
+    assert close(found["paper"], [0.1 * 0.4, 0, 0])
+    assert close(found["release"], [0.1 * 0.5, 0, 0])
+
+
+def test_wats_cost_is_a_sum_over_batches_times_batch_size_in_the_release() -> None:
+    method = WAT(rate=1.0, variant="release")
+    method.end_epoch(stats(), Measured(cost=[2.0, 1.0, 5.0], count=(6, 3, 2)))  # 11 images: two batches of 8
+    by_class = [2.0 * 6 * 3 / 16, 1.0 * 3 * 3 / 16, 5.0 * 2 * 3 / 16]
+    assert close(method.state["cost"], [*by_class, sum([12.0, 3.0, 10.0]) / 16])
+    paper = WAT(rate=1.0)
+    paper.end_epoch(stats(), Measured(cost=[2.0, 1.0, 5.0], count=(6, 3, 2)))
+    assert close(paper.state["cost"], [2.0, 1.0, 5.0, 8 / 3])
+    balanced = WAT(variant="release")
+    balanced.end_epoch(ClassStats(torch.ones(10)), Measured(cost=[1.0] * 10, count=[300] * 10))
+    assert close(balanced.state["cost"], [3000 / 3000] * 11), "batches of 8 divide 3,000"
+
+
 # --- DAFA and TRIX ---
 
 SIMILARITY = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.15, 0.05, 0.8]]
@@ -236,6 +274,9 @@ def test_dafa_weighs_the_cross_entropy_alone_and_scales_radius_and_step() -> Non
     extreme = DAFA(strength=50.0)
     extreme.end_epoch(stats(softmax=sums), None)
     assert float(extreme.state["weights"].min()) == pytest.approx(0.05)
+    uncut = DAFA(strength=50.0, variant="release")
+    uncut.end_epoch(stats(softmax=sums), None)
+    assert float(uncut.state["weights"].min()) < 0, "the authors' code does not cut them"
 
 
 def test_dafas_release_takes_a_second_step_for_at_and_never_leaves_epsilon() -> None:
@@ -259,6 +300,12 @@ def test_trix_aims_easy_classes_at_another_class() -> None:
         assert target == ((label + 1 + int(number * 2)) % 3 if easy else -1)
         assert target != label
     assert len(set(found.target.tolist())) > 2
+    level = TRIX(variant="release")
+    level.end_epoch(stats(softmax=[[n / 3] * 3 for n in COUNT.tolist()]), None)
+    assert close(level.state["weights"], [1 - 2 / 9] * 3), "in the release level classes both pay"
+    flat = TRIX(variant="release").plan_attack(batch_of(LABELS, logits=torch.zeros(6, 3), numbers=numbers))
+    assert flat.target is not None
+    assert flat.target.tolist() == [-1] * 6
     two = TRIX().plan_attack(batch_of(torch.tensor([0, 1]), 2, torch.tensor([[1.0, 0], [0, 5.0]]), torch.tensor([0.99, 0.99])))
     assert two.target is not None
     assert two.target.tolist() in ([-1, 0], [1, -1])
@@ -299,9 +346,12 @@ def test_csrs_gradient_is_that_of_the_spectral_norm() -> None:
 def test_csrs_loss(variant: str) -> None:
     method = CSR(strength=0.3, variant=variant)
     counts = [[40, 10, 2], [5, 30, 8], [5, 10, 10]]
-    method.begin_epoch(Measured(confusion=counts))
+    measured = Measured(confusion=counts)
+    method.begin_epoch(measured)
+    assert measured.asked == (0.0 if variant == "paper" else 0.9), "the release lowers the true logit in the confusion"
     shares = torch.tensor(counts).double() / torch.tensor(counts).sum(0)
-    g = spectral_gradient(shares)
+    g = spectral_gradient(shares if variant == "paper" else torch.tensor(counts).double())
+    assert torch.equal(method.state["gradient"], g)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     images = torch.rand(6, 1, 2, 2)
     outcome = TRADES(beta=6.0)(model, images, images + 0.1, LABELS)
@@ -313,7 +363,7 @@ def test_csrs_loss(variant: str) -> None:
     by_hand = 0.0
     for i, y in enumerate(LABELS.tolist()):
         z = adv[i].clone()
-        z[y] = z[y] - 0.1 if variant == "paper" else z[y] * 0.9
+        z[y] -= 0.1 if variant == "paper" else 0.0
         ce = float(torch.logsumexp(z, 0) - z[y])
         by_hand += 0.7 * terms["clean"][i].item() + terms["robust"][i].item() + 0.3 * float(g[predicted[i], y]) * ce
     assert found.item() == pytest.approx(by_hand / 6, rel=1e-5)

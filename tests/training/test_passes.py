@@ -67,8 +67,9 @@ def test_batch_norm_moves_once_a_part(few: Splits) -> None:
     [
         ({"replays": 2, "attack_start": "zero"}, "replays"),
         ({"batch_norm": "train"}, "batch_norm=train"),
+        ({"fairness": "cfa", "variant": "release"}, "batch_norm=train"),
         ({"fairness": "trix", "objective": "trades"}, "fairness=trix"),
-        ({"fairness": "frl-rm", "objective": "trades", "variant": "release"}, "fairness=frl-rm"),
+        ({"fairness": "frl-rwrm", "objective": "trades", "variant": "release"}, "fairness=frl-rwrm"),
     ],
 )
 def test_what_needs_a_whole_batch_says_so(changes: dict, other: str) -> None:

@@ -45,16 +45,27 @@ class Measure(Protocol):
     Each costs attacks; none is made unless a method asks for it.
     """
 
-    def validation_errors(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return class error rates [C] on validation images: clean, and under PGD of `steps` steps."""
+    def validation_errors(self, steps: int, last: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return class error rates [C] on validation images: clean, and under PGD of `steps` steps.
+
+        An image is wrong if any iterate is; with `last`, if the last one is.
+        """
         ...
 
     def validation_cost(self) -> torch.Tensor:
         """Return class means [C] of the training loss on validation images under the training attack."""
         ...
 
-    def training_confusion(self, steps: int) -> torch.Tensor:
-        """Count training images by (predicted, true) under PGD of `steps` steps: [C, C]."""
+    def training_confusion(self, steps: int, released: float = 0.0) -> torch.Tensor:
+        """Count training images by (predicted, true) under PGD of `steps` steps: [C, C].
+
+        An image counts at its first wrong iterate. `released` above 0 counts as CSR's code does: at the last iterate, from a
+        start that is not cut to the pixel box, with the true logit times this factor.
+        """
+        ...
+
+    def validation_counts(self) -> tuple[torch.Tensor, int]:
+        """Return the number of validation images of each class [C], and the images of a batch."""
         ...
 
 

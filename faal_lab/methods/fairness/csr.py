@@ -22,8 +22,10 @@ class CSR:
 
     Before each epoch the training images are attacked (PGD-10) and counted by (predicted, true): each column as a share of
     its class, without the diagonal. G is the outer product of the leading singular vectors, which is the gradient of the
-    norm, stretched to [0.01, 2.01]. The true logit in CE(adv) is lowered by a margin of 0.1 (`variant="release"`: multiplied
-    by 0.9, which raises a negative one). Strength 0 is TRADES.
+    norm, stretched to [0.01, 2.01]. The true logit in CE(adv) is lowered by a margin of 0.1. Strength 0 is TRADES.
+
+    `variant="release"` has no margin in the loss. It makes the true logit worse where confusions are counted, by the factor
+    0.9, which raises a negative one; and it counts images, not shares of a class, so that G weighs large classes more.
     """
 
     needs: tuple[str, ...] = ()
@@ -36,18 +38,20 @@ class CSR:
 
     def begin_epoch(self, measure: Measure) -> None:
         """Attack the training images and compute the gradient of their confusion's spectral norm."""
-        counts = measure.training_confusion(_STEPS).double()
+        released = self.variant == "release"
+        counts = measure.training_confusion(_STEPS, _SHRINK) if released else measure.training_confusion(_STEPS)
+        counts = counts.double()
         shares = counts / counts.sum(0).clamp(min=1)
-        gradient = spectral_gradient(shares)
+        gradient = spectral_gradient(counts if released else shares)
         self.state.update(gradient=gradient, expected=(gradient * shares).sum(0))
 
     def more_terms(self, outcome: Outcome, labels: torch.Tensor) -> Terms:
-        """Return the cross-entropy of the attacked logits, with the true logit made worse."""
+        """Return the cross-entropy of the attacked logits, with the paper's margin."""
         logits = outcome.adv_logits
         assert logits is not None, "CSR needs an objective with adversarial images"
-        true = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        worse = logits - _MARGIN * true if self.variant == "paper" else logits * (1 - (1 - _SHRINK) * true)
-        return {"confusion": F.cross_entropy(worse, labels, reduction="none")}
+        if self.variant == "paper":
+            logits = logits - _MARGIN * F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return {"confusion": F.cross_entropy(logits, labels, reduction="none")}
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Return the multipliers of the epoch, the same at every batch.
@@ -59,12 +63,12 @@ class CSR:
         return Weighing(weights, {"clean": less, "confusion": self.strength * self.state["gradient"]}, spent)
 
 
-def spectral_gradient(shares: torch.Tensor) -> torch.Tensor:
-    """Return u v^T of the leading singular vectors of `shares` [C, C], stretched to [0.01, 2.01].
+def spectral_gradient(matrix: torch.Tensor) -> torch.Tensor:
+    """Return u v^T of the leading singular vectors of `matrix` [C, C], stretched to [0.01, 2.01].
 
-    The diagonal of `shares` is left out.
+    Its diagonal is left out.
     """
-    confusion = shares - torch.diag(shares.diagonal())
+    confusion = matrix - torch.diag(matrix.diagonal())
     if not bool(confusion.any()):
         return torch.ones_like(confusion)  # nothing is confused
     left, _, right = torch.linalg.svd(confusion)

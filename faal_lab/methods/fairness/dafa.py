@@ -34,8 +34,9 @@ class DAFA:
     then on. They multiply the cross-entropy term, epsilon and the attack step, but not TRADES' divergence. Strength 0 is
     plain training.
 
-    `variant="release"` lets both level classes pay. For AT it also copies a defect of the authors' code: each attack step is
-    followed by a second, plain one, and no radius exceeds epsilon.
+    `variant="release"` lets both level classes pay, and does not cut the weights: with a large strength one may be negative.
+    For AT it also copies a defect of the authors' code: each attack step is followed by a second, plain one, and no radius
+    exceeds epsilon.
     """
 
     needs: tuple[str, ...] = ("softmax",)
@@ -51,13 +52,13 @@ class DAFA:
         if "weights" not in self.state:
             ties = "pay" if self.variant == "release" else "nothing"
             weights = distance_weights(epoch.mean("softmax").double(), self.strength, ties)
-            self.state["weights"] = weights.clamp(min=_SMALLEST)
+            self.state["weights"] = weights if self.variant == "release" else weights.clamp(min=_SMALLEST)
 
     def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
         """Scale radius and step in proportion to the weight."""
         weights = self.state.get("weights", torch.ones(batch.num_classes, device=batch.labels.device))
         scale = weights.float()[batch.labels]
-        if self._double_step and "weights" in self.state:
+        if self._double_step:  # before the weights are known, too
             return AttackPlan((scale + batch.step_ratio).clamp(max=1.0), 1 + scale)
         return AttackPlan(scale, scale)
 
@@ -74,13 +75,14 @@ class TRIX:
     In each batch DAFA's formula makes class weights from clean predictions. Classes below the mean weight of the batch are
     easy: their samples are attacked towards a random other class, which is the weaker attack. The others are attacked as the
     objective states. DAFA's own weights, once computed, set term, radius and step. Targets are drawn from the first batch in
-    which the method acts.
+    which the method acts. `variant="release"` lets both of two level classes pay, in the batch's weights as in DAFA's.
     """
 
     needs: tuple[str, ...] = DAFA.needs
 
-    def __init__(self, strength: float = 1.0) -> None:
-        self.dafa = DAFA(strength)
+    def __init__(self, strength: float = 1.0, variant: str = "paper") -> None:
+        self.dafa = DAFA(strength, variant)
+        self._ties = "pay" if variant == "release" else "nothing"
         self.state: State = self.dafa.state
 
     def end_epoch(self, epoch: ClassStats, measure: object) -> None:
@@ -93,7 +95,7 @@ class TRIX:
         similarity = ClassStats.of(batch.labels, batch.num_classes, values).mean(
             "softmax"
         )  # rows of absent classes are 0: they trade nothing
-        weights = distance_weights(similarity)[batch.labels]
+        weights = distance_weights(similarity, ties=self._ties)[batch.labels]
         shift = 1 + (batch.draw() * (batch.num_classes - 1)).long().clamp(max=batch.num_classes - 2)
         other = (batch.labels + shift) % batch.num_classes
         plan = self.dafa.plan_attack(batch)

@@ -23,7 +23,8 @@ class FRL:
       boundary excess of the class.
 
     Rate 0 is plain training, up to rounding. `variant="release"` steps the boundary multipliers twice as far, and gives all
-    samples the step of the largest radius in the batch.
+    samples the step of the largest radius in the batch. It halves the rate one update earlier, before that of the 40th epoch.
+    Its errors are those of the last iterate, and their average is over images, not classes.
     """
 
     needs: tuple[str, ...] = ()
@@ -40,13 +41,16 @@ class FRL:
 
     def begin_epoch(self, measure: Measure) -> None:
         """Measure the violations, and step the multipliers of both constraints."""
-        clean, robust = measure.validation_errors(_STEPS)
+        released = self.variant == "release"
+        clean, robust = measure.validation_errors(_STEPS, last=True) if released else measure.validation_errors(_STEPS)
         clean, boundary = clean.double(), (robust - clean).double()
+        share = measure.validation_counts()[0].double() if released else torch.ones_like(clean)
         zero = torch.zeros_like(clean)
         epochs = self.state.get("epochs", torch.zeros((), dtype=torch.int64))
-        rate = self.rate * 0.5 ** (int(epochs) // _HALVED_EVERY)
-        over_clean, over_boundary = clean - clean.mean() - self.slack, boundary - boundary.mean() - self.slack
-        twice = 2.0 if self.variant == "release" else 1.0
+        rate = self.rate * 0.5 ** ((int(epochs) + released) // _HALVED_EVERY)  # epochs counts from 0, the release from 1
+        averages = [(share * error).sum() / share.sum() if released else error.mean() for error in (clean, boundary)]
+        over_clean, over_boundary = clean - averages[0] - self.slack, boundary - averages[1] - self.slack
+        twice = 2.0 if released else 1.0
         new: State = {"epochs": epochs + 1}
         if self.reweight:
             new["clean"] = self._projected(self.state.get("clean", zero) + rate * over_clean)

@@ -16,7 +16,8 @@ class WAT:
     class is its training loss under the training attack; the cost of the average is the mean over classes. The loss weighs
     class c by w_c + w_average, so rate 0 is plain training scaled by 2C / (C + 1), 1.82 for ten classes. The sum never
     forgets: late epochs hardly undo early ones. `variant="release"` starts with all weights at 1, which sum to C + 1,
-    instead of C / (C + 1).
+    instead of C / (C + 1). Its cost of a class is a sum over images, times C, over batches times batch size: on balanced
+    validation images nearly the mean, on others a class counts by its size.
     """
 
     needs: tuple[str, ...] = ()
@@ -29,6 +30,10 @@ class WAT:
     def end_epoch(self, epoch: ClassStats, measure: Measure) -> None:
         """Add the validation costs of this epoch."""
         cost = measure.validation_cost().double()
+        if self.variant == "release":
+            count, size = measure.validation_counts()
+            batches = -(-int(count.sum()) // size)
+            cost = cost * count * len(cost) / (batches * size)
         cost = torch.cat([cost, cost.mean()[None]])
         self.state["cost"] = self.state["cost"] + cost if "cost" in self.state else cost
 
