@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from faal_lab.methods.predict import Attack, survivors
-from faal_lab.methods.probe import probe
 from faal_lab.runs.config import Config
 from faal_lab.training.loop import train, validate
+from faal_lab.training.probe import probe
 from faal_lab.training.run import prepare
 from faal_lab.training.trainer import Trainer
 
