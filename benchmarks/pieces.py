@@ -57,7 +57,9 @@ class Work:
     def write(self) -> None:
         """For `read` in a child process."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_file({"pixels": self.images.pixels.contiguous(), "labels": self.images.labels}, self.folder / "images.safetensors")
+        save_file(
+            {"pixels": self.images.pixels[:].contiguous(), "labels": self.images.labels}, self.folder / "images.safetensors"
+        )
         told = {"run": self.run, "pixel_max": self.images.pixel_max, "setting": self.setting}
         (self.folder / "work.json").write_text(json.dumps(told), encoding="utf-8")
 

@@ -79,7 +79,7 @@ class Written(torch.utils.data.Dataset):
     def __init__(self, images: Images) -> None:
         from torchvision import transforms
 
-        self._pixels, self._labels = images.pixels.permute(0, 2, 3, 1).numpy(), images.labels
+        self._pixels, self._labels = images.pixels[:].permute(0, 2, 3, 1).numpy(), images.labels
         self._change = transforms.Compose(
             [
                 transforms.ToPILImage(),

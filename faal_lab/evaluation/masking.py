@@ -18,7 +18,7 @@ from faal_lab.evaluation.autoattack import Upstream, too_small_for_square
 from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 from faal_lab.methods.predict import Attack, EvaluationError, predictions, taken_for
 from faal_lab.models.build import frozen
-from faal_lab.training.probe import certain, slopes
+from faal_lab.training.measure import certain, slopes
 
 _BLIND, _STUCK = 0.25, 0.25  # shares that no plain network has: of images without any gradient, and of pixels without
 _END, _FEW = 0.015, 3  # distance that counts as near an end of the pixel range; the fewest such pixels to judge by

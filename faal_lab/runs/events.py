@@ -66,7 +66,7 @@ class StepDone:
 class EpochDone:
     """Validation after an epoch: images per class, and those correct, clean and under PGD.
 
-    All are 0 where the run has no validation images. `probe` counts validation images (see `training.probe.probe`); None without
+    All are 0 where the run has no validation images. `probe` counts validation images (see `training.measure.probe`); None without
     any, and in old records.
     """
 

@@ -17,8 +17,7 @@ from faal_lab.methods.fairness.base import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.methods.predict import Attack, count_by_class, survivors
 from faal_lab.models.fast import compiled, in_bfloat16, wants_bfloat16
 from faal_lab.runs.events import DialTurned, EpochDone, Event
-from faal_lab.training.measure import Measurement, too_large
-from faal_lab.training.probe import probe
+from faal_lab.training.measure import Measurement, probe, too_large
 from faal_lab.training.steering import BatchAgain, Poll, Steering, Stopped
 from faal_lab.training.step import before_batch, put_back, step
 from faal_lab.training.trainer import Trainer

@@ -7,7 +7,7 @@ from torch import nn
 from faal_lab.methods.predict import Attack, survivors
 from faal_lab.runs.config import Config
 from faal_lab.training.loop import train, validate
-from faal_lab.training.probe import probe
+from faal_lab.training.measure import probe
 from faal_lab.training.run import prepare
 from faal_lab.training.trainer import Trainer
 
