@@ -66,8 +66,8 @@ class StepDone:
 class EpochDone:
     """Validation after an epoch: images per class, and those correct, clean and under PGD.
 
-    All are 0 where the run has no validation images. `probe` counts validation images (see `training.measure.probe`); None without
-    any, and in old records.
+    All are 0 where the run has no validation images. `probe` counts validation images (see `training.measure`); None without any,
+    and in old records.
     """
 
     epoch: int

@@ -16,6 +16,7 @@ from faal_lab.data.batches import Batch
 from faal_lab.data.images import Images
 from faal_lab.errors import FaalLabError, RecipeError
 from faal_lab.methods.class_stats import ClassStats
+from faal_lab.methods.pgd import AttackTick
 from faal_lab.methods.predict import Attack, adversarial, count_by_class, predictions, taken_for
 from faal_lab.models.build import frozen
 from faal_lab.models.fast import in_bfloat16
