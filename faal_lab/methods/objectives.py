@@ -63,16 +63,6 @@ class Objective(Protocol):
         ...
 
 
-class Passing(Protocol):
-    """An objective that lets another choose the order of its passes, as all of ours do."""
-
-    passes: tuple[str, ...]  # its own passes, in order
-
-    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
-        """Return the terms from the logits of its passes."""
-        ...
-
-
 class _Passes:
     """Make an objective's own passes in its own order."""
 

@@ -27,7 +27,7 @@ from faal_lab.methods.fairness.faal import FAAL
 from faal_lab.methods.objectives import Objective
 from faal_lab.methods.pgd import ATTACK_LOSSES, NEEDS_CLEAN
 from faal_lab.methods.presets import PRESETS
-from faal_lab.methods.releases import Release, release_of
+from faal_lab.methods.releases import Release, check_passes, release_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Recipe:
     awp_start: int = 0
     averaging: Averaging = field(default_factory=Averaging)
     passes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.passes:
+            check_passes(self.passes, self.objective)
 
     def at(self, epoch: int, on: bool = True) -> Recipe:
         """Return the recipe that trains in an epoch: this one, or `plain`.

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from faal_lab.catalogue import AVERAGING, FAIRNESS, OBJECTIVES, facts_of_releases
-from faal_lab.errors import check_name
+from faal_lab.errors import RecipeError, check_name
 from faal_lab.runs.config import check_release
+
+PASSES = ("clean", "adv", "inner", "outer", "restart")
 
 
 class Order(NamedTuple):
-    """Passes in training mode, in order: "clean", "adv", "inner", "outer" or "restart"."""
+    """Passes in training mode, in order, each one of PASSES."""
 
     before: tuple[str, ...]  # before the optimiser step
     after: tuple[str, ...]  # after it, on the new weights
@@ -51,6 +53,22 @@ def order(passes: str) -> Order:
     """
     before, _, after = passes.partition("|")
     return Order(tuple(before.split()), tuple(after.split()))
+
+
+def check_passes(passes: str, objective: object) -> None:
+    """Raise RecipeError for passes that have no meaning, or that leave out one that the objective needs."""
+    before, after = order(passes)
+    if strange := [name for name in (*before, *after) if name not in PASSES] + [name for name in after if name == "restart"]:
+        raise RecipeError(f"passes={passes!r}: {strange[0]!r} is not a pass here. Passes are {', '.join(PASSES)}; | is the step.")
+    needed = getattr(objective, "passes", None)
+    if needed is None or not hasattr(objective, "outcome"):
+        raise RecipeError(
+            f"passes={passes!r}: this objective makes its own passes. Leave passes empty, or give it `passes` and `outcome`."
+        )
+    if missing := [name for name in needed if name not in before]:
+        raise RecipeError(
+            f"passes={passes!r}: the objective needs {', '.join(needed)}; {', '.join(missing)} is missing before the step."
+        )
 
 
 def releases() -> dict[str, dict[str, Release]]:

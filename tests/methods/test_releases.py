@@ -496,6 +496,30 @@ def test_the_passes_can_be_chosen_apart_from_the_variant() -> None:
     assert (paper.passes, paper.start) == ("clean adv clean adv", "gaussian")
 
 
+@pytest.mark.parametrize(
+    "passes, said",
+    [
+        ("clean advv", "'advv' is not a pass here. Passes are clean, adv, inner, outer, restart"),
+        ("clean adv | restart", "'restart' is not a pass here"),
+        ("clean | adv", "the objective needs clean, adv; adv is missing before the step"),
+    ],
+)
+def test_passes_that_make_no_sense_are_refused(passes: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        replace(Recipe.of("trades", "none"), passes=passes)
+
+
+def test_passes_of_an_objective_that_makes_its_own_are_refused() -> None:
+    class Own:
+        terms, points, attack_loss, start = ("robust",), 1, "cross-entropy", "uniform"
+
+        def __call__(self, model: nn.Module, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(RecipeError, match="this objective makes its own passes. Leave passes empty"):
+        replace(Recipe.of(Own(), "none"), passes="adv clean")
+
+
 def tracked(trainer: Trainer) -> int:
     return int(trainer.state.model.layers[1].num_batches_tracked)
 
