@@ -98,13 +98,13 @@ def panel_rows(panel: str, seeds: Seeds, folders: Mapping[str, Sequence[str]], a
             more_average=Mean.of(average - its_average),
             more_worst=Mean.of(gained),
             past_faal=Mean.of(worst - faal),
-            p=_p_value(gained),
+            p=p_value(gained),
         )
         rows.append(row)
     return sorted(rows, key=lambda row: -row.worst.value)
 
 
-def _p_value(differences: np.ndarray) -> float:
+def p_value(differences: np.ndarray) -> float:
     """Of Student's test that the mean is 0, two-sided; nan for a single seed."""
     spread = differences.std(ddof=1) if len(differences) > 1 else float("nan")
     return (

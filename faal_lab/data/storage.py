@@ -11,9 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from faal_lab.errors import FaalLabError, check_name
 
 SHARE = 0.25  # of the memory; "auto" keeps larger sets on disk
 _FORMAT = "1"  # a change of decoding needs another number: what is kept was decoded by the old one
+_ADVISES = hasattr(os, "posix_fadvise")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -45,7 +44,7 @@ class OnDisk:
             (count, *each), _, _ = np.lib.format.read_array_header_1_0(stream)
             self._start, self._each = stream.tell(), tuple(each)
         self.rows = torch.arange(count) if rows is None else rows  # int64 [N], places in the file
-        self._ahead: tuple[torch.Tensor, Future[np.ndarray]] | None = None
+        self._size = int(np.prod(self._each, dtype=np.int64))  # bytes of an image
 
     @property
     def shape(self) -> torch.Size:
@@ -57,39 +56,38 @@ class OnDisk:
 
     def __getitem__(self, index: torch.Tensor | int | slice) -> torch.Tensor:
         rows = self._rows(index)
-        if rows.ndim == 0:
-            return self[rows[None]][0]
-        if self._ahead is not None and torch.equal(self._ahead[0], rows):
-            read, self._ahead = self._ahead[1].result(), None
-        else:
-            read = self._read(rows)
-        return torch.from_numpy(read)
+        return torch.from_numpy(self._read(rows)) if rows.ndim else self[rows[None]][0]
 
     def _rows(self, index: torch.Tensor | int | slice) -> torch.Tensor:
         return self.rows[index.cpu() if isinstance(index, torch.Tensor) else index]
 
-    def _read(self, rows: torch.Tensor) -> np.ndarray:
-        """Read images, in the order of the file; those that lie side by side at once."""
-        places, found = rows.numpy(), np.empty((len(rows), *self._each), dtype=np.uint8)
-        size = int(np.prod(self._each, dtype=np.int64))
+    def _runs(self, rows: torch.Tensor) -> list[tuple[int, int, int]]:
+        """Return where images lie in the file, in its order: begin in bytes, and the places low to high in `rows` of a run."""
+        places = rows.numpy()
         bounds = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
-        runs = [(int(places[low]), low, high) for low, high in pairwise(bounds) if low < high]
+        return sorted((self._start + int(places[low]) * self._size, low, high) for low, high in pairwise(bounds) if low < high)
+
+    def _read(self, rows: torch.Tensor) -> np.ndarray:
+        found, runs = np.empty((len(rows), *self._each), dtype=np.uint8), self._runs(rows)
         try:
             with open(self.file, "rb", buffering=0) as stream:
-                for place, low, high in sorted(runs):
-                    stream.seek(self._start + place * size)
+                if _ADVISES and len(runs) > 1:
+                    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # the neighbours are not wanted
+                for begin, low, high in runs:
                     view: Any = found[low:high]
-                    if stream.readinto(view) < (high - low) * size:
+                    stream.seek(begin)
+                    if stream.readinto(view) < (high - low) * self._size:
                         raise StorageError(f"{self.file} is damaged: it ends early. Delete it; it is made again.")
         except FileNotFoundError as error:
             raise StorageError(f"{self.file}, which holds the images, was removed meanwhile. Start again.") from error
         return found
 
     def ahead(self, index: torch.Tensor) -> None:
-        """Begin to read the images `index` [B] in a thread; the next access to the same ones takes them."""
-        rows = self._rows(index)
-        if self._ahead is None or not torch.equal(self._ahead[0], rows):
-            self._ahead = rows, _reader().submit(self._read, rows)
+        """Have the system fetch the images `index` [B] from the disk while others are worked on. Not every system can."""
+        if _ADVISES and self.file.exists():
+            with open(self.file, "rb", buffering=0) as stream:
+                for begin, low, high in self._runs(self._rows(index)):
+                    os.posix_fadvise(stream.fileno(), begin, (high - low) * self._size, os.POSIX_FADV_WILLNEED)
 
     def part(self, index: torch.Tensor | slice) -> OnDisk:
         """Return the images at `index` [K] without reading them."""
@@ -102,11 +100,6 @@ class OnDisk:
     def split(self, size: int) -> Iterator[torch.Tensor]:
         """Yield `size` images at once, in order."""
         return (self[slice(start, start + size)] for start in range(0, len(self), size))
-
-
-@cache
-def _reader() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "images")
 
 
 def memory() -> int:

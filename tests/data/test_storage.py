@@ -182,21 +182,24 @@ def test_a_file_that_is_gone_or_cut_is_named(cache: Path) -> None:
         splits.train.all()
 
 
-def test_the_next_batch_is_read_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = load("digits", seed=0, storage="disk").train.pixels
-    assert isinstance(pixels, OnDisk)
-    read: list[int] = []
-    plain = OnDisk._read
-    monkeypatch.setattr(OnDisk, "_read", lambda self, rows: read.append(len(rows)) or plain(self, rows))
-    index = torch.tensor([5, 3, 900, 4])
-    pixels.ahead(index)
-    pixels.ahead(index)
-    first = pixels[index]
-    assert read == [4], "once, in the thread"
-    assert torch.equal(first, pixels[index])
-    assert read == [4, 4]
-    pixels.ahead(index)
-    assert torch.equal(pixels[torch.tensor([3])], first[1:2]), "others are read at once"
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+def test_the_next_batch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load("digits", seed=0, storage="disk")
+    asked: list[int] = []
+    plain = os.posix_fadvise
+
+    def advise(file: int, begin: int, size: int, advice: int) -> None:
+        asked.extend([size] if advice == os.POSIX_FADV_WILLNEED else [])
+        plain(file, begin, size, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    sampler = Sampler(splits.train, 0, 0, 128, "none")
+    sampler.batch(0)
+    assert sum(asked) == 128 * 64, "every byte of the next batch, and no more"
+    sampler.batch(7)
+    assert sum(asked) == 128 * 64, "after the last batch none"
+    sampler.batch(0, torch.full((10,), 0.1))
+    assert sum(asked) == 128 * 64, "what will be drawn is not known"
 
 
 def test_no_test_set_is_made_float_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
