@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ class OnDisk:
             self._start, self._each = stream.tell(), tuple(each)
         self.rows = torch.arange(count) if rows is None else rows  # int64 [N], places in the file
         self._size = int(np.prod(self._each, dtype=np.int64))  # bytes of an image
+        # pages that come again after an epoch alone would push the network's out of memory, if they cannot all stay
+        self._passing = _ADVISES and file.stat().st_size > memory() / 2
 
     @property
     def shape(self) -> torch.Size:
@@ -78,6 +81,8 @@ class OnDisk:
                     stream.seek(begin)
                     if stream.readinto(view) < (high - low) * self._size:
                         raise StorageError(f"{self.file} is damaged: it ends early. Delete it; it is made again.")
+                if self._passing:
+                    self._advise(stream.fileno(), runs, os.POSIX_FADV_DONTNEED)
         except FileNotFoundError as error:
             raise StorageError(f"{self.file}, which holds the images, was removed meanwhile. Start again.") from error
         return found
@@ -86,8 +91,14 @@ class OnDisk:
         """Have the system fetch the images `index` [B] from the disk while others are worked on. Not every system can."""
         if _ADVISES and self.file.exists():
             with open(self.file, "rb", buffering=0) as stream:
-                for begin, low, high in self._runs(self._rows(index)):
-                    os.posix_fadvise(stream.fileno(), begin, (high - low) * self._size, os.POSIX_FADV_WILLNEED)
+                self._advise(stream.fileno(), self._runs(self._rows(index)), os.POSIX_FADV_WILLNEED)
+
+    def _advise(self, file: int, runs: list[tuple[int, int, int]], advice: int) -> None:
+        """Advise the system on whole pages: of a part of a page it takes no advice."""
+        for begin, low, high in runs:
+            first = begin - begin % mmap.PAGESIZE
+            end = -(-(begin + (high - low) * self._size) // mmap.PAGESIZE) * mmap.PAGESIZE
+            os.posix_fadvise(file, first, end - first, advice)
 
     def part(self, index: torch.Tensor | slice) -> OnDisk:
         """Return the images at `index` [K] without reading them."""
