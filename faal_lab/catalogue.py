@@ -258,6 +258,9 @@ _FAIRNESS: dict[str, Method] = {
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
 }
 
+_ATTACKERS: dict[str, Part] = {"pgd": Part("methods.pgd:PGD")}
+
+ATTACKERS = Table("attack", "attacks", _ATTACKERS, Part(""))  # of training; ATTACKS are those of an evaluation
 AMBIGUITY_SETS = Table("ambiguity", "sets", _AMBIGUITY_SETS, AmbiguityPart(""))
 OBJECTIVES = Table("objective", "objectives", _OBJECTIVES, ObjectivePart("", ()))
 FAIRNESS = Table("fairness", "fairness", _FAIRNESS, Method("", "", "loss", "batch", attacked=False))
@@ -287,7 +290,7 @@ MODELS = Table("model", "models", dict.fromkeys(_MODELS, Part("")), Part(""))
 FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, for networks with a choice
 PATH_FORM = re.compile(r"robustbench:\S+|" + OWN_FORM.pattern)  # a network from elsewhere
 ZOO = "robustbench:"
-TABLES: tuple[Table[Any], ...] = (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS, MODELS, DATA_SETS)
+TABLES: tuple[Table[Any], ...] = (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS, ATTACKERS, MODELS, DATA_SETS)
 NORMALIZATIONS = ("data", "none", "cifar")
 PRECISIONS = ("auto", "float32", "bfloat16")
 NORMS = ("linf", "l2")
@@ -323,7 +326,7 @@ def parts() -> dict[str, dict[str, str]]:
 
 
 def check_combination(
-    objective: str, fairness: str, averaging: str, *, replays: int = 0, validation: bool = True,
+    objective: str, fairness: str, averaging: str, *, replays: int = 0, validation: bool = True, attack: str = "pgd",
     rows: tuple[ObjectivePart, Method] | None = None,
 ) -> None:  # fmt: skip
     """Refuse parts that make no sense together.
@@ -334,6 +337,7 @@ def check_combination(
         averaging: a name in AVERAGING.
         replays: steps on each batch in free training; 0 (default) is no free training.
         validation: True (default) if the run has validation images.
+        attack: a name in ATTACKERS; default "pgd".
         rows: the facts of the two parts; default: those of the tables, which know little of parts from elsewhere.
 
     Raises:
@@ -367,6 +371,11 @@ def check_combination(
         raise RecipeError(
             f"objective={objective} needs attacks that run away from the true class through the decision boundary; "
             f"fairness={fairness} aims some at a target. Choose at, trades or mart."
+        )
+    if attack != "pgd" and (replays or loss.points > 1 or not loss.attacked or method.targets):
+        raise RecipeError(
+            f"attack={attack} finds one image from a start and a radius; replays={replays}, objective={objective} with "
+            f"fairness={fairness} need another or none. Set replays to 0, objective to at, trades or mart, fairness not to trix."
         )
     if replays and (loss.points > 1 or not loss.attacked or method.targets):
         raise RecipeError(

@@ -177,6 +177,37 @@ def pgd(
     return adv
 
 
+class Goal(NamedTuple):
+    """The frame of a training attack on a batch of B images."""
+
+    start: torch.Tensor  # [B, C, H, W]: where it begins
+    radius: torch.Tensor | float  # in pixel units, one for all or [B]
+    step: torch.Tensor | float  # the size of a step, alike
+    steps: int
+    norm: str  # a row of NORMS
+    loss: str  # a row of ATTACK_LOSSES: the objective's
+    clean_logits: torch.Tensor | None = None  # [B, C], where the loss needs them
+    target: torch.Tensor | None = None  # int64 [B], -1 untargeted
+    tick: AttackTick | None = None  # to be called before each step, so that a run can pause within an attack
+
+
+Attacker = Callable[[nn.Module, torch.Tensor, torch.Tensor, Goal], torch.Tensor]  # model, images, labels, goal -> images
+
+
+class PGD:
+    """The training attack of all methods' papers: projected gradient ascent of the objective's attack loss.
+
+    Another one is an object of the same form. Its images are cut to the ball and to [0, 1] afterwards.
+    """
+
+    def __call__(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, goal: Goal) -> torch.Tensor:
+        """Attack images [B, C, H, W]; the model is frozen and in the attack's mode. Return images of the same shape."""
+        return pgd(
+            model, images, labels, radius=goal.radius, step=goal.step, steps=goal.steps, loss=goal.loss, start=goal.start,
+            clean_logits=goal.clean_logits, target=goal.target, norm=goal.norm, tick=goal.tick,
+        )  # fmt: skip
+
+
 def pgd_until_fooled(
     model: nn.Module,
     images: torch.Tensor,

@@ -8,6 +8,7 @@ from typing import Any
 
 from faal_lab.catalogue import (
     AMBIGUITY_SETS,
+    ATTACKERS,
     BUFFERS,
     FAIRNESS,
     OBJECTIVES,
@@ -25,7 +26,7 @@ from faal_lab.methods.class_stats import CLASS_SCORES
 from faal_lab.methods.fairness.base import Fairness, NoFairness, PlansAttacks, Samples
 from faal_lab.methods.fairness.faal import FAAL
 from faal_lab.methods.objectives import Objective
-from faal_lab.methods.pgd import ATTACK_LOSSES, NEEDS_CLEAN
+from faal_lab.methods.pgd import ATTACK_LOSSES, NEEDS_CLEAN, PGD, Attacker
 from faal_lab.methods.presets import PRESETS
 from faal_lab.methods.releases import Release, check_passes, release_of
 
@@ -39,6 +40,7 @@ class Recipe:
     Args:
         objective: the training loss.
         fairness: the fairness method.
+        attack: the training attack; default PGD.
         start: start of the training attack, one of STARTS; default "uniform".
         fairness_start: epochs before the fairness method acts (until then the run is `plain`); default 0.
         plain: the recipe without its fairness method; None (default): the same with NoFairness.
@@ -56,6 +58,7 @@ class Recipe:
 
     objective: Objective
     fairness: Fairness
+    attack: Attacker = field(default_factory=PGD)
     start: str = "uniform"
     fairness_start: int = 0
     plain: Recipe | None = None
@@ -93,6 +96,7 @@ class Recipe:
         fairness: str | Fairness,
         *,
         variant: str = "paper",
+        attack: str | Attacker = "pgd",
         attack_start: str = "auto",
         ambiguity: str | AmbiguitySet = "kl",
         score: str = "auto",
@@ -121,6 +125,7 @@ class Recipe:
             objective: a row of OBJECTIVES, a path such as "losses.py:Loss", or an object.
             fairness: a row of FAIRNESS, a path, or an object, which keeps its own settings.
             variant: "paper" (default), or "release" for the authors' code.
+            attack: "pgd" (default), a path, or an object.
             attack_start: one of STARTS; "auto" (default): that of the objective and the fairness method.
             ambiguity: a row of AMBIGUITY_SETS (default "kl"), a path, or an object. Its radius is the run's dial tau.
             score: "mean", "sum" or "running"; "auto" (default): "sum" for the release, else "mean".
@@ -157,7 +162,8 @@ class Recipe:
         ('NoFairness', 'FAAL')
         """
         names = OBJECTIVES.text(objective), "faal" if type(fairness) is FAAL else FAIRNESS.text(fairness)
-        check_combination(*names, averaging, replays=replays, validation=validation)
+        facts: dict[str, Any] = {"replays": replays, "validation": validation, "attack": ATTACKERS.text(attack)}
+        check_combination(*names, averaging, **facts)
         check_name("variant", variant, VARIANTS)
         check_name("BatchNorm passes", batch_norm_passes, PASSES)
         released = release_of(*names, variant, batch_norm_passes, awp_gamma > 0, replays)
@@ -172,7 +178,7 @@ class Recipe:
         }  # fmt: skip
         settings = {n: v for n, v in settings.items() if not (n in ("rate", "strength") and v < 0)}
         method: Any = _made(FAIRNESS, fairness, settings)
-        _check_facts(names, loss, method, averaging, replays=replays, validation=validation)
+        _check_facts(names, loss, method, averaging, **facts)
         takes = isinstance(fairness, str) and "ambiguity" in inspect.signature(FAIRNESS[fairness].make).parameters
         if not takes and (not isinstance(ambiguity, str) or ":" in ambiguity):
             raise RecipeError(
@@ -186,7 +192,8 @@ class Recipe:
             loss = _as_released(loss, released)
         start = check_name("attack start", attack_start, ("auto", *STARTS))
         plain = Recipe(
-            loss, early, loss.start if start == "auto" else start, awp_gamma=awp_gamma, awp_start=awp_start,
+            loss, early, _made(ATTACKERS, attack, {}), loss.start if start == "auto" else start, awp_gamma=awp_gamma,
+            awp_start=awp_start,
             averaging=_averaging(averaging, release, average_decay, average_start, average_threshold, average_buffers),
             passes="" if released is None or batch_norm_passes == "fewest" else released.passes,
         )  # fmt: skip
@@ -234,6 +241,7 @@ _FORMS = {  # setting -> what its part must have
     "objective": ("terms", "points", "attack_loss", "start", "__call__"),
     "fairness": ("needs", "state", "weigh"),
     "ambiguity": ("limits", "worst_case"),
+    "attack": ("__call__",),
 }
 
 
@@ -241,7 +249,8 @@ def _made(table: Table[Any], given: Any, settings: dict[str, Any]) -> Any:
     """Make a part from a name or a path, with those settings that it takes; an object is the part itself."""
     made, label = given, f"{table.setting}={table.text(given)}"
     if isinstance(given, str):
-        row = table[check_name("ambiguity set" if table is AMBIGUITY_SETS else table.setting, given, table)]
+        kind = {"ambiguity": "ambiguity set", "attack": "training attack"}.get(table.setting, table.setting)
+        row = table[check_name(kind, given, table)]
         make, label = row.make, row.label
         taken = inspect.signature(make).parameters
         try:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from faal_lab.catalogue import (
     AMBIGUITY_SETS,
+    ATTACKERS,
     AUGMENTATIONS,
     AVERAGING,
     BUFFERS,
@@ -166,6 +167,8 @@ class Config:
         "variant's).")
     score_decay: float = setting(0.9, low=0, high=0.999_999, about="What a running score keeps from batch to batch, below 1.")
     solver: str = setting("exact", among=("exact", "cvxpy"), about="FAAL's solver: exact, or cvxpy (slow, for checking).")
+    attack: str = setting("pgd", among=ATTACKERS, kind="training attack", about=
+        "Training attack: pgd, or your FILE.py:NAME, module:NAME. Validation and evaluation have their own.")
     attack_start: str = setting("auto", among=("auto", *STARTS), about=
         "Where training attacks begin: zero, uniform, gaussian, gaussian-uncut (not cut to the pixel box before the first "
         "step, as in most released codes), or auto (what the method's paper says).")
@@ -237,7 +240,12 @@ class Config:
         self.drops()
         try:
             check_combination(
-                self.objective, self.fairness, self.averaging, replays=self.replays, validation=self.validation != "none"
+                self.objective,
+                self.fairness,
+                self.averaging,
+                replays=self.replays,
+                validation=self.validation != "none",
+                attack=self.attack,
             )
             for name in ("variant", "batch_norm_passes"):
                 if getattr(self, name) == "release":

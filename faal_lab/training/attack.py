@@ -10,8 +10,9 @@ import torch
 
 from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
+from faal_lab.errors import OwnPartError
 from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, PlansAttacks
-from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, boundary_pair, climber, per_sample, pgd, released_pair, start_point
+from faal_lab.methods.pgd import NEEDS_CLEAN, NORMS, PGD, Goal, boundary_pair, climber, per_sample, released_pair, start_point
 from faal_lab.methods.releases import order
 from faal_lab.models.build import frozen
 from faal_lab.training.trainer import Trainer
@@ -109,7 +110,16 @@ def _climbed(
             both = torch.stack([first, start(keyed_random.SECOND_START)])
             return released_pair(climb, both, batch.labels, config.attack_steps, trainer.tick)
         return boundary_pair(climb, first, batch.labels, config.attack_steps, trainer.tick)
-    return pgd(state.model, batch.images, batch.labels, steps=config.attack_steps, start=first, tick=trainer.tick, **settings)
+    attacker = state.acting().attack
+    found = attacker(
+        state.model, batch.images, batch.labels, Goal(first, steps=config.attack_steps, tick=trainer.tick, **settings)
+    )
+    if isinstance(attacker, PGD):
+        return found
+    if found.shape != batch.images.shape:
+        name = type(attacker).__name__
+        raise OwnPartError(f"The attack {name} returned {list(found.shape)}; expected images {list(batch.images.shape)}.")
+    return NORMS[config.norm].project(found.detach(), batch.images, per_sample(radius, batch.images)).clamp(0, 1)
 
 
 def _carried(trainer: Trainer, batch: Batch, radius: torch.Tensor | float) -> torch.Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from faal_lab.catalogue import AMBIGUITY_SETS, FAIRNESS, OBJECTIVES, TABLES
+from faal_lab.catalogue import AMBIGUITY_SETS, ATTACKERS, FAIRNESS, OBJECTIVES, TABLES
 from faal_lab.data.images import Splits
 from faal_lab.data.look import median_distance
 from faal_lab.data.sets import load
@@ -105,7 +105,8 @@ def load_data(config: Config) -> Splits:
     )  # fmt: skip
 
 
-OWN_PARTS = {table.setting: table for table in (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS)}  # settings that also take an object
+_PARTS = (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS, ATTACKERS)
+OWN_PARTS = {table.setting: table for table in _PARTS}  # settings that also take an object
 
 
 def prepare(
