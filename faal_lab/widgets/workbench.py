@@ -50,7 +50,8 @@ class Workbench(Pane):
         recorded: folder with more runs to show ("recorded" by default).
         model: a network by its name, or an object that takes pixels in [0, 1] and returns logits.
         recipe: a Recipe of your own parts; choose named recipes on the page.
-        settings: first values of the controls, any setting of Config. objective, fairness, ambiguity and attack also take objects.
+        settings: first values of the controls, any setting of Config. objective, fairness, ambiguity and attack also take
+            objects.
 
     Raises:
         ConfigError, UnknownName: for a setting that makes no sense, or another kind of object.
