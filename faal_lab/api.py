@@ -288,7 +288,8 @@ def train(
         model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.
         resume: continue the interrupted run in `out`; default False.
         quiet: show no bar; default False.
-        settings: any setting of Config, such as fairness="faal", tau=0.5. objective, fairness, ambiguity and attack also take objects.
+        settings: any setting of Config, such as fairness="faal", tau=0.5. objective, fairness, ambiguity and attack also take
+            objects.
             data may be your own: (images, labels), a Dataset, or a dict of these for train, validation and test. It is kept
             beside the run, as `out`.npz.
 
