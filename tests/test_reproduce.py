@@ -25,7 +25,7 @@ FILES = {path.stem: path for path in sorted((ROOT / "reproduce").glob("*.yaml"))
 FULL_SIZE = {
     "table1", "table1-prn18", "table2", "table3", "table4", "figure1", "figure2", "figure3", "ablation-score", "tau-study",
 }  # fmt: skip
-SMALL = {"digits", "digits-leaderboard", "cifar10-small"}
+SMALL = {"digits", "digits-leaderboard", "digits-releases", "cifar10-small"}
 TRAINING = ("train", "finetune")
 
 

@@ -1,0 +1,55 @@
+"""Paper against release on the digits: the page says what its counts say."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import releases_page
+import yaml
+from scipy.stats import t
+
+from faal_lab.runs.config import Config
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "results" / "digits-releases"
+STAGES = yaml.safe_load((ROOT / "reproduce" / "digits-releases.yaml").read_text())["stages"]
+
+
+def counts(attack: str) -> dict[str, np.ndarray]:
+    """Run -> [seeds, classes] accuracies in percent, from the file of counts alone."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (FOLDER / "counts.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["attack"] == attack:
+                found[row["run"].rpartition("/")[2]][int(row["seed"])].append(100 * int(row["stand"]) / int(row["images"]))
+    return {run: np.array([seeds[seed] for seed in sorted(seeds)]) for run, seeds in found.items()}
+
+
+def test_both_forms_differ_in_their_form_alone() -> None:
+    rows = {row["label"]: row for row in STAGES["tuned"]["list"]}
+    for name in [label for label in rows if not label.endswith("-release")]:
+        released = dict(rows[f"{name}-release"])
+        assert released.pop("variant") == "release"
+        assert released | {"label": name} == rows[name]
+        Config.from_mapping(
+            {k: v for k, v in rows[f"{name}-release"].items() if k != "label"} | {"objective": "trades", "epochs": 4}
+        )
+
+
+@pytest.mark.parametrize("attack", ["clean", "pgd-20", "cw-20"])
+def test_the_page_says_what_the_counts_say(attack: str) -> None:
+    found = counts(attack)
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    table = text.partition(f"## {releases_page.ATTACK_TITLES[attack]}")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")][2:]
+    assert {row[0] for row in rows} == {name for name in found if not name.endswith("-release")}
+    for name, average, worst, _, _, more, more_worst in rows:
+        paper, release = found[name], found[f"{name}-release"]
+        assert len(paper) == 5
+        assert average.startswith(f"{paper.mean():.1f} (")
+        assert worst.startswith(f"{paper.min(1).mean():.1f} (")
+        for said, gained in ((more, release.mean(1) - paper.mean(1)), (more_worst, release.min(1) - paper.min(1))):
+            half = t.ppf(0.975, 4) * gained.std(ddof=1) / np.sqrt(5)
+            assert said == f"{gained.mean() + 0.0:+.1f} ({gained.mean() - half:+.1f} to {gained.mean() + half:+.1f})"
