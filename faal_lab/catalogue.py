@@ -256,6 +256,7 @@ _FAIRNESS: dict[str, Method] = {
     "trix": Method("methods.fairness.dafa:TRIX", "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
     "cfol": Method("methods.fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
+    "sy-far": Method("methods.fairness.sy_far:SyFAR", "Najjar et al., USENIX Security 2026", "loss", "batch", attacked=False),
 }
 
 AMBIGUITY_SETS = Table("ambiguity", "sets", _AMBIGUITY_SETS, AmbiguityPart(""))

@@ -149,7 +149,7 @@ class Config:
     fairness_rate: float = setting(OWN, low=-1, high=1e6, about=
         "How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own.")
     fairness_strength: float = setting(OWN, low=-1, high=1e6, about=
-        "Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own.")
+        "Coefficient of fat, dafa, trix, csr, sy-far, or CFA's smallest radius; negative: the method's own.")
     slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
     variant: str = setting("paper", among=VARIANTS, about=
         "Where a method's paper and its released code differ: paper, or release (if there is one for this objective).")
@@ -295,10 +295,10 @@ class Config:
         return facts.get("first_batch", mode) if first_batch else mode
 
     def _needs_whole_batches(self) -> str:
-        """Return the setting whose attacks need the whole batch at once; empty if none does."""
+        """Return the setting that needs the whole batch at once; empty if none does."""
         if self.replays or self.attack_mode() == "train":
             return "replays" if self.replays else "batch_norm=train"
-        looks = self.fairness == "trix" or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
+        looks = self.fairness in ("trix", "sy-far") or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
         return f"fairness={self.fairness}" if looks else ""
 
     def tau_schedule(self) -> dict[int, float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from faal_lab.errors import UnknownName
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.fairness.base import AttackedBatch
 from faal_lab.methods.fairness.cfa import CFA
@@ -14,6 +15,7 @@ from faal_lab.methods.fairness.csr import CSR, spectral_gradient
 from faal_lab.methods.fairness.dafa import DAFA, TRIX, distance_weights
 from faal_lab.methods.fairness.fat import FAT
 from faal_lab.methods.fairness.frl import FRL
+from faal_lab.methods.fairness.sy_far import SyFAR
 from faal_lab.methods.fairness.wat import WAT
 from faal_lab.methods.objectives import TRADES, Outcome, weighted
 
@@ -369,3 +371,52 @@ def test_csrs_loss(variant: str) -> None:
     assert found.item() == pytest.approx(by_hand / 6, rel=1e-5)
     with pytest.raises(ValueError, match=r"strength, CSR's alpha, must be between 0 and 1, got 2"):
         CSR(strength=2)
+
+
+# --- Sy-FAR ---
+
+
+def asymmetry_by_hand(logits: torch.Tensor, absent: str) -> torch.Tensor:
+    """The sum over pairs of classes, from loops; classes 0 to 2 are in LABELS, and class 3 is not."""
+    p = logits.softmax(1)
+    rows = [p[c == LABELS].mean(0) for c in range(3)] + [torch.zeros(4, dtype=p.dtype)]
+    total = torch.zeros((), dtype=p.dtype)
+    for i in range(4 if absent == "all" else 3):
+        for j in range(i):
+            both = rows[i][j] + rows[j][i]
+            total = total + abs(rows[i][j] - rows[j][i]) / (both + 0.1) * both
+    return total
+
+
+@pytest.mark.parametrize("pairs", ["present", "all"])
+def test_sy_fars_penalty_and_its_gradient_are_those_of_the_sum_over_pairs(pairs: str) -> None:
+    logits = 2 * torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits.requires_grad_()
+    method = SyFAR(strength=7.0, pairs=pairs)
+    ce = F.cross_entropy(logits, LABELS, reduction="none")
+    by_hand = ce.mean() + 7.0 * asymmetry_by_hand(logits, pairs)
+    (expected,) = torch.autograd.grad(by_hand, logits, retain_graph=True)
+    outcome = Outcome({"robust": ce}, None, logits)
+    terms = outcome.terms | method.more_terms(outcome, LABELS)
+    weighing = method.weigh(ClassStats.of(LABELS, 4, {"softmax": logits.softmax(1)}), tuple(terms), 0.5)
+    loss = weighted(terms, weighing.multipliers, LABELS)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-12)
+    assert torch.allclose(gradient, expected, atol=1e-12)
+    assert float(weighing.weights.sum()) == pytest.approx(1)
+    assert float(weighing.weights[3]) == pytest.approx(0, abs=1e-9), "an absent class is shown no weight"
+
+
+def test_sy_far_is_silent_where_confusions_are_symmetric_and_counts_absent_classes_only_if_asked() -> None:
+    even = torch.tensor([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]]).log()[LABELS]
+    outcome = Outcome({}, even, None)  # an objective without an attack: the clean logits
+    assert close(SyFAR().more_terms(outcome, LABELS)["asymmetry"], [0.0] * 6)
+    assert close(SyFAR().weigh(ClassStats.of(LABELS, 3, {"softmax": even.softmax(1)}), (), 0.5).weights, [1 / 3] * 3)
+    alone, labels = Outcome({}, None, torch.tensor([[2.0, 0.0, 0.0]])), torch.tensor([0])
+    assert close(SyFAR().more_terms(alone, labels)["asymmetry"], [0.0])
+    q = 1 / (math.exp(2) + 2)
+    assert close(SyFAR(pairs="all").more_terms(alone, labels)["asymmetry"], [2 * q * q / (q + 0.1)])
+    with pytest.raises(ValueError, match=r"strength, the coefficient of Sy-FAR's asymmetry, must be at least 0.*got -1"):
+        SyFAR(strength=-1.0)
+    with pytest.raises(UnknownName, match="Unknown choice of pairs 'al'. Did you mean 'all'"):
+        SyFAR(pairs="al")

@@ -98,6 +98,8 @@ NEUTRAL = [
     ("at", {"fairness": "faal", "tau": 0.0}, 1.0),
     ("at", {"fairness": "wat", "fairness_rate": 0.0}, 20 / 11),
     ("at", {"fairness": "fat", "fairness_strength": 0.0}, 1.0),
+    ("at", {"fairness": "sy-far", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "sy-far", "fairness_strength": 0.0}, 1.0),
     ("at", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "csr", "fairness_strength": 0.0}, 1.0),

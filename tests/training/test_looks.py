@@ -25,6 +25,7 @@ RECIPES = [
     {"objective": "trades", "fairness": "cfa"},
     {"fairness": "wat"},
     {"fairness": "fat"},
+    {"fairness": "sy-far"},
     {"fairness": "dafa"},
     {"objective": "trades", "fairness": "trix"},
     {"objective": "trades", "fairness": "csr"},
