@@ -257,6 +257,7 @@ _FAIRNESS: dict[str, Method] = {
     "cfol": Method("methods.fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
     "sy-far": Method("methods.fairness.sy_far:SyFAR", "Najjar et al., USENIX Security 2026", "loss", "batch", attacked=False),
+    "robust-lt": Method("methods.fairness.cfa:RobustLT", "Zhang et al., CVPR 2026", "radius", "epoch"),
 }
 
 AMBIGUITY_SETS = Table("ambiguity", "sets", _AMBIGUITY_SETS, AmbiguityPart(""))

@@ -252,7 +252,9 @@ def _plan(method: Fairness) -> str | None:
     if not isinstance(method, PlansAttacks):
         return ""
     logits, labels = _batch("a batch of all classes")
-    plan = method.plan_attack(AttackedBatch(labels, _CLASSES, 0.25, lambda: logits.detach(), lambda: torch.rand(len(labels))))
+    sizes = 9 * torch.arange(1, _CLASSES + 1)
+    seen = AttackedBatch(labels, _CLASSES, 0.25, lambda: logits.detach(), lambda: torch.rand(len(labels)), sizes, 0.5)
+    plan = method.plan_attack(seen)
     for name, values in (("radius", plan.radius), ("step", plan.step)):
         if values.shape != labels.shape or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
             return f"{name} must be [{len(labels)}], finite and not negative, got {values.tolist()}"

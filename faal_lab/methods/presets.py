@@ -45,6 +45,8 @@ PRESETS: dict[str, Settings] = {
     "trix-trades": {"objective": "trades", "fairness": "trix", "fairness_start": 70, "averaging": "none"},
     "cfol-at": {"objective": "at", "fairness": "cfol", "fairness_start": 0, "averaging": "none"},
     "csr-trades": {"objective": "trades", "fairness": "csr", "averaging": "none"},
+    "sy-far-at": {"objective": "at", "fairness": "sy-far", "averaging": "none"},
+    "robust-lt-at": {"objective": "at", "fairness": "robust-lt", "fairness_start": 0, "averaging": "none"},
     "group-dro-at": {"objective": "at", "fairness": "group-dro", "averaging": "none"},
 }
 

@@ -149,7 +149,7 @@ class Config:
     fairness_rate: float = setting(OWN, low=-1, high=1e6, about=
         "How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own.")
     fairness_strength: float = setting(OWN, low=-1, high=1e6, about=
-        "Coefficient of fat, dafa, trix, csr, sy-far, or CFA's smallest radius; negative: the method's own.")
+        "Coefficient of fat, dafa, trix, csr, sy-far, robust-lt, or CFA's smallest radius; negative: the method's own.")
     slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
     variant: str = setting("paper", among=VARIANTS, about=
         "Where a method's paper and its released code differ: paper, or release (if there is one for this objective).")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from faal_lab.errors import UnknownName
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.fairness.base import AttackedBatch
-from faal_lab.methods.fairness.cfa import CFA
+from faal_lab.methods.fairness.cfa import CFA, RobustLT, size_multipliers
 from faal_lab.methods.fairness.cfol import CFOL
 from faal_lab.methods.fairness.csr import CSR, spectral_gradient
 from faal_lab.methods.fairness.dafa import DAFA, TRIX, distance_weights
@@ -46,8 +46,10 @@ class Measured:
         return torch.tensor(self.found[3])
 
 
-def batch_of(labels: torch.Tensor, classes: int = 3, logits: torch.Tensor | None = None, numbers=None) -> AttackedBatch:
-    return AttackedBatch(labels, classes, 0.25, lambda: logits, lambda: numbers)
+def batch_of(
+    labels: torch.Tensor, classes: int = 3, logits: torch.Tensor | None = None, numbers=None, sizes=(9, 9, 9), progress=0.5
+) -> AttackedBatch:
+    return AttackedBatch(labels, classes, 0.25, lambda: logits, lambda: numbers, torch.tensor(sizes), progress)
 
 
 def stats(**sums: list[float]) -> ClassStats:
@@ -420,3 +422,40 @@ def test_sy_far_is_silent_where_confusions_are_symmetric_and_counts_absent_class
         SyFAR(strength=-1.0)
     with pytest.raises(UnknownName, match="Unknown choice of pairs 'al'. Did you mean 'all'"):
         SyFAR(pairs="al")
+
+
+# --- RobustLT ---
+
+
+def test_robust_lts_radii_are_the_papers_and_their_mean_over_images_is_one() -> None:
+    sizes = [round(5000 * 50 ** (-c / 9)) for c in range(10)]
+    s = [math.sqrt(math.log(5000 / n)) for n in sizes]
+    t = 0.3 / (sum(n * v for n, v in zip(sizes, s, strict=True)) / sum(sizes))
+    by_hand = [1 - 0.3 + t * v for v in s]
+    found = size_multipliers(torch.tensor(sizes), 0.3)
+    assert close(found, by_hand, 1e-12)
+    assert close(found, [0.70, 1.00, 1.13, 1.23, 1.31, 1.38, 1.44, 1.50, 1.56, 1.61], 0.006)
+    assert float((found * torch.tensor(sizes)).sum()) == pytest.approx(sum(sizes), rel=1e-12)
+    assert sorted(found.tolist()) == found.tolist(), "a smaller class has a larger radius"
+    labels = torch.tensor([0, 9, 4])
+    for progress, risen in ((0.0, 0.0), (0.2, 0.25), (0.8, 1.0), (0.95, 1.0)):
+        plan = RobustLT().plan_attack(batch_of(labels, 10, sizes=sizes, progress=progress))
+        assert close(plan.radius, [risen * by_hand[y] for y in labels])
+        assert torch.equal(plan.radius, plan.step)
+        assert plan.target is None
+
+
+def test_robust_lt_leaves_balanced_classes_alone_but_for_the_rise() -> None:
+    assert size_multipliers(torch.tensor([7, 7, 7]), 0.3).tolist() == [1.0] * 3, "the release divides 0 by 0"
+    assert close(RobustLT().plan_attack(batch_of(LABELS, progress=0.4)).radius, [0.5] * 6)
+    tail = batch_of(LABELS, sizes=(50, 5, 1), progress=0.0)
+    assert close(RobustLT(strength=0.0, warm_up=0.0).plan_attack(tail).radius, [1.0] * 6)
+    assert RobustLT(warm_up=0.0).plan_attack(tail).radius[5] > 1
+    nearly = size_multipliers(torch.tensor([500] * 9 + [499]), 0.3)
+    assert close(nearly, [0.7] * 9 + [0.7 + 0.3 * 4999 / 499]), "the scale is relative: one image decides"
+    empty = size_multipliers(torch.tensor([8, 4, 0]), 0.3)
+    assert bool(torch.isfinite(empty).all())
+    assert float((empty[:2] * torch.tensor([8, 4])).sum()) == pytest.approx(12)
+    for wrong in ({"strength": 1.5}, {"warm_up": -0.1}):
+        with pytest.raises(ValueError, match="RobustLT's (alpha|beta), must be between 0 and 1, got (1.5|-0.1)"):
+            RobustLT(**wrong)

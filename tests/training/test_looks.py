@@ -26,6 +26,7 @@ RECIPES = [
     {"fairness": "wat"},
     {"fairness": "fat"},
     {"fairness": "sy-far"},
+    {"fairness": "robust-lt"},
     {"fairness": "dafa"},
     {"objective": "trades", "fairness": "trix"},
     {"objective": "trades", "fairness": "csr"},
