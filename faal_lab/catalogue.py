@@ -258,6 +258,7 @@ _FAIRNESS: dict[str, Method] = {
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
     "sy-far": Method("methods.fairness.sy_far:SyFAR", "Najjar et al., USENIX Security 2026", "loss", "batch", attacked=False),
     "robust-lt": Method("methods.fairness.cfa:RobustLT", "Zhang et al., CVPR 2026", "radius", "epoch"),
+    "fair-tat": Method("methods.fairness.dafa:FairTAT", "after Medi et al., WACV 2025", "target", "epoch", targets=True),
 }
 
 AMBIGUITY_SETS = Table("ambiguity", "sets", _AMBIGUITY_SETS, AmbiguityPart(""))

@@ -47,6 +47,7 @@ PRESETS: dict[str, Settings] = {
     "csr-trades": {"objective": "trades", "fairness": "csr", "averaging": "none"},
     "sy-far-at": {"objective": "at", "fairness": "sy-far", "averaging": "none"},
     "robust-lt-at": {"objective": "at", "fairness": "robust-lt", "fairness_start": 0, "averaging": "none"},
+    "fair-tat-at": {"objective": "at", "fairness": "fair-tat", "fairness_start": 0, "averaging": "none"},
     "group-dro-at": {"objective": "at", "fairness": "group-dro", "averaging": "none"},
 }
 

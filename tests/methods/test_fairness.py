@@ -12,7 +12,7 @@ from faal_lab.methods.fairness.base import AttackedBatch
 from faal_lab.methods.fairness.cfa import CFA, RobustLT, size_multipliers
 from faal_lab.methods.fairness.cfol import CFOL
 from faal_lab.methods.fairness.csr import CSR, spectral_gradient
-from faal_lab.methods.fairness.dafa import DAFA, TRIX, distance_weights
+from faal_lab.methods.fairness.dafa import DAFA, TRIX, FairTAT, distance_weights, target_chances
 from faal_lab.methods.fairness.fat import FAT
 from faal_lab.methods.fairness.frl import FRL
 from faal_lab.methods.fairness.sy_far import SyFAR
@@ -459,3 +459,45 @@ def test_robust_lt_leaves_balanced_classes_alone_but_for_the_rise() -> None:
     for wrong in ({"strength": 1.5}, {"warm_up": -0.1}):
         with pytest.raises(ValueError, match="RobustLT's (alpha|beta), must be between 0 and 1, got (1.5|-0.1)"):
             RobustLT(**wrong)
+
+
+# --- FAIR-TAT ---
+
+
+def test_fair_tat_draws_targets_by_how_often_a_class_is_a_false_positive() -> None:
+    method = FairTAT()
+    measured = Measured(confusion=[[40, 10, 2], [5, 30, 8], [5, 10, 10]])  # rows: predicted
+    method.begin_epoch(measured)
+    assert measured.asked == 0.0
+    score = [10 / 50 + 2 / 20, 5 / 50 + 8 / 20, 5 / 50 + 10 / 50]
+    chances = [[score[t] / sum(score[u] for u in range(3) if u != y) if t != y else 0.0 for t in range(3)] for y in range(3)]
+    assert close(method.state["chances"], chances, 1e-12)
+    numbers = torch.arange(600) / 600
+    for y in range(3):
+        plan = method.plan_attack(batch_of(torch.full((600,), y), numbers=numbers))
+        assert plan.target is not None
+        drawn = [int((plan.target == t).sum()) / 600 for t in range(3)]
+        assert drawn == pytest.approx(chances[y], abs=1.5 / 600)
+        assert drawn[y] == 0
+        assert plan.radius.tolist() == plan.step.tolist() == [1.0] * 600
+    shown = method.weigh(stats(), ("robust",), 0.5)
+    assert shown.multipliers == {}
+    assert close(shown.weights, [sum(n / 6 * chances[y][t] for y, n in enumerate((3, 2, 1))) for t in range(3)])
+
+
+def test_fair_tat_aims_evenly_where_nothing_is_confused_and_never_at_the_label() -> None:
+    assert close(target_chances(torch.zeros(3)), [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    assert close(target_chances(torch.tensor([0.0, 4.0, 0.0])), [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
+    assert close(target_chances(torch.tensor([0.3, 0.1])), [[0, 1], [1, 0]]), "two classes leave no choice"
+    generator = torch.Generator().manual_seed(0)
+    for classes in (2, 3, 7):
+        method = FairTAT()
+        method.state["chances"] = target_chances(torch.rand(classes, generator=generator).double())
+        labels = torch.arange(classes).repeat(200)
+        numbers = torch.rand(len(labels), generator=generator)
+        numbers[:classes], numbers[-classes:] = 0.0, 1 - 2**-24  # the ends of [0, 1)
+        target = method.plan_attack(batch_of(labels, classes, numbers=numbers)).target
+        assert target is not None
+        assert not bool((target == labels).any())
+        assert int(target.min()) >= 0
+        assert int(target.max()) < classes

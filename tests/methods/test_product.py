@@ -47,9 +47,9 @@ def test_how_many_points_make_sense() -> None:
     assert len(sensible()) == 6 * len(pairs)
     refused = {(o, f) for o in OBJECTIVES for f in FAIRNESS} - pairs
     only_trades = ("frl-rw", "frl-rwrm", "cfa-ccr", "csr")
-    attacked = ("frl-rm", "cfa", "cfa-ccm", "dafa", "trix", "robust-lt")
+    attacked = ("frl-rm", "cfa", "cfa-ccm", "dafa", "trix", "robust-lt", "fair-tat")
     expected = {(o, f) for o in OBJECTIVES if o != "trades" for f in only_trades} | {("standard", f) for f in attacked}
-    assert refused == expected | {("bat", "trix")}
+    assert refused == expected | {("bat", "trix"), ("bat", "fair-tat")}
 
 
 @pytest.mark.parametrize("objective, fairness, gamma, averaging", sensible(), ids=lambda value: str(value))

@@ -27,6 +27,7 @@ RECIPES = [
     {"fairness": "fat"},
     {"fairness": "sy-far"},
     {"fairness": "robust-lt"},
+    {"fairness": "fair-tat"},
     {"fairness": "dafa"},
     {"objective": "trades", "fairness": "trix"},
     {"objective": "trades", "fairness": "csr"},
