@@ -18,6 +18,8 @@ from faal_lab.methods.fairness.frl import FRL
 from faal_lab.methods.fairness.sy_far import SyFAR
 from faal_lab.methods.fairness.wat import WAT
 from faal_lab.methods.objectives import TRADES, Outcome, weighted
+from faal_lab.methods.presets import PRESETS
+from faal_lab.methods.recipe import Recipe
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
 COUNT = torch.tensor([3.0, 2.0, 1.0])
@@ -501,3 +503,21 @@ def test_fair_tat_aims_evenly_where_nothing_is_confused_and_never_at_the_label()
         assert not bool((target == labels).any())
         assert int(target.min()) >= 0
         assert int(target.max()) < classes
+
+
+# --- CODAT ---
+
+
+def test_codats_recipe_descends_the_mean_plus_the_standard_deviation_of_class_losses() -> None:
+    recipe = Recipe.of(**PRESETS["codat-at"])
+    assert recipe.start == "uniform"
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    labels, rho = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0]), 0.2
+    ce = F.cross_entropy(logits, labels, reduction="none")
+    means = torch.stack([ce[c == labels].mean() for c in range(4)])
+    (expected,) = torch.autograd.grad(means.mean() + rho**0.5 * means.std(unbiased=False), logits, retain_graph=True)
+    found = ClassStats.of(labels, 4, {"cross-entropy": CLASS_SCORES["cross-entropy"](logits, labels)})
+    weighing = recipe.fairness.weigh(found, ("robust",), rho)
+    assert float(weighing.weights.min()) > 0, "no weight reaches 0"
+    (gradient,) = torch.autograd.grad(weighted({"robust": ce}, weighing.multipliers, labels), logits)
+    assert torch.allclose(gradient, expected, atol=1e-7)
