@@ -233,6 +233,7 @@ _OBJECTIVES: dict[str, ObjectivePart] = {
     "mart": ObjectivePart("methods.objectives:MART", ("boosted", "robust")),
     "bat": ObjectivePart("methods.objectives:BAT", ("source", "robust", "uniformity"), points=2),
     "standard": ObjectivePart("methods.objectives:StandardTraining", ("clean",), attacked=False),
+    "bsl": ObjectivePart("methods.objectives:BalancedSoftmax", ("robust",)),
 }
 
 _XU, _WEI = "Xu et al., ICML 2021", "Wei et al., CVPR 2023"
@@ -358,7 +359,7 @@ def check_combination(
     if method.attacked and not loss.attacked:
         raise RecipeError(
             f"fairness={fairness} acts on attacks, and objective={objective} trains on clean images alone. "
-            "Choose at, trades, mart or bat."
+            "Choose at, trades, mart, bat or bsl."
         )
     missing = [term for term in method.terms if term not in loss.terms]
     if loss.terms and missing:

@@ -140,7 +140,7 @@ class Config:
     base_checkpoint: str = setting("last", among=("last", "best"), kind="checkpoint", about=
         "Which checkpoint of the base run: last, or best (by validation); also of a foreign file that holds both.")
     objective: str = setting("at", among=OBJECTIVES, about=
-        "Training loss: at (PGD adversarial training), trades, mart, bat, standard (clean images), or your FILE.py:NAME.")
+        "Training loss: at (PGD adversarial training), trades, mart, bat, standard (clean images), bsl, or your FILE.py:NAME.")
     beta: float = setting(6.0, low=0, high=1e6, about="Weight of the robust term of TRADES, MART and BAT.")
     fairness: str = setting("none", among=FAIRNESS, kind="fairness method", about=
         "Fairness method: none, faal, one of its rivals (faal-lab methods lists them), or your FILE.py:NAME, module:NAME.")
