@@ -233,6 +233,7 @@ _OBJECTIVES: dict[str, ObjectivePart] = {
     "mart": ObjectivePart("methods.objectives:MART", ("boosted", "robust")),
     "bat": ObjectivePart("methods.objectives:BAT", ("source", "robust", "uniformity"), points=2),
     "standard": ObjectivePart("methods.objectives:StandardTraining", ("clean",), attacked=False),
+    "bsl": ObjectivePart("methods.objectives:BalancedSoftmax", ("robust",)),
 }
 
 _XU, _WEI = "Xu et al., ICML 2021", "Wei et al., CVPR 2023"
@@ -256,6 +257,9 @@ _FAIRNESS: dict[str, Method] = {
     "trix": Method("methods.fairness.dafa:TRIX", "Medi et al., arXiv 2507.07768", "loss, radius, target", "batch", targets=True),
     "cfol": Method("methods.fairness.cfol:CFOL", "Pethick et al., TMLR 2023", "sampling", "batch", attacked=False),
     "csr": Method("methods.fairness.csr:CSR", "Jin et al., ICLR 2025", "loss", "epoch", terms=_TRADES),
+    "sy-far": Method("methods.fairness.sy_far:SyFAR", "Najjar et al., USENIX Security 2026", "loss", "batch", attacked=False),
+    "robust-lt": Method("methods.fairness.cfa:RobustLT", "Zhang et al., CVPR 2026", "radius", "epoch"),
+    "fair-tat": Method("methods.fairness.dafa:FairTAT", "after Medi et al., WACV 2025", "target", "epoch", targets=True),
 }
 
 _ATTACKERS: dict[str, Part] = {"pgd": Part("methods.pgd:PGD")}
@@ -359,7 +363,7 @@ def check_combination(
     if method.attacked and not loss.attacked:
         raise RecipeError(
             f"fairness={fairness} acts on attacks, and objective={objective} trains on clean images alone. "
-            "Choose at, trades, mart or bat."
+            "Choose at, trades, mart, bat or bsl."
         )
     missing = [term for term in method.terms if term not in loss.terms]
     if loss.terms and missing:

@@ -182,9 +182,13 @@ def test_the_papers_numbers_are_copied_right() -> None:
 
 
 def test_the_digits_have_every_fairness_method() -> None:
-    for name, stages in (("digits", ("tuned",)), ("digits-leaderboard", ("equal", "own"))):
-        for stage in stages:
-            assert {entry["fairness"] for entry in load(name)["stages"][stage]["list"]} == set(FAIRNESS), (name, stage)
+    later = {"sy-far", "robust-lt", "fair-tat"}  # than the recorded results of the leaderboard
+    for name, stage, lacks in (
+        ("digits", "tuned", set()),
+        ("digits-leaderboard", "equal", later),
+        ("digits-leaderboard", "own", later),
+    ):
+        assert {entry["fairness"] for entry in load(name)["stages"][stage]["list"]} == set(FAIRNESS) - lacks, (name, stage)
 
 
 def test_times_name_the_runs_that_they_are_of() -> None:

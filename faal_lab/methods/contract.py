@@ -96,7 +96,7 @@ def _demands(method: Fairness, terms: tuple[str, ...]) -> Verdicts:
     yield from _tried("state is tensors by name, and survives save and restore bit for bit", lambda: _restored(method, terms))
     yield from _tried("keeps no graph of the network", lambda: _graph(method, terms))
     yield from _tried("leaves the statistics of the batch as they are", lambda: _untouched(method, terms))
-    yield from _tried("radius, step [B] and target of each image", lambda: _plan(method))
+    yield from _tried("radius, step [B] and target of each image", lambda: _plan(_begun(method)) or _plan(_ready(method, terms)))
     yield from _tried("class probabilities [C] lie on the simplex", lambda: _drawn(method))
     yield from _tried("makes no copy to the host", lambda: _on_meta(method, terms))
 
@@ -140,12 +140,18 @@ class _Measured:
         return torch.eye(_CLASSES, dtype=torch.int64) * 8 + 1
 
 
-def _ready(method: Fairness, terms: tuple[str, ...]) -> Fairness:
-    """Return a copy that has seen an epoch of one batch."""
+def _begun(method: Fairness) -> Fairness:
+    """Return a copy as it is before the first batch of a run."""
     fresh = copy.deepcopy(method)
     fresh.state.clear()
     if isinstance(fresh, BeginsEpochs):
         fresh.begin_epoch(_Measured())
+    return fresh
+
+
+def _ready(method: Fairness, terms: tuple[str, ...]) -> Fairness:
+    """Return a copy that has seen an epoch of one batch."""
+    fresh = _begun(method)
     if isinstance(fresh, EndsEpochs):
         fresh.end_epoch(_stats(fresh, *_batch("a batch of all classes", 1)), _Measured())
     return fresh
@@ -161,10 +167,7 @@ def _all_terms(method: Fairness, terms: tuple[str, ...]) -> tuple[str, ...]:
 
 def _weighed(method: Fairness, terms: tuple[str, ...], case: str, tau: float = _TAU) -> tuple[Weighing, Weighing]:
     """Weigh a batch as the first of a run, and as one after an epoch."""
-    fresh, later = copy.deepcopy(method), _ready(method, terms)
-    fresh.state.clear()
-    if isinstance(fresh, BeginsEpochs):
-        fresh.begin_epoch(_Measured())
+    fresh, later = _begun(method), _ready(method, terms)
     with torch.no_grad():
         first, second = (m.weigh(_stats(m, *_batch(case)), _all_terms(m, terms), tau) for m in (fresh, later))
     return first, second
@@ -252,7 +255,9 @@ def _plan(method: Fairness) -> str | None:
     if not isinstance(method, PlansAttacks):
         return ""
     logits, labels = _batch("a batch of all classes")
-    plan = method.plan_attack(AttackedBatch(labels, _CLASSES, 0.25, lambda: logits.detach(), lambda: torch.rand(len(labels))))
+    sizes = 9 * torch.arange(1, _CLASSES + 1)
+    seen = AttackedBatch(labels, _CLASSES, 0.25, lambda: logits.detach(), lambda: torch.rand(len(labels)), sizes, 0.5)
+    plan = method.plan_attack(seen)
     for name, values in (("radius", plan.radius), ("step", plan.step)):
         if values.shape != labels.shape or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
             return f"{name} must be [{len(labels)}], finite and not negative, got {values.tolist()}"

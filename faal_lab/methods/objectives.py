@@ -228,6 +228,28 @@ class BAT(_Passes):
         return Outcome(terms, clean, outer)
 
 
+@dataclass(frozen=True)
+class BalancedSoftmax(_Passes):
+    """AT-BSL (Yue et al., CVPR 2024): CE(z(adv) + log n, y) with n the training images of each class, one term, `robust`.
+
+    The shift asks small classes for a larger margin; predictions and the attack have none. A run states `class_sizes`, and
+    classes of one size make it PGD adversarial training from a Gaussian start. The paper's augmentation is no part of it.
+    """
+
+    class_sizes: tuple[int, ...] = ()  # empty: all the same
+    passes: tuple[str, ...] = ("adv",)
+    terms: tuple[str, ...] = ("robust",)
+    points: int = 1
+    attack_loss: str | None = "cross-entropy"
+    start: str = "gaussian"
+
+    def outcome(self, logits: Logits, labels: torch.Tensor) -> Outcome:
+        """Return the cross-entropy of the shifted logits; see `Objective`."""
+        adv = logits["adv"]
+        shift = torch.tensor(self.class_sizes or 1.0, dtype=torch.float64).clamp(min=1).log().to(adv)
+        return Outcome({"robust": F.cross_entropy(adv + shift, labels, reduction="none")}, None, adv)
+
+
 def _above_uniform(logits: torch.Tensor) -> torch.Tensor:
     """Return KL(p || U) = log C - entropy, [B]."""
     log_p = logits.log_softmax(1)

@@ -13,6 +13,7 @@ from faal_lab.errors import check_name
 Settings = dict[str, Any]
 
 _PLAIN: Settings = {"fairness": "none", "averaging": "none"}  # a baseline stays plain under a protocol that averages
+_CODAT: Settings = {"fairness": "faal", "ambiguity": "chi-square", "measure": "cross-entropy"}  # after its abstract
 _FRL: Settings = {"objective": "trades", "beta": 1.5, "fairness": "frl-rwrm", "fairness_start": 0, "averaging": "none"}
 _CFA: Settings = {"fairness": "cfa", "fairness_start": 10, "averaging": "fawa", "average_start": 50}
 
@@ -45,6 +46,10 @@ PRESETS: dict[str, Settings] = {
     "trix-trades": {"objective": "trades", "fairness": "trix", "fairness_start": 70, "averaging": "none"},
     "cfol-at": {"objective": "at", "fairness": "cfol", "fairness_start": 0, "averaging": "none"},
     "csr-trades": {"objective": "trades", "fairness": "csr", "averaging": "none"},
+    "sy-far-at": {"objective": "at", "fairness": "sy-far", "averaging": "none"},
+    "robust-lt-at": {"objective": "at", "fairness": "robust-lt", "fairness_start": 0, "averaging": "none"},
+    "fair-tat-at": {"objective": "at", "fairness": "fair-tat", "fairness_start": 0, "averaging": "none"},
+    "codat-at": {"objective": "at", **_CODAT, "attack_start": "uniform", "averaging": "none"},
     "group-dro-at": {"objective": "at", "fairness": "group-dro", "averaging": "none"},
 }
 

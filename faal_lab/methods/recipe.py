@@ -118,6 +118,7 @@ class Recipe:
         average_buffers: str = "average",
         replays: int = 0,
         validation: bool = True,
+        class_sizes: tuple[int, ...] = (),
     ) -> Recipe:
         """Build a recipe from settings, named as in Config.
 
@@ -147,6 +148,7 @@ class Recipe:
             average_buffers: treatment of BatchNorm's statistics, "average" (default) or "copy".
             replays: steps on each batch in free training; default 0, no free training.
             validation: True (default) if the run has validation images.
+            class_sizes: training images of each class, for an objective that takes them; empty (default): not known.
 
         Returns:
             The recipe; its `plain` trains the epochs before `fairness_start`.
@@ -168,7 +170,7 @@ class Recipe:
         check_name("BatchNorm passes", batch_norm_passes, PASSES)
         released = release_of(*names, variant, batch_norm_passes, awp_gamma > 0, replays)
         release = variant == "release"
-        loss: Any = _made(OBJECTIVES, objective, {"beta": beta})
+        loss: Any = _made(OBJECTIVES, objective, {"beta": beta, "class_sizes": class_sizes})
         ball = _made(AMBIGUITY_SETS, ambiguity, {})  # its radius is the run's dial, tau
         score = {"auto": "sum" if release else "mean"}.get(score, score)
         settings: dict[str, Any] = {

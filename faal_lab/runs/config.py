@@ -141,7 +141,7 @@ class Config:
     base_checkpoint: str = setting("last", among=("last", "best"), kind="checkpoint", about=
         "Which checkpoint of the base run: last, or best (by validation); also of a foreign file that holds both.")
     objective: str = setting("at", among=OBJECTIVES, about=
-        "Training loss: at (PGD adversarial training), trades, mart, bat, standard (clean images), or your FILE.py:NAME.")
+        "Training loss: at (PGD adversarial training), trades, mart, bat, standard (clean images), bsl, or your FILE.py:NAME.")
     beta: float = setting(6.0, low=0, high=1e6, about="Weight of the robust term of TRADES, MART and BAT.")
     fairness: str = setting("none", among=FAIRNESS, kind="fairness method", about=
         "Fairness method: none, faal, one of its rivals (faal-lab methods lists them), or your FILE.py:NAME, module:NAME.")
@@ -150,7 +150,7 @@ class Config:
     fairness_rate: float = setting(OWN, low=-1, high=1e6, about=
         "How fast the weights of group-dro, frl, wat or cfol learn; negative: the method's own.")
     fairness_strength: float = setting(OWN, low=-1, high=1e6, about=
-        "Coefficient of fat, dafa, trix, csr, or CFA's smallest radius; negative: the method's own.")
+        "Coefficient of fat, dafa, trix, csr, sy-far, robust-lt, or CFA's smallest radius; negative: the method's own.")
     slack: float = setting(0.07, low=0, high=1, about="By how much FRL lets a class's error exceed the average.")
     variant: str = setting("paper", among=VARIANTS, about=
         "Where a method's paper and its released code differ: paper, or release (if there is one for this objective).")
@@ -303,10 +303,10 @@ class Config:
         return facts.get("first_batch", mode) if first_batch else mode
 
     def _needs_whole_batches(self) -> str:
-        """Return the setting whose attacks need the whole batch at once; empty if none does."""
+        """Return the setting that needs the whole batch at once; empty if none does."""
         if self.replays or self.attack_mode() == "train":
             return "replays" if self.replays else "batch_norm=train"
-        looks = self.fairness == "trix" or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
+        looks = self.fairness in ("trix", "sy-far") or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
         return f"fairness={self.fairness}" if looks else ""
 
     def tau_schedule(self) -> dict[int, float]:

@@ -65,7 +65,10 @@ def _attack_part(trainer: Trainer, batch: Batch) -> Attacked:
 
         plan = None
         if isinstance(method, PlansAttacks):
-            seen = AttackedBatch(batch.labels, trainer.num_classes, config.step_ratio, clean_logits, draw)
+            seen = AttackedBatch(
+                batch.labels, trainer.num_classes, config.step_ratio, clean_logits, draw, trainer.class_sizes,
+                state.epoch / config.epochs,
+            )  # fmt: skip
             plan = method.plan_attack(seen)
             plan = plan._replace(radius=plan.radius.to(batch.images.dtype), step=plan.step.to(batch.images.dtype))
         radius = state.dials["epsilon"] if plan is None else state.dials["epsilon"] * plan.radius

@@ -25,7 +25,7 @@ from faal_lab.data.images import Splits
 from faal_lab.data.look import median_distance
 from faal_lab.data.sets import load
 from faal_lab.dro.radius import radius_for_multiplier
-from faal_lab.errors import ConfigError
+from faal_lab.errors import ConfigError, RecipeError
 from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec, build, device_of
 from faal_lab.models.examine import (
@@ -143,7 +143,11 @@ def prepare(
     selected_on_test = config.validation == "test"
     if config.base and from_base:
         selected_on_test |= load_weights(model, spec, config, base_file(config), splits)
-    recipe = recipe or Recipe.of(**(recipe_settings(config, validation=len(splits.validation) > 0) | dict(parts or {})))
+    sizes = tuple(torch.bincount(splits.train.labels, minlength=splits.num_classes).tolist())
+    recipe = recipe or Recipe.of(**(recipe_settings(config, len(splits.validation) > 0, sizes) | dict(parts or {})))
+    if getattr(recipe.objective, "class_sizes", sizes) == ():
+        cure = f"Make the recipe with Recipe.of(..., class_sizes={sizes})."
+        raise RecipeError(f"objective=bsl needs the number of training images of each class, got none. {cure}")
     state = TrainingState.fresh(model, recipe, config, _first_tau(config, recipe, splits.num_classes))
     trainer = Trainer(state, splits.to(device), config, spec, selected_on_test=selected_on_test)
     if foreign:
@@ -191,10 +195,10 @@ def _first_tau(config: Config, recipe: Recipe, num_classes: int) -> float:
         raise ConfigError(f"multiplier: {error}") from error
 
 
-def recipe_settings(config: Config, validation: bool) -> dict[str, Any]:
+def recipe_settings(config: Config, validation: bool, class_sizes: tuple[int, ...] = ()) -> dict[str, Any]:
     """Return the settings of a run that Recipe.of takes, by the same names."""
     known = inspect.signature(Recipe.of).parameters
-    return {n: v for n, v in config.to_mapping().items() if n in known} | {"validation": validation}
+    return {n: v for n, v in config.to_mapping().items() if n in known} | {"validation": validation, "class_sizes": class_sizes}
 
 
 def own_parts(model: nn.Module | None, recipe: Recipe | None, parts: Mapping[str, Any] | None = None) -> dict[str, str]:

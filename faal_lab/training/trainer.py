@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -92,6 +93,11 @@ class Trainer:
     def num_classes(self) -> int:
         """The number of classes in the data set."""
         return self.splits.num_classes
+
+    @cached_property
+    def class_sizes(self) -> torch.Tensor:
+        """The number of training images of each class: int64 [C]."""
+        return torch.bincount(self.splits.train.labels, minlength=self.num_classes)
 
     @property
     def steps_per_epoch(self) -> int:

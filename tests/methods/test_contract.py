@@ -22,7 +22,9 @@ def test_each_of_our_methods_keeps_the_contract(name: str) -> None:
     assert len(held) >= 11
     assert any("tau 0" in line for line in held) == (name == "faal"), "one has a radius"
     plans = any("radius, step" in line for line in held)
-    assert plans == (name.startswith(("frl", "cfa-", "dafa", "trix")) or name == "cfa"), "the others leave the attack alone"
+    assert plans == (name.startswith(("frl", "cfa-", "dafa", "trix", "robust-lt", "fair-tat")) or name == "cfa"), (
+        "the others leave the attack alone"
+    )
 
 
 class Tilted(NoFairness):

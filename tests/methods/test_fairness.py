@@ -6,16 +6,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from faal_lab.errors import UnknownName
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.fairness.base import AttackedBatch
-from faal_lab.methods.fairness.cfa import CFA
+from faal_lab.methods.fairness.cfa import CFA, RobustLT, size_multipliers
 from faal_lab.methods.fairness.cfol import CFOL
 from faal_lab.methods.fairness.csr import CSR, spectral_gradient
-from faal_lab.methods.fairness.dafa import DAFA, TRIX, distance_weights
+from faal_lab.methods.fairness.dafa import DAFA, TRIX, FairTAT, distance_weights, target_chances
 from faal_lab.methods.fairness.fat import FAT
 from faal_lab.methods.fairness.frl import FRL
+from faal_lab.methods.fairness.sy_far import SyFAR
 from faal_lab.methods.fairness.wat import WAT
 from faal_lab.methods.objectives import TRADES, Outcome, weighted
+from faal_lab.methods.presets import PRESETS
+from faal_lab.methods.recipe import Recipe
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
 COUNT = torch.tensor([3.0, 2.0, 1.0])
@@ -44,8 +48,10 @@ class Measured:
         return torch.tensor(self.found[3])
 
 
-def batch_of(labels: torch.Tensor, classes: int = 3, logits: torch.Tensor | None = None, numbers=None) -> AttackedBatch:
-    return AttackedBatch(labels, classes, 0.25, lambda: logits, lambda: numbers)
+def batch_of(
+    labels: torch.Tensor, classes: int = 3, logits: torch.Tensor | None = None, numbers=None, sizes=(9, 9, 9), progress=0.5
+) -> AttackedBatch:
+    return AttackedBatch(labels, classes, 0.25, lambda: logits, lambda: numbers, torch.tensor(sizes), progress)
 
 
 def stats(**sums: list[float]) -> ClassStats:
@@ -369,3 +375,149 @@ def test_csrs_loss(variant: str) -> None:
     assert found.item() == pytest.approx(by_hand / 6, rel=1e-5)
     with pytest.raises(ValueError, match=r"strength, CSR's alpha, must be between 0 and 1, got 2"):
         CSR(strength=2)
+
+
+# --- Sy-FAR ---
+
+
+def asymmetry_by_hand(logits: torch.Tensor, absent: str) -> torch.Tensor:
+    """The sum over pairs of classes, from loops; classes 0 to 2 are in LABELS, and class 3 is not."""
+    p = logits.softmax(1)
+    rows = [p[c == LABELS].mean(0) for c in range(3)] + [torch.zeros(4, dtype=p.dtype)]
+    total = torch.zeros((), dtype=p.dtype)
+    for i in range(4 if absent == "all" else 3):
+        for j in range(i):
+            both = rows[i][j] + rows[j][i]
+            total = total + abs(rows[i][j] - rows[j][i]) / (both + 0.1) * both
+    return total
+
+
+@pytest.mark.parametrize("pairs", ["present", "all"])
+def test_sy_fars_penalty_and_its_gradient_are_those_of_the_sum_over_pairs(pairs: str) -> None:
+    logits = 2 * torch.randn(6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits.requires_grad_()
+    method = SyFAR(strength=7.0, pairs=pairs)
+    ce = F.cross_entropy(logits, LABELS, reduction="none")
+    by_hand = ce.mean() + 7.0 * asymmetry_by_hand(logits, pairs)
+    (expected,) = torch.autograd.grad(by_hand, logits, retain_graph=True)
+    outcome = Outcome({"robust": ce}, None, logits)
+    terms = outcome.terms | method.more_terms(outcome, LABELS)
+    weighing = method.weigh(ClassStats.of(LABELS, 4, {"softmax": logits.softmax(1)}), tuple(terms), 0.5)
+    loss = weighted(terms, weighing.multipliers, LABELS)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-12)
+    assert torch.allclose(gradient, expected, atol=1e-12)
+    assert float(weighing.weights.sum()) == pytest.approx(1)
+    assert float(weighing.weights[3]) == pytest.approx(0, abs=1e-9), "an absent class is shown no weight"
+
+
+def test_sy_far_is_silent_where_confusions_are_symmetric_and_counts_absent_classes_only_if_asked() -> None:
+    even = torch.tensor([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]]).log()[LABELS]
+    outcome = Outcome({}, even, None)  # an objective without an attack: the clean logits
+    assert close(SyFAR().more_terms(outcome, LABELS)["asymmetry"], [0.0] * 6)
+    assert close(SyFAR().weigh(ClassStats.of(LABELS, 3, {"softmax": even.softmax(1)}), (), 0.5).weights, [1 / 3] * 3)
+    alone, labels = Outcome({}, None, torch.tensor([[2.0, 0.0, 0.0]])), torch.tensor([0])
+    assert close(SyFAR().more_terms(alone, labels)["asymmetry"], [0.0])
+    q = 1 / (math.exp(2) + 2)
+    assert close(SyFAR(pairs="all").more_terms(alone, labels)["asymmetry"], [2 * q * q / (q + 0.1)])
+    with pytest.raises(ValueError, match=r"strength, the coefficient of Sy-FAR's asymmetry, must be at least 0.*got -1"):
+        SyFAR(strength=-1.0)
+    with pytest.raises(UnknownName, match="Unknown choice of pairs 'al'. Did you mean 'all'"):
+        SyFAR(pairs="al")
+
+
+# --- RobustLT ---
+
+
+def test_robust_lts_radii_are_the_papers_and_their_mean_over_images_is_one() -> None:
+    sizes = [round(5000 * 50 ** (-c / 9)) for c in range(10)]
+    s = [math.sqrt(math.log(5000 / n)) for n in sizes]
+    t = 0.3 / (sum(n * v for n, v in zip(sizes, s, strict=True)) / sum(sizes))
+    by_hand = [1 - 0.3 + t * v for v in s]
+    found = size_multipliers(torch.tensor(sizes), 0.3)
+    assert close(found, by_hand, 1e-12)
+    assert close(found, [0.70, 1.00, 1.13, 1.23, 1.31, 1.38, 1.44, 1.50, 1.56, 1.61], 0.006)
+    assert float((found * torch.tensor(sizes)).sum()) == pytest.approx(sum(sizes), rel=1e-12)
+    assert sorted(found.tolist()) == found.tolist(), "a smaller class has a larger radius"
+    labels = torch.tensor([0, 9, 4])
+    for progress, risen in ((0.0, 0.0), (0.2, 0.25), (0.8, 1.0), (0.95, 1.0)):
+        plan = RobustLT().plan_attack(batch_of(labels, 10, sizes=sizes, progress=progress))
+        assert close(plan.radius, [risen * by_hand[y] for y in labels])
+        assert torch.equal(plan.radius, plan.step)
+        assert plan.target is None
+
+
+def test_robust_lt_leaves_balanced_classes_alone_but_for_the_rise() -> None:
+    assert size_multipliers(torch.tensor([7, 7, 7]), 0.3).tolist() == [1.0] * 3, "the release divides 0 by 0"
+    assert close(RobustLT().plan_attack(batch_of(LABELS, progress=0.4)).radius, [0.5] * 6)
+    tail = batch_of(LABELS, sizes=(50, 5, 1), progress=0.0)
+    assert close(RobustLT(strength=0.0, warm_up=0.0).plan_attack(tail).radius, [1.0] * 6)
+    assert RobustLT(warm_up=0.0).plan_attack(tail).radius[5] > 1
+    nearly = size_multipliers(torch.tensor([500] * 9 + [499]), 0.3)
+    assert close(nearly, [0.7] * 9 + [0.7 + 0.3 * 4999 / 499]), "the scale is relative: one image decides"
+    empty = size_multipliers(torch.tensor([8, 4, 0]), 0.3)
+    assert bool(torch.isfinite(empty).all())
+    assert float((empty[:2] * torch.tensor([8, 4])).sum()) == pytest.approx(12)
+    for wrong in ({"strength": 1.5}, {"warm_up": -0.1}):
+        with pytest.raises(ValueError, match="RobustLT's (alpha|beta), must be between 0 and 1, got (1.5|-0.1)"):
+            RobustLT(**wrong)
+
+
+# --- FAIR-TAT ---
+
+
+def test_fair_tat_draws_targets_by_how_often_a_class_is_a_false_positive() -> None:
+    method = FairTAT()
+    measured = Measured(confusion=[[40, 10, 2], [5, 30, 8], [5, 10, 10]])  # rows: predicted
+    method.begin_epoch(measured)
+    assert measured.asked == 0.0
+    score = [10 / 50 + 2 / 20, 5 / 50 + 8 / 20, 5 / 50 + 10 / 50]
+    chances = [[score[t] / sum(score[u] for u in range(3) if u != y) if t != y else 0.0 for t in range(3)] for y in range(3)]
+    assert close(method.state["chances"], chances, 1e-12)
+    numbers = torch.arange(600) / 600
+    for y in range(3):
+        plan = method.plan_attack(batch_of(torch.full((600,), y), numbers=numbers))
+        assert plan.target is not None
+        drawn = [int((plan.target == t).sum()) / 600 for t in range(3)]
+        assert drawn == pytest.approx(chances[y], abs=1.5 / 600)
+        assert drawn[y] == 0
+        assert plan.radius.tolist() == plan.step.tolist() == [1.0] * 600
+    shown = method.weigh(stats(), ("robust",), 0.5)
+    assert shown.multipliers == {}
+    assert close(shown.weights, [sum(n / 6 * chances[y][t] for y, n in enumerate((3, 2, 1))) for t in range(3)])
+
+
+def test_fair_tat_aims_evenly_where_nothing_is_confused_and_never_at_the_label() -> None:
+    assert close(target_chances(torch.zeros(3)), [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    assert close(target_chances(torch.tensor([0.0, 4.0, 0.0])), [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
+    assert close(target_chances(torch.tensor([0.3, 0.1])), [[0, 1], [1, 0]]), "two classes leave no choice"
+    generator = torch.Generator().manual_seed(0)
+    for classes in (2, 3, 7):
+        method = FairTAT()
+        method.state["chances"] = target_chances(torch.rand(classes, generator=generator).double())
+        labels = torch.arange(classes).repeat(200)
+        numbers = torch.rand(len(labels), generator=generator)
+        numbers[:classes], numbers[-classes:] = 0.0, 1 - 2**-24  # the ends of [0, 1)
+        target = method.plan_attack(batch_of(labels, classes, numbers=numbers)).target
+        assert target is not None
+        assert not bool((target == labels).any())
+        assert int(target.min()) >= 0
+        assert int(target.max()) < classes
+
+
+# --- CODAT ---
+
+
+def test_codats_recipe_descends_the_mean_plus_the_standard_deviation_of_class_losses() -> None:
+    recipe = Recipe.of(**PRESETS["codat-at"])
+    assert recipe.start == "uniform"
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    labels, rho = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0]), 0.2
+    ce = F.cross_entropy(logits, labels, reduction="none")
+    means = torch.stack([ce[c == labels].mean() for c in range(4)])
+    (expected,) = torch.autograd.grad(means.mean() + rho**0.5 * means.std(unbiased=False), logits, retain_graph=True)
+    found = ClassStats.of(labels, 4, {"cross-entropy": CLASS_SCORES["cross-entropy"](logits, labels)})
+    weighing = recipe.fairness.weigh(found, ("robust",), rho)
+    assert float(weighing.weights.min()) > 0, "no weight reaches 0"
+    (gradient,) = torch.autograd.grad(weighted({"robust": ce}, weighing.multipliers, labels), logits)
+    assert torch.allclose(gradient, expected, atol=1e-7)

@@ -12,6 +12,7 @@ from torch import nn
 from faal_lab.catalogue import AVERAGING, FAIRNESS, check_combination
 from faal_lab.data.images import Splits
 from faal_lab.errors import ConfigError, RecipeError, UnknownName
+from faal_lab.methods.fairness.cfa import size_multipliers
 from faal_lab.methods.objectives import OBJECTIVES
 from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.methods.recipe import Recipe
@@ -46,9 +47,9 @@ def test_how_many_points_make_sense() -> None:
     assert len(sensible()) == 6 * len(pairs)
     refused = {(o, f) for o in OBJECTIVES for f in FAIRNESS} - pairs
     only_trades = ("frl-rw", "frl-rwrm", "cfa-ccr", "csr")
-    attacked = ("frl-rm", "cfa", "cfa-ccm", "dafa", "trix")
+    attacked = ("frl-rm", "cfa", "cfa-ccm", "dafa", "trix", "robust-lt", "fair-tat")
     expected = {(o, f) for o in OBJECTIVES if o != "trades" for f in only_trades} | {("standard", f) for f in attacked}
-    assert refused == expected | {("bat", "trix")}
+    assert refused == expected | {("bat", "trix"), ("bat", "fair-tat")}
 
 
 @pytest.mark.parametrize("objective, fairness, gamma, averaging", sensible(), ids=lambda value: str(value))
@@ -98,6 +99,8 @@ NEUTRAL = [
     ("at", {"fairness": "faal", "tau": 0.0}, 1.0),
     ("at", {"fairness": "wat", "fairness_rate": 0.0}, 20 / 11),
     ("at", {"fairness": "fat", "fairness_strength": 0.0}, 1.0),
+    ("at", {"fairness": "sy-far", "fairness_strength": 0.0}, 1.0),
+    ("trades", {"fairness": "sy-far", "fairness_strength": 0.0}, 1.0),
     ("at", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "dafa", "fairness_strength": 0.0}, 1.0),
     ("trades", {"fairness": "csr", "fairness_strength": 0.0}, 1.0),
@@ -133,6 +136,20 @@ def test_neutral_settings_leave_the_scale_that_is_stated(few: Splits, objective:
         active = {"fairness_strength": 0.5}
     acting, _ = second_epoch(replace(plain, **(settings | active)), few)
     assert acting != pytest.approx(scale * loss, rel=1e-5), "with another setting it does act"
+
+
+def test_robust_lts_radii_rise_by_the_epochs_of_the_run_and_follow_the_training_images(few: Splits) -> None:
+    config = replace(SHORT, fairness="robust-lt", epochs=5)
+    trainer = Trainer(fresh(config), few, config)
+    sizes = trainer.class_sizes
+    assert sizes.tolist() == [int((few.train.labels == c).sum()) for c in range(10)]
+    steps = [e for e in train(trainer) if isinstance(e, StepDone)]
+    for done in steps:
+        risen = min(1.0, done.epoch / 5 / 0.8)
+        expected = risen * config.epsilon * size_multipliers(sizes, 0.3)
+        assert done.radii is not None
+        assert all(r == pytest.approx(float(e), abs=1e-6) for r, e, n in zip(done.radii, expected, done.count, strict=True) if n)
+    assert len(steps) == 10
 
 
 def test_cfas_scale_holds_before_it_acts_and_after(few: Splits) -> None:

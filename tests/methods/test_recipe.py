@@ -13,9 +13,11 @@ from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, softmax_margi
 from faal_lab.methods.fairness.base import NoFairness
 from faal_lab.methods.fairness.faal import FAAL
 from faal_lab.methods.fairness.group_dro import GroupDRO
-from faal_lab.methods.objectives import BAT, MART, OBJECTIVES, TRADES, weighted
+from faal_lab.methods.objectives import BAT, MART, OBJECTIVES, TRADES, BalancedSoftmax, weighted
 from faal_lab.methods.presets import PRESETS
 from faal_lab.methods.recipe import Recipe
+from faal_lab.runs.config import Config
+from faal_lab.training.run import prepare
 
 
 @pytest.fixture
@@ -82,6 +84,37 @@ def test_objectives_return_the_terms_they_name(tiny_model: nn.Module, batch: tup
     objective = OBJECTIVES[name]()
     adv = torch.stack([adv] * objective.points) if objective.points > 1 else adv
     assert tuple(objective(tiny_model, images, adv, labels).terms) == objective.terms
+
+
+def test_bsl_shifts_logits_by_the_logarithm_of_class_sizes(tiny_model: nn.Module, batch: tuple) -> None:
+    images, adv, labels = batch
+    logits = tiny_model(adv)
+    outcome = BalancedSoftmax((50, 10, 1))(tiny_model, images, adv, labels)
+    z = logits.double().tolist()
+    for i, y in enumerate(labels.tolist()):
+        total = sum(n * math.exp(v) for n, v in zip((50, 10, 1), z[i], strict=True))
+        expected = math.log(total / ((50, 10, 1)[y] * math.exp(z[i][y])))
+        assert outcome.terms["robust"][i].item() == pytest.approx(expected, abs=1e-5)
+    assert outcome.adv_logits is not None
+    assert torch.equal(outcome.adv_logits, logits), "classes are scored by the network's own logits"
+    plain = OBJECTIVES["at"]()(tiny_model, images, adv, labels).terms["robust"]
+    for sizes in ((), (7, 7, 7)):
+        assert torch.allclose(BalancedSoftmax(sizes)(tiny_model, images, adv, labels).terms["robust"], plain, atol=1e-6)
+    without = BalancedSoftmax((5, 5, 0))(tiny_model, images, adv, labels).terms["robust"]
+    assert bool(torch.isfinite(without).all()), "a class without training images counts as one"
+
+
+def test_bsl_has_the_sizes_of_its_runs_training_images() -> None:
+    config = Config(objective="bsl", imbalance=10.0, fairness="faal", fairness_start=1, epochs=2)
+    trainer = prepare(config)
+    recipe = trainer.state.recipe
+    assert recipe.objective.class_sizes == tuple(trainer.class_sizes.tolist())  # pyright: ignore[reportAttributeAccessIssue]
+    assert recipe.at(0).objective == recipe.objective
+    assert recipe.start == "zero", "FAAL's attack begins at the clean image with this cross-entropy, too"
+    with pytest.raises(RecipeError, match=r"bsl needs the number of training images of each class.*class_sizes="):
+        prepare(config, recipe=Recipe.of("bsl", "none"))
+    known = Recipe.of("bsl", "none", class_sizes=tuple(trainer.class_sizes.tolist()))
+    assert prepare(config, recipe=known).state.recipe is known
 
 
 def test_standard_training_sees_clean_images_and_makes_no_attack(tiny_model: nn.Module, batch: tuple) -> None:

@@ -98,7 +98,7 @@ def test_bad_values(settings: dict, text: str) -> None:
         ({"model": "smal-cnn"}, r"Unknown model 'smal-cnn'\. Did you mean 'small-cnn'"),
         ({"data": "digit"}, r"Unknown data set 'digit'\. Did you mean 'digits'"),
         ({"ambiguity": "tv"}, "Unknown ambiguity set 'tv'.*Known: kl, reverse-kl"),
-        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, bat, standard"),
+        ({"objective": "pgd"}, r"Unknown objective 'pgd'.*Known: at, trades, mart, bat, standard, bsl"),
         ({"validation": "non"}, r"Unknown validation 'non'\. Did you mean 'none'"),
     ],
 )

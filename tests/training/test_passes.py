@@ -69,6 +69,7 @@ def test_batch_norm_moves_once_a_part(few: Splits) -> None:
         ({"batch_norm": "train"}, "batch_norm=train"),
         ({"fairness": "cfa", "variant": "release"}, "batch_norm=train"),
         ({"fairness": "trix", "objective": "trades"}, "fairness=trix"),
+        ({"fairness": "sy-far"}, "fairness=sy-far"),
         ({"fairness": "frl-rwrm", "objective": "trades", "variant": "release"}, "fairness=frl-rwrm"),
     ],
 )

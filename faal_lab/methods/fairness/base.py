@@ -29,6 +29,8 @@ class AttackedBatch(NamedTuple):
     step_ratio: float  # the attack's step as a share of epsilon
     clean_logits: Callable[[], torch.Tensor]  # [B, C], in the mode of the attack; costs a forward pass, made once
     draw: Callable[[], torch.Tensor]  # uniform random numbers [B], keyed by image
+    class_sizes: torch.Tensor  # int64 [C], training images of each class
+    progress: float  # the share of the run's epochs that are done, in [0, 1)
 
 
 class AttackPlan(NamedTuple):

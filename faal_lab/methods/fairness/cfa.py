@@ -1,4 +1,4 @@
-"""Set the radius and the regularisation of each class by its robust accuracy (CFA)."""
+"""Set the radius of each class by its robust accuracy, and its regularisation (CFA); or by its size (RobustLT)."""
 
 from __future__ import annotations
 
@@ -67,3 +67,43 @@ class CFA:
         scale = 1 / (1 + factor * self.beta)
         weights, spent = fixed(factor * scale)
         return Weighing(weights, {"clean": scale, "robust": factor * scale}, spent)
+
+
+class RobustLT:
+    """Larger radii for smaller classes, and radii that rise from 0 (RobustLT: Zhang et al., CVPR 2026).
+
+    A class of n_c training images, n_max in the largest class, is attacked at epsilon times 1 - strength + t * s_c, with s_c =
+    sqrt(log(n_max / n_c)). t makes the mean over training images 1. The step follows. In an epoch with progress p of the run
+    all radii and steps are multiplied by min(1, p / warm_up), so the first epoch is not attacked.
+
+    Between balanced classes every multiplier is 1, where the authors' code divides 0 by 0; the rise stays. Strength 0 leaves
+    the rise, and `warm_up=0` the multipliers.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, strength: float = 0.3, warm_up: float = 0.8) -> None:
+        for name, value in (("strength, RobustLT's alpha,", strength), ("warm_up, RobustLT's beta,", warm_up)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        self.strength, self.warm_up = strength, warm_up
+        self.state: State = {}
+
+    def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
+        """Scale radius and step by the size of the class and by the progress of the run."""
+        risen = min(1.0, batch.progress / self.warm_up) if self.warm_up else 1.0
+        scale = (risen * size_multipliers(batch.class_sizes, self.strength)).float()[batch.labels]
+        return AttackPlan(scale, scale)
+
+    def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
+        """Return uniform weights over the classes present."""
+        weights = uniform_over(stats.present)
+        return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))
+
+
+def size_multipliers(sizes: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return RobustLT's multipliers of the radius [C] for classes of `sizes` [C] images; their mean over images is 1."""
+    count = sizes.double()
+    spread = (count.max() / count.clamp(min=1)).log().sqrt()  # a class without images has a multiplier, and nobody asks for it
+    mean = (count * spread).sum() / count.sum()
+    return torch.where(mean > 0, 1 - strength + strength * spread / mean.clamp(min=1e-12), 1.0)

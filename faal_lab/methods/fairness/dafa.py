@@ -1,4 +1,4 @@
-"""Trade weight and radius, once, between classes that are taken for each other (DAFA and TRIX)."""
+"""Trade weight and radius between classes that are taken for each other (DAFA), and aim at classes (TRIX, FAIR-TAT)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 
 from faal_lab.dro.base import check_radius
 from faal_lab.methods.class_stats import ClassStats
-from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, State, Weighing, fixed
+from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, Measure, State, Weighing, fixed
 
 _SMALLEST = 0.05  # lowest weight: a large strength would push it to 0 or below
+_STEPS = 10  # PGD steps of FAIR-TAT's pass over the training images
 
 
 def distance_weights(similarity: torch.Tensor, strength: float = 1.0, ties: str = "nothing") -> torch.Tensor:
@@ -104,3 +105,47 @@ class TRIX:
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Return DAFA's weights."""
         return self.dafa.weigh(stats, terms, tau)
+
+
+class FairTAT:
+    """Attack towards the classes that attacked images fall into (FAIR-TAT, after Medi, Jung and Keuper, WACV 2025).
+
+    Before each epoch the training images are attacked (PGD-10). The false positive score of a class t is the sum over the
+    other classes y of the share of y that is taken for t. In the epoch the attack on an image of class y descends the
+    cross-entropy of a target t != y, drawn with probability score_t / sum of the others' scores; evenly if those are all 0.
+
+    Written after the abstract and reviews: there is no released code, the form of the draw is ours, and class radii are left
+    out. No class is weighed; the weights shown are how often a class is the target in the batch, on average.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.state: State = {}  # chances [C, C] of the target, rows by label
+
+    def begin_epoch(self, measure: Measure) -> None:
+        """Attack the training images, and turn the false positive scores into chances."""
+        counts = measure.training_confusion(_STEPS).double()  # [predicted, true]
+        shares = counts / counts.sum(0).clamp(min=1)
+        self.state["chances"] = target_chances((shares - torch.diag(shares.diagonal())).sum(1))
+
+    def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
+        """Draw a target for each sample; leave radius and step as they are."""
+        one = torch.ones(len(batch.labels), device=batch.labels.device)
+        below = self.state["chances"].cumsum(1)[batch.labels]  # [B, C]
+        reached = batch.draw().double()[:, None] >= below / below[:, -1:]
+        return AttackPlan(one, one, reached.sum(1))
+
+    def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
+        """Return the chances of the targets for display, and weigh no class."""
+        aimed = (stats.count.double() / stats.count.sum().clamp(min=1)) @ self.state["chances"]
+        weights, spent = fixed(aimed)
+        return Weighing(weights, {}, spent)
+
+
+def target_chances(scores: torch.Tensor) -> torch.Tensor:
+    """Return the probabilities [C, C] of the targets, rows by label, for false positive scores [C]; the diagonal is 0."""
+    others = 1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
+    raw = others * scores
+    total = raw.sum(1, keepdim=True)
+    return torch.where(total > 0, raw / total.clamp(min=1e-12), others / (len(scores) - 1))
