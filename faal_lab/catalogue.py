@@ -262,9 +262,7 @@ _FAIRNESS: dict[str, Method] = {
     "fair-tat": Method("methods.fairness.dafa:FairTAT", "after Medi et al., WACV 2025", "target", "epoch", targets=True),
 }
 
-_ATTACKERS: dict[str, Part] = {"pgd": Part("methods.pgd:PGD")}
-
-ATTACKERS = Table("attack", "attacks", _ATTACKERS, Part(""))  # of training; ATTACKS are those of an evaluation
+ATTACKERS = Table("attack", "attacks", {"pgd": Part("methods.pgd:PGD")}, Part(""))  # of training; ATTACKS: of an evaluation
 AMBIGUITY_SETS = Table("ambiguity", "sets", _AMBIGUITY_SETS, AmbiguityPart(""))
 OBJECTIVES = Table("objective", "objectives", _OBJECTIVES, ObjectivePart("", ()))
 FAIRNESS = Table("fairness", "fairness", _FAIRNESS, Method("", "", "loss", "batch", attacked=False))
@@ -272,10 +270,7 @@ FAIRNESS = Table("fairness", "fairness", _FAIRNESS, Method("", "", "loss", "batc
 # name -> (source, description)
 AVERAGING: dict[str, tuple[str, str]] = {
     "none": ("", "The last weights are the result."),
-    "ema": (
-        "Wang and Wang, ICLR 2022",
-        "Exponential average of the weights after each step; the decay rises over the first ones.",
-    ),
+    "ema": ("Wang and Wang, ICLR 2022", "Exponential average of the weights after each step; the decay rises at first."),
     "fawa": (
         "Wei et al., CVPR 2023",
         "Exponential average of the weights after each epoch whose worst class on validation images is robust enough.",
