@@ -21,12 +21,13 @@ class SyFAR:
     is plain training. The weights shown are 1/C and the strength times a class's half of its pairs, normalised.
 
     A class that the batch lacks has no row. Its pairs are left out; `pairs="all"` counts the row as 0, as the authors' code
-    does. Their loss is 0.1 CE(x) + CE(x') + 10 R, and trains against patches on faces. With AT ours has no CE(x).
+    does. Their loss is 0.1 CE(x) + CE(x') + 10 R, and trains against patches on faces. With AT ours has no CE(x). On the digits
+    a strength of 10 leads to chance, since even predictions are symmetric; the default is ours.
     """
 
     needs: tuple[str, ...] = ("softmax",)
 
-    def __init__(self, strength: float = 10.0, pairs: str = "present") -> None:
+    def __init__(self, strength: float = 0.5, pairs: str = "present") -> None:
         check_radius(strength, "strength, the coefficient of Sy-FAR's asymmetry,")
         self.strength, self.pairs = strength, check_name("choice of pairs", pairs, ("present", "all"))
         self.state: State = {}
