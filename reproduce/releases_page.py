@@ -67,7 +67,8 @@ def finding(seeds: Seeds, attack: str) -> str:
     corrected = holm([p_value(values) for values in gained])
     sure = [f"{n.rpartition('/')[2]} (p = {p:.2g})" for n, p in zip(names, corrected, strict=True) if p < 0.05]
     said = f"is shown to differ for {', '.join(sure)}" if sure else "is shown to differ for no method"
-    return f"Under {ATTACK_TITLES[attack]}, the worst class {said} (Holm, {len(names)} comparisons)."
+    where = "On clean images" if attack == "clean" else f"Under {ATTACK_TITLES[attack]}"
+    return f"{where}, the worst class {said} (Holm, {len(names)} comparisons)."
 
 
 def page(seeds: Seeds, made: str, attacks: Sequence[str] = ("pgd-20", "cw-20", "clean")) -> str:

@@ -67,7 +67,8 @@ def test_only_full_batches_run_compiled(traced: None, monkeypatch: pytest.Monkey
     monkeypatch.setattr(model, "plain", lambda images, own=model.plain: plain.append(len(images)) or own(images))
     plain.clear()
     list(train(replace(experiment, config=replace(CONFIG, batch_size=600, epochs=1))))
-    assert set(plain) == {-600, 400, 200}, "600 by the compiler; 400 are left for the second batch, 200 validate"
+    said = "600 by the compiler; 400 are left for the second batch, 200 validate, 64 and 16 are probed"
+    assert set(plain) == {-600, 400, 200, 64, 16}, said
 
 
 def test_what_is_compiled_learns_the_same(traced: None, tmp_path: Path) -> None:
