@@ -24,8 +24,8 @@ from faal_lab.runs.files import replace_file
 RELEASE = "-release"
 
 _ABOUT = """Does it matter whether a method is trained as its paper says or as its released code does? Five methods from the same
-TRADES networks of the handwritten digits, {count} seeds, four epochs each. The page `docs/differences.md` lists what the two forms
-do differently.
+TRADES networks of the handwritten digits, {count} seeds, four epochs each. `docs/differences.md` lists what the two forms do
+differently.
 
 Made by
 
