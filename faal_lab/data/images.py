@@ -38,13 +38,14 @@ def note(text: str) -> None:
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Take the notes of the block as a list, in place of warnings."""
+    """Take the notes of the block as a list, in place of warnings; who asks for them need not be told again."""
     notes: list[str] = []
     _heard.append(notes)
     try:
         yield notes
     finally:
         _heard.remove(notes)
+        _told.update(notes)
 
 
 _CHUNK = 128  # images converted to float64 at once: all of CIFAR would take 1.2 GB

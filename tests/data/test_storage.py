@@ -18,7 +18,7 @@ import torch
 from conftest import draw_images
 
 import faal_lab as fl
-from faal_lab.data import folder, storage
+from faal_lab.data import folder, images, storage
 from faal_lab.data.batches import Sampler
 from faal_lab.data.images import DataNote, DataProblem, Images, Splits, heard
 from faal_lab.data.sets import load
@@ -119,6 +119,7 @@ def test_notes_of_decoding_are_told_again(tmp_path: Path) -> None:
         with heard() as notes:
             load("npz", seed=0, data_dir=str(tmp_path / "own.npz"), storage="disk")
         assert notes == [f"{tmp_path / 'own.npz'}: x_train: floats were rounded to 256 levels."]
+    images._told.clear()  # they were heard
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
