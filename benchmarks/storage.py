@@ -1,6 +1,6 @@
 """Train on a set of four times the memory that a process may use, beside one that fits in it.
 
-    python benchmarks/storage.py             # seven minutes on two cores, 9 GB of disk; as root on Linux
+    python benchmarks/storage.py             # six minutes on two cores, 9 GB of disk; as root on Linux
 
 Each contender is a process of its own in a control group with a limit, which counts the pages of files that the system keeps for
 it, too. So most images of the large set come from the disk. Both train the same small network by the same steps; the ratio is
