@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from faal_lab.errors import FaalLabError, check_name
 SHARE = 0.25  # of the memory; "auto" keeps larger sets on disk
 _FORMAT = "1"  # a change of decoding needs another number: what is kept was decoded by the old one
 _ADVISES = hasattr(os, "posix_fadvise")
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class StorageError(FaalLabError, OSError):
@@ -114,14 +114,27 @@ class OnDisk:
 
 
 def memory() -> int:
-    """Return the memory of this machine, or of the container that limits it, in bytes."""
+    """Return the memory of this machine, or of the container or job that limits it, in bytes."""
     import psutil
 
     limits = [psutil.virtual_memory().total]
-    for file in _CGROUPS:
+    for file in _limits():
         with suppress(OSError, ValueError):  # "max": no limit
-            limits.append(int(Path(file).read_text()))
+            limits.append(int(file.read_text()))
     return min(limits)
+
+
+def _limits() -> Iterator[Path]:
+    """Yield the files with the limits of this process's control group and of those around it."""
+    lines: list[str] = []
+    with suppress(OSError):  # not Linux
+        lines = _OWN_GROUP.read_text().splitlines()
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        root, name = (_GROUPS / "memory", "memory.limit_in_bytes") if kinds else (_GROUPS, "memory.max")
+        if not kinds or "memory" in kinds.split(","):
+            own = PurePosixPath("/", path)
+            yield from (root / str(place).lstrip("/") / name for place in (own, *own.parents))
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from conftest import draw_images
@@ -139,13 +140,29 @@ def test_a_large_set_goes_to_disk_by_itself(tmp_path: Path, cache: Path, monkeyp
     assert isinstance(splits.train.pixels, OnDisk)
 
 
-def test_a_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "limit").write_text("1000000\n")
-    (tmp_path / "max").write_text("max\n")
-    monkeypatch.setattr(storage, "_CGROUPS", (str(tmp_path / "max"), str(tmp_path / "absent"), str(tmp_path / "limit")))
-    assert storage.memory() == 1_000_000
-    monkeypatch.setattr(storage, "_CGROUPS", (str(tmp_path / "max"),))
-    assert storage.memory() > 1e8
+@pytest.mark.parametrize(
+    ("own", "limits", "least"),
+    [
+        ("0::/\n", {"memory.max": "1000000\n"}, 1_000_000),
+        ("0::/jobs/7\n", {"jobs/7/memory.max": "max\n", "jobs/memory.max": "2000000\n"}, 2_000_000),
+        ("9:name=systemd:/\n4:cpu,memory:/a/b\n", {"memory/a/b/memory.limit_in_bytes": "3000000\n"}, 3_000_000),
+        ("4:memory:/elsewhere\n", {"memory/memory.limit_in_bytes": "4000000\n"}, 4_000_000),
+        ("3:cpuset:/a\n", {"memory/a/memory.limit_in_bytes": "5000000\n"}, None),
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        (None, {}, None),
+    ],
+)
+def test_a_container_or_job_limits_the_memory(
+    own: str | None, limits: dict[str, str], least: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(storage, "_GROUPS", tmp_path)
+    monkeypatch.setattr(storage, "_OWN_GROUP", tmp_path / "own")
+    assert storage.memory() == (least or psutil.virtual_memory().total)
 
 
 def test_no_room_is_said_before_anything_is_decoded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
