@@ -83,7 +83,6 @@ def test_the_whole_chain_by_papermill(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", TEACHING, ids=lambda p: p.stem)
-@pytest.mark.filterwarnings("ignore::faal_lab.data.images.DataNote")  # notebook 06's photos are turned upright
 def test_a_teaching_notebook_runs_unattended(path: Path, tmp_path: Path) -> None:
     smoke = any("parameters" in c["metadata"].get("tags", []) for c in cells(path, "code"))
     found = execute(f"notebooks/{path.name}", tmp_path, {"smoke": True} if smoke else None)

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -25,6 +26,7 @@ from faal_lab.errors import FaalLabError, check_name
 
 SHARE = 0.25  # of the memory; "auto" keeps larger sets on disk
 _FORMAT = "1"  # a change of decoding needs another number: what is kept was decoded by the old one
+_FORGOTTEN = 86_400  # seconds without a write, after which a half-written file is nobody's
 _ADVISES = hasattr(os, "posix_fadvise")
 _GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -176,6 +178,9 @@ def _write(file: Path, about: Path, shape: tuple[int, ...], size: int, fill: Cal
     half = file.with_name(f"{file.stem}-{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for left in file.parent.glob("*.part"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > _FORGOTTEN:
+                left.unlink()
         free = shutil.disk_usage(file.parent).free
         if size > free:
             raise StorageError(f"The images take {size / 1e9:.1f} GB, and {file.parent} has {free / 1e9:.1f} GB left. {cure}")

@@ -189,6 +189,17 @@ def test_half_a_set_is_not_kept(tmp_path: Path, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed_after_a_day(cache: Path) -> None:
+    cache.mkdir()
+    old, new = cache / "a-1.part", cache / "b-2.part"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    load("digits", seed=0, storage="disk")
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it"
+
+
 def test_a_file_that_is_gone_or_cut_is_named(cache: Path) -> None:
     splits = load("digits", seed=0, storage="disk")
     (file,) = cache.glob("*.npy")
