@@ -155,5 +155,9 @@ def test_lab_serves_the_notebooks_in_an_empty_folder(command: Path, tmp_path: Pa
             page.close()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.communicate(timeout=60)
+        try:
+            server.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)  # or it would outlive the tests
+            raise
     assert (tmp_path / "notebooks" / "00_map.ipynb").is_file()
