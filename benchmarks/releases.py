@@ -162,12 +162,12 @@ def weighed(name: str, weights: torch.Tensor) -> Callable[[ModuleType, Net], See
     return lambda code, net: of_loss(net, getattr(code, name)(net, *batch(), Optimizer(net), ARGS, weights.tolist())[0])
 
 
-def cfa(name: str) -> Callable[[ModuleType, Net], Seen]:
-    """CFA: class radii, and class shares of the divergence. Our networks normalise inside."""
+def cfa(name: str, regularise: bool = True) -> Callable[[ModuleType, Net], Seen]:
+    """CFA: class radii, and class shares of the divergence, or one share for all. Our networks normalise inside."""
 
     def run(code: ModuleType, net: Net) -> Seen:
         code.normalize_cifar = lambda images: images  # pyright: ignore[reportAttributeAccessIssue]
-        beta = (0.5 + ACCURACY) * BETA
+        beta = (0.5 + ACCURACY) * BETA if regularise else torch.full_like(ACCURACY, BETA)
         radii = ((0.5 + ACCURACY) * EPSILON).float()
         return of_loss(net.train(), getattr(code, name)(net, *batch(), radii, beta / (1 + beta), ALPHA, STEPS)[0])
 
@@ -208,6 +208,7 @@ CODES = [
     Code("DAFA", "losses", "at", "dafa", {}, weighed("madry_loss", torch.ones(CLASSES))),
     Code("TRIX", "losses", "trades", "trix", {"weights": WEIGHTS}, weighed("mixed_trades_loss", WEIGHTS)),
     Code("CFA", "attack", "trades", "cfa", TWO, cfa("cw_trades_loss")),
+    Code("CFA", "attack", "trades", "cfa-ccm", TWO, cfa("cw_trades_loss", regularise=False)),
     Code("CFA", "attack", "at", "cfa", TWO, cfa("cw_pgd_loss"), "train"),
     Code("CONFUSIONAL-SPECTRAL-REGULARIZATION/CIFAR10_TRADES_fairness", "trades_fair", "trades", "csr",
          {"gradient": G, "expected": torch.ones(CLASSES, dtype=torch.float64)}, csr),

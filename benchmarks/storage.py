@@ -3,8 +3,8 @@
     python benchmarks/storage.py             # six minutes on two cores, 9 GB of disk; as root on Linux
 
 Each contender is a process of its own in a control group with a limit, which counts the pages of files that the system keeps for
-it, too. So most images of the large set come from the disk. Both train the same small network by the same steps; the ratio is
-that of images a second in rounds side by side.
+it, too. So most images of the large set come from the disk. All train the same small network, by turns of 20 steps, so that a
+slow second of the machine hits all alike. One of them gives no page back after reading.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from side_by_side import machine, ratio
+from tqdm import tqdm
 
-SIDE, WARM, STEPS = 32, 10, 120
+SIDE, SLICE = 32, 20
 _GROUPS = Path("/sys/fs/cgroup")
 _SELF = "import sys; sys.path.insert(0, {folder!r}); import storage; storage.contend(*{arguments!r})"
 
@@ -45,29 +46,37 @@ def write_images(file: Path, count: int) -> Path:
     return file
 
 
-def contend(file: str, storage: str, steps: int) -> None:
-    """Train in this process; print seconds a step, and the bytes a step that came from the disk."""
+def contend(file: str, storage: str, give_back: bool) -> None:
+    """Train in this process, `SLICE` steps for each line on stdin; print seconds a step, and bytes a step from the disk."""
+    from faal_lab.data.storage import OnDisk
     from faal_lab.runs.config import Config
     from faal_lab.runs.events import StepDone
     from faal_lab.training.loop import train
     from faal_lab.training.run import prepare
 
-    config = Config(data="npz", data_dir=file, storage=storage, epochs=1, batch_size=128, fairness="faal", epsilon=8 / 255)
+    config = Config(
+        batch_size=128,
+        data="npz",
+        data_dir=file,
+        storage=storage,
+        validation="none",
+        epochs=999,
+        fairness="faal",
+        epsilon=8 / 255,
+    )
     begun = time.perf_counter()
     trainer = prepare(config)
-    ready, taken, read, last = time.perf_counter() - begun, [], 0, 0.0
-    for event in train(trainer):
-        if isinstance(event, StepDone):
-            now = time.perf_counter()
-            if event.step == WARM:
-                read = _read_bytes()
-            if event.step > WARM:
-                taken.append(now - last)
-            last = now
-            if event.step == WARM + steps:
-                break
-    found = {"ready": ready, "step": float(np.mean(taken)), "read a step": (_read_bytes() - read) / steps}
-    print(json.dumps(found | {"images": len(trainer.splits.train)}))
+    if isinstance(pixels := trainer.splits.train.pixels, OnDisk):
+        pixels._passing = give_back
+    steps = (event for event in train(trainer) if isinstance(event, StepDone))
+    next(steps)
+    print(json.dumps({"ready": time.perf_counter() - begun, "images": len(trainer.splits.train)}), flush=True)
+    for _ in sys.stdin:
+        begun, read = time.perf_counter(), _read_bytes()
+        for _ in range(SLICE):
+            next(steps)
+        taken = (time.perf_counter() - begun) / SLICE
+        print(json.dumps({"step": taken, "read": (_read_bytes() - read) / SLICE}), flush=True)
 
 
 def _read_bytes() -> int:
@@ -77,31 +86,48 @@ def _read_bytes() -> int:
 
 
 @contextmanager
-def limited(allowed: int) -> Iterator[list[Path]]:
-    """A control group that may use `allowed` bytes: the files that a process writes its number to, to join it."""
+def limited(allowed: int, name: str) -> Iterator[Path]:
+    """A control group that may use `allowed` bytes: the file that a process writes its number to, to join it."""
     old = (_GROUPS / "memory").is_dir()
-    group = (_GROUPS / "memory" if old else _GROUPS) / f"faal-lab-{os.getpid()}"
+    group = (_GROUPS / "memory" if old else _GROUPS) / f"faal-lab-{os.getpid()}-{name}"
     group.mkdir()
     try:
         (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(allowed))
-        yield [group / "cgroup.procs"]
+        yield group / "cgroup.procs"
     finally:
         group.rmdir()
 
 
-def ran(file: Path, storage: str, steps: int, groups: list[Path], cache: Path) -> dict[str, Any]:
-    """What a contender prints, in a process of its own that joins `groups` first."""
-    for held in (file, *cache.glob("*.npy")):
-        _forget(held)
-    code = _SELF.format(folder=str(Path(__file__).parent), arguments=(str(file), storage, steps))
-    join = "".join(f"open({str(group)!r}, 'w').write(str(__import__('os').getpid())); " for group in groups)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", join + code], capture_output=True, text=True, check=False,
-        env={**os.environ, "FAAL_LAB_CACHE": str(cache)},
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"{storage} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Contender:
+    """A process that trains when it is asked to; it joins the control group `group` first, if there is one."""
+
+    def __init__(self, file: Path, storage: str, cache: Path, group: Path | None, give_back: bool = True) -> None:
+        code = _SELF.format(folder=str(Path(__file__).parent), arguments=(str(file), storage, give_back))
+        join = f"open({str(group)!r}, 'w').write(str(__import__('os').getpid())); " if group else ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", join + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "FAAL_LAB_CACHE": str(cache)},
+        )  # fmt: skip
+        self.about = self._said()
+        self.slices: list[dict[str, float]] = []
+
+    def _said(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"A contender ended with {self._process.wait()}; its error is above.")
+
+    def go(self) -> None:
+        """Have it make one slice of steps."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        self.slices.append(self._said())
+
+    def end(self) -> None:
+        """End it; its group is empty then."""
+        self._process.kill()
+        self._process.communicate()  # waits, and closes both pipes
 
 
 def _forget(file: Path) -> None:
@@ -131,33 +157,52 @@ def disk(file: Path) -> dict[str, float]:
     return {"ms an image": 1000 * single, "MB a second": row / 1e6}
 
 
+def side_by_side(large: Path, small: Path, cache: Path, allowed: int, rounds: int) -> dict[str, Contender]:
+    """Run all contenders in turns, a slice each."""
+    kinds = {"fits": (small, "memory", True), "does not fit": (large, "disk", True), "nothing given back": (large, "disk", False)}
+    with ExitStack() as stack:
+        found = {}
+        for number, (name, (file, storage, give_back)) in enumerate(kinds.items()):
+            for held in (large, small, *cache.glob("*.npy")):
+                _forget(held)
+            group = stack.enter_context(limited(allowed, str(number)))
+            found[name] = Contender(file, storage, cache, group, give_back)
+            stack.callback(found[name].end)
+        for number in tqdm(range(rounds + 1)):
+            for contender in found.values():
+                contender.go()
+                if not number:
+                    contender.slices.clear()  # warm
+    return found
+
+
 def main() -> None:
     """Measure, and write it down."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--allowed", type=int, default=1024, help="MiB of memory that a process may use")
-    words.add_argument("--rounds", type=int, default=3)
+    words.add_argument("--rounds", type=int, default=30)
     words.add_argument("--folder", type=Path, help="a folder on the disk to measure; default: the system's for temporary files")
     words.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = words.parse_args()
     allowed = options.allowed * 2**20
-    with tempfile.TemporaryDirectory(dir=options.folder) as place, limited(allowed) as groups:
-        cache = Path(place) / "cache"
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
         large = write_images(Path(place) / "large.npz", 4 * allowed // (3 * SIDE * SIDE))
         small = write_images(Path(place) / "small.npz", allowed // 32 // (3 * SIDE * SIDE))
         of_disk = disk(large)
-        ran(large, "disk", 1, groups, cache)  # decodes
-        inside, outside = [], []
-        for number in range(options.rounds):
-            inside.append(ran(small, "memory", STEPS, groups, cache))
-            outside.append(ran(large, "disk", STEPS, groups, cache))
-            print(number + 1, inside[-1], outside[-1], flush=True)
-    speed = ratio([r["step"] for r in inside], [r["step"] for r in outside])
-    found = {
-        "machine": machine(), "disk": of_disk, "allowed MiB": options.allowed, "bytes an image": 3 * SIDE * SIDE,
-        "times the allowed memory": 4, "speed": speed, "fits": inside, "does not fit": outside,
+        found = side_by_side(large, small, Path(place) / "cache", allowed, options.rounds)
+    steps = {name: [row["step"] for row in contender.slices] for name, contender in found.items()}
+    speed = {name: ratio(steps["fits"], taken) for name, taken in steps.items() if name != "fits"}
+    about = {
+        name: {**contender.about, "step": float(np.median(steps[name])),
+               "read a step": float(np.median([row["read"] for row in contender.slices]))}
+        for name, contender in found.items()
     }  # fmt: skip
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({"speed": speed, "disk": of_disk}, indent=1))
+    told = {
+        "machine": machine(), "disk": of_disk, "allowed MiB": options.allowed, "bytes an image": 3 * SIDE * SIDE,
+        "times the allowed memory": 4, "rounds": options.rounds, "speed": speed, "contenders": about,
+    }  # fmt: skip
+    options.out.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps({"speed": speed, "disk": of_disk, "contenders": about}, indent=1))
 
 
 if __name__ == "__main__":

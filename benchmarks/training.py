@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,11 @@ def plain(case: Case, device: torch.device) -> Callable[[], None]:
     return batches
 
 
-def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = False) -> Callable[[], None]:
-    """A contender: so many batches of our training loop, with its quick paths or without; `compiled` takes a minute first."""
+def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = False, **changes: Any) -> Callable[[], None]:
+    """A contender: so many batches of our training loop, with its quick paths or without; `compiled` takes a minute first.
+
+    `changes` are settings other than those of this benchmark.
+    """
     images = pictures(case.batch * case.batches)
     names = tuple(map(str, range(CLASSES)))
     splits = Splits("random", names, images, images.part(torch.arange(0)), images, "crop-flip").to(device)
@@ -138,6 +141,7 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
         fairness="faal", tau=TAU, epsilon=EPSILON, attack_steps=STEPS, model=case.model, filters=case.filters,
         batch_size=case.batch, validation="none", epochs=10_000, learning_rate=0.01, precision="auto" if quick else "float32",
     )  # fmt: skip
+    config = replace(config, **changes)
     model = network(case)
     model = placed(model, device) if quick else model.to(device)
     state = TrainingState.fresh(model, Recipe.of(**recipe_settings(config, validation=False)), config)

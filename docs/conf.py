@@ -62,7 +62,9 @@ def _block(translator, node: nodes.math_block) -> None:
 # Files outside this folder -> the page that includes them. The links stay right for those who read the files as they are.
 _PAGES = {
     "results/digits-leaderboard/README.md": "/leaderboard.md",
+    "results/balance/README.md": "/balance-results.md",
     "results/digits-releases/README.md": "/digits-releases.md",
+    "results/digits-longtail/README.md": "/digits-longtail.md",
     "results/cifar10-narrow/README.md": "/cifar10-tables.md",
     "results/cifar10-narrow/": "/cards/",
     "CONTRIBUTING.md": "/contributing.md",

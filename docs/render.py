@@ -21,6 +21,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "notebooks"
 MOST, TOGETHER = 400_000, 2_000_000  # bytes
+EMPTY = "\u200b"  # a place for a picture that only a browser makes
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SAID = "*(Controls that move: open the notebook, `faal-lab lab`.)*"
 
@@ -47,6 +48,7 @@ def cleaned(page: dict[str, Any]) -> dict[str, Any]:
             if output.get("name") == "stdout":
                 output["text"] = re.sub(r"(?m)^(training|evaluate [\w-]+): .*\n", "", "".join(output["text"]))
         outputs = [o for o in outputs if o.get("name") != "stdout" or o["text"]]
+        outputs = [o for o in outputs if o.get("data") != {"text/plain": EMPTY}]
         for output in outputs:
             if _WIDGET in output.get("data", {}):
                 output["data"] = {"text/markdown": _SAID}

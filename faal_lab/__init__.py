@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faal_lab import catalogue, dro
-    from faal_lab.api import Run, check, open_run, steps, train
+    from faal_lab.api import Run, balance, open_run, steps, train
     from faal_lab.data.look import look
     from faal_lab.dro import KLBall, solve
     from faal_lab.evaluation.adopt import adopt
@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from faal_lab.methods.fairness.faal import FAAL
     from faal_lab.methods.recipe import Recipe
     from faal_lab.results import plot
+    from faal_lab.results.check import check
     from faal_lab.results.formats import table
     from faal_lab.results.report import compare, report
     from faal_lab.runs.config import Config
     from faal_lab.sweeps.demo import demo
     from faal_lab.sweeps.run import sweep
     from faal_lab.training import parameters
-    from faal_lab.widgets import Comparison, Dashboard, Explorer, Workbench
+    from faal_lab.widgets import Balancer, Comparison, Dashboard, Explorer, Workbench
 
 __all__ = [
     "FAAL",
+    "Balancer",
     "Comparison",
     "Config",
     "Dashboard",
@@ -44,6 +46,7 @@ __all__ = [
     "Run",
     "Workbench",
     "adopt",
+    "balance",
     "catalogue",
     "check",
     "check_method",
@@ -64,7 +67,7 @@ __all__ = [
 ]  # fmt: skip
 
 _WHERE = {
-    **dict.fromkeys(("Run", "check", "open_run", "steps", "train"), "api"),
+    **dict.fromkeys(("Run", "balance", "open_run", "steps", "train"), "api"),
     **dict.fromkeys(("KLBall", "solve"), "dro"),
     "Config": "runs.config",
     "look": "data.look",
@@ -74,10 +77,11 @@ _WHERE = {
     "adopt": "evaluation.adopt",
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("compare", "report"), "results.report"),
+    "check": "results.check",
     "table": "results.formats",
     "sweep": "sweeps.run",
     "demo": "sweeps.demo",
-    **dict.fromkeys(("Comparison", "Dashboard", "Explorer", "Workbench"), "widgets"),
+    **dict.fromkeys(("Balancer", "Comparison", "Dashboard", "Explorer", "Workbench"), "widgets"),
 }
 _MODULES = {"catalogue": "catalogue", "dro": "dro", "parameters": "training.parameters", "plot": "results.plot"}
 

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from faal_lab.data.arrays import keep_arrays
 from faal_lab.errors import ConfigError
+from faal_lab.evaluation.balance import IMAGES, balanced
 from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.presets import preset_settings
 from faal_lab.methods.recipe import Recipe
-from faal_lab.results import check as demands
 from faal_lab.results.export import export_run
 from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config, check_dial
 from faal_lab.runs.events import Command, Event
 from faal_lab.runs.export import history_table
 from faal_lab.runs.progress import shown
+from faal_lab.training.background import LiveRun
 from faal_lab.training.parameters import based_on, check_used, run_name
 from faal_lab.training.restore import load_model
 from faal_lab.training.run import OWN_PARTS, load_data, part_names
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from faal_lab.data.images import Splits
 
-__all__ = ["Run", "check", "open_run", "steps", "train"]
+__all__ = ["Run", "balance", "open_run", "steps", "train"]
 
 
 class Run(os.PathLike[str]):
@@ -274,7 +275,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 def train(
     config: Config | None = None, *, out: str | os.PathLike[str] | None = None, base: Runs | None = None,
     recipe: str | Recipe = "", protocol: str = "", model: str | nn.Module = "", resume: bool = False, quiet: bool = False,
-    **settings: Any,
+    processes: int = 1, **settings: Any,
 ) -> Run:  # fmt: skip
     """Train until the end, with a progress bar.
 
@@ -282,12 +283,13 @@ def train(
         config: all settings at once; default None: give some of them by name.
         out: the run folder (default: a free name in runs/).
         base: a run or checkpoint file to fine-tune. Settings that are not given are then the base's, but for epochs (4),
-            batch_size (50) and learning_rate (0.01).
+            batch_size (50), learning_rate (0.01), starts of parts and balance (none).
         recipe: a method by its name, such as "faal-trades-awp", or a Recipe of your own parts; default none.
         protocol: a paper's experiment by its name, such as "finetune-2ep"; default none.
         model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.
         resume: continue the interrupted run in `out`; default False.
         quiet: show no bar; default False.
+        processes: start so many processes here that train as one, on as many GPUs or with the cores divided; default 1: this one.
         settings: any setting of Config, such as fairness="faal", tau=0.5. objective, fairness, ambiguity and attack also take
             objects.
             data may be your own: (images, labels), a Dataset, or a dict of these for train, validation and test. It is kept
@@ -299,12 +301,15 @@ def train(
     Raises:
         UnknownName, ConfigError: where a setting makes no sense; then nothing is written.
         RunFolderError: where `out` already holds a run.
+        RunError: where several processes failed.
 
     >>> import faal_lab as fl
     >>> run = fl.train(out="runs/small", epochs=1, batch_size=250, attack_steps=1, quiet=True)
     >>> run.status
     'done'
     """
+    if out is None and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("Several processes share one run folder: give its path, out.")
     own, network = recipe if isinstance(recipe, Recipe) else None, None if isinstance(model, str) else model
     parts = {part: settings.pop(part) for part in OWN_PARTS if not isinstance(settings.get(part, ""), str)}
     if parts and recipe:
@@ -330,45 +335,62 @@ def train(
     if images is not None:
         keep_arrays(images, place, config.storage)  # after the settings: one that makes no sense leaves nothing behind
     folder = Path(out) if out is not None else free_name("runs", run_name(config))
-    for _ in shown(steps(config, folder, resume=resume, model=network, recipe=own, parts=parts), quiet, folder):
+    if processes > 1 and (own is not None or network is not None or parts):
+        raise ConfigError("Objects of this process cannot reach others: name your parts by file.py:Name, or start torchrun.")
+    if processes > 1:
+        events = LiveRun.start(config, folder, resume=resume, processes=processes).events()
+    else:
+        events = steps(config, folder, resume=resume, model=network, recipe=own, parts=parts)
+    for _ in shown(events, quiet, folder):
         pass
     return Run(folder)
 
 
-def check(
-    *runs: Runs, worst: float | None = None, average: float | None = None, baseline: Runs | None = None, sure: bool = False,
-    accept_findings: bool = False, attack: str = "", checkpoint: str = "last", junit: str | os.PathLike[str] | None = None,
-) -> bool:  # fmt: skip
-    """Check evaluated runs against demands by their 95 % intervals, and print why.
+def balance(
+    run: Runs, *, tau: float = 0.5, average_floor: float | None = None, rounds: int = 6, images: int = IMAGES, steps: int = 10,
+    checkpoint: str = "last", epsilon: float | None = None, model: str | nn.Module = "", unseen: bool = False,
+    device: str = "auto", out: str | os.PathLike[str] | None = None, quiet: bool = False, say: Callable[[str], None] = print,
+    **settings: Any,
+) -> Run:  # fmt: skip
+    """Make a trained network fairer without training: find a bias for each class.
+
+    The bias is added to the logits. It is found on validation images in rounds: each attacks them with the bias in the
+    network, and moves the bias of a class by 1.5 times its robust error over the mean. `tau` and `average_floor` choose a
+    round; `faal_lab.dro.balance` has the problem and its sources.
 
     Args:
-        runs: evaluated runs.
-        worst: percent: fail where the worst class is shown to be lower; default None, no demand.
-        average: percent: fail where the average is shown to be lower; default None, no demand.
-        baseline: fail where either is shown to be lower than this run's; default None, no demand.
-        sure: fail also where an interval contains the minimum; default False.
-        accept_findings: accept signs of masked gradients, and chance in the model; default False.
-        attack: default: the last one of the evaluation.
-        checkpoint: "last" (default) or "best", the one of the verdicts.
-        junit: also write the answers as JUnit XML to this file; default None.
+        run: a run, or a network as `evaluate` takes it.
+        tau: the class distributions that the bias is best for: a KL ball of this radius around uniform. From ln C on
+            the worst class alone counts.
+        average_floor: least robust accuracy in percent, mean over classes, on the validation images; default None.
+        rounds: the most biases to try.
+        images: validation images of a class (at most).
+        steps: PGD steps of the attack.
+        checkpoint: "last" (default), or "best" (by validation).
+        epsilon: the radius of the attack; default the run's.
+        model: as for `evaluate`.
+        unseen: state that a network from elsewhere has not learned from the validation images, which split_seed cuts from the
+            training images; default False.
+        device: auto (default), cpu, cuda, cuda:1, mps.
+        out: the new run folder (default: a free name in runs/).
+        quiet: show no bar; default False.
+        say: reports a network that became a run folder first; default `print`.
+        settings: of a network from elsewhere: data, data_dir, ...
 
     Returns:
-        True if all demands are met.
+        A new run with the bias in its network; `events` has all rounds (`Balanced`).
 
     Raises:
-        ConfigError: nothing is demanded, or a minimum is not in percent.
+        ConfigError: there are too few validation images, or the floor cannot be met.
+        RunFolderError: there is no such run, or `out` holds one.
 
     >>> import faal_lab as fl
-    >>> fl.check("notebooks/recorded/control", average=80)  # doctest: +ELLIPSIS
-    control
-      ...
-      failed ... average at least 80 %: 76.2 % [72.8, 79.4], mean over classes, of 597 images, ...
-    False
+    >>> fair = fl.balance("notebooks/recorded/control", rounds=2, out="runs/balanced", quiet=True)
+    >>> rounds = fair.events[1]
+    >>> [f"{min(k / n for k, n in zip(right, rounds.count)):.0%}" for right in rounds.correct]  # the worst class
+    ['37%', '47%', '47%']
     """
-    held = None if baseline is None else os.fspath(baseline)
-    asked = demands.Demands(worst, average, held, sure=sure, accept_findings=accept_findings)
-    found = demands.check([os.fspath(run) for run in runs], asked, attack, checkpoint)
-    print("\n".join(demands.lines(found)))
-    if junit is not None:
-        demands.write_junit(found, Path(junit))
-    return demands.met(found)
+    return Run(balanced(
+        run, tau=tau, average_floor=average_floor, rounds=rounds, images=images, steps=steps, checkpoint=checkpoint,
+        epsilon=epsilon, model=model, unseen=unseen, device=device, out=out, quiet=quiet, say=say, settings=settings,
+    ))  # fmt: skip

@@ -283,7 +283,7 @@ _DATA_SETS = ("digits", "folder", "csv", "npz", "cifar10", "cifar100", "svhn", "
 DATA_SETS = Table("data", "data", dict.fromkeys(_DATA_SETS, Part("")), Part(""), paths=False)
 VALIDATIONS = ("split", "none", "test")
 STORAGES = ("auto", "memory", "disk")
-AUGMENTATIONS = ("none", "crop-flip")
+AUGMENTATIONS = ("none", "crop-flip", "randaugment", "randaugment-crop-flip")
 _MODELS = ("small-cnn", "preact-resnet-18", "resnet-18", "wrn-34-10", "wrn-28-10", "wrn-16-4")
 MODELS = Table("model", "models", dict.fromkeys(_MODELS, Part("")), Part(""))
 FILTERS = {"small-cnn": 24, "preact-resnet-18": 64, "resnet-18": 64}  # of the first stage, for networks with a choice

@@ -1,11 +1,9 @@
 """The `faal-lab` command. A function is a command, its parameters are options, its docstring is their help.
 
-Settings of a run are read from Config: a setting that is declared there is an option here. Nothing heavy is imported before a
-command needs it.
+A setting that Config declares is an option here. Nothing heavy is imported before a command needs it.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +18,8 @@ from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config
 from faal_lab.runs.config import settings as declared
 from faal_lab.runs.control import spoken
-from faal_lab.runs.events import Event
 from faal_lab.runs.progress import shown
+from faal_lab.training import options as words
 from faal_lab.training.options import ADOPTED, EVERYTHING, MODEL_WORDS, Flag, Misuse, Several, Which, Whole, options, whole
 from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
 
@@ -35,8 +33,8 @@ def application(kind: type[Config] = Config) -> App:
         suppress_keyboard_interrupt=False,  # or cyclopts ends the process before `main` reports it
     )  # fmt: skip
     commands = (
-        demo, lab, notebooks, dashboard, look, _run(kind), sweep, evaluate, compare, check, report, figures, export, tell,
-        methods, settings, doctor, completion,
+        demo, lab, notebooks, dashboard, look, _run(kind), balance, sweep, evaluate, compare, check, report, figures, export,
+        tell, methods, settings, doctor, completion,
     )  # fmt: skip
     for command in commands:
         app.command(command, help_epilogue="", sort_key=commands.index(command))
@@ -100,7 +98,7 @@ def _run(kind: type[Config]) -> Any:
 
     def run(*, out: Path | None = None, resume: Path | None = None, replay: Path | None = None,
             config: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-            recipe: str = "", protocol: str = "", quiet: Annotated[bool, Flag] = False,
+            recipe: str = "", protocol: str = "", processes: Whole = 1, quiet: Annotated[bool, Flag] = False,
             stated: dict[str, Any] | None = None) -> None:  # fmt: skip
         """Train one model into a run folder.
 
@@ -111,9 +109,10 @@ def _run(kind: type[Config]) -> Any:
             config: settings as a JSON file, or - for standard input; options below win
             recipe: settings of a method by its name, such as faal-trades-awp
             protocol: settings of a paper's experiment, such as finetune-2ep
+            processes: start so many here that train as one, on as many GPUs or with the cores divided
             quiet: show no progress bar
         """
-        given = dict(stated or {})
+        given, quiet = dict(stated or {}), quiet or words.beside()
         if resume:
             if given or config or out or recipe or protocol:
                 raise ConfigError("--resume takes its settings from the folder; turn dials while it runs with faal-lab tell.")
@@ -125,21 +124,13 @@ def _run(kind: type[Config]) -> Any:
         else:
             chosen = settings_of(config, given, preset_settings(recipe, protocol), kind)
             folder = out or free_name("runs", run_name(chosen))
-        for _ in shown(_training(chosen, folder, resume, replay), quiet, folder):
+        for _ in shown(words.events_of(chosen, folder, resume, replay, processes), quiet, folder):
             pass
         if not quiet:
             print(f"Run folder: {folder}\nNext: faal-lab evaluate {folder}")
 
     run.__annotations__["stated"] = options(declared(kind).values(), Group("Settings"))
     return run
-
-
-def _training(config: Config, out: Path, resume: Path | None, replay: Path | None) -> Iterator[Event]:
-    """The events of a run; torch is loaded at the first one, under the bar."""
-    from faal_lab.training.run import run as train
-    from faal_lab.training.run import turns_of
-
-    yield from train(config, out, resume=bool(resume), script=turns_of(replay) if replay else ())
 
 
 def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: str | None = None, where: str = "local",
@@ -161,6 +152,34 @@ def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: s
     from faal_lab.sweeps.run import sweep as make
 
     return make(file, out, workers=workers, gpus=gpus, where=where, part=shard, dry_run=dry_run, force=force, any_code=any_code)
+
+
+def balance(run: Annotated[str, Parameter(help=MODEL_WORDS)], /, *, tau: float = 0.5, average_floor: float | None = None,
+            rounds: Whole = 6, images: Whole = 200, steps: Whole = 10, checkpoint: Which = "last", epsilon: float | None = None,
+            unseen: Annotated[bool, Flag] = False, device: str = "auto", out: Path | None = None,
+            stated: dict[str, Any] | None = None) -> None:  # fmt: skip
+    """Make a trained network fairer without training: a bias for each class, found on attacked validation images.
+
+    Args:
+        tau: radius of the KL ball of class weights that it is best for; from ln C on the worst class alone counts
+        average_floor: percent: least robust average that it must leave on these images
+        rounds: the most biases to try
+        images: validation images of a class, at most
+        steps: PGD steps of the attack
+        checkpoint: which checkpoint of a run folder
+        epsilon: attack radius (default: the run's own; other networks need one)
+        unseen: a network from elsewhere has not learned from the validation images
+        device: auto, cpu, cuda, cuda:1, mps
+        out: the new run folder (default: a free name in runs/)
+    """
+    import faal_lab as fl
+    from faal_lab.results.tables import balance_table
+
+    fair = fl.balance(
+        run, tau=tau, average_floor=average_floor, rounds=rounds, images=images, steps=steps, checkpoint=checkpoint,
+        epsilon=epsilon, unseen=unseen, device=device, out=out, **(stated or {}),
+    )  # fmt: skip
+    print(balance_table(fair.path), f"Run folder: {fair.path}\nNext: faal-lab evaluate {fair.path}", sep="\n\n")
 
 
 def evaluate(models: Annotated[list[str], Several, Parameter(help=MODEL_WORDS)], /, *, attacks: str = ",".join(DEFAULT_ATTACKS),
@@ -187,7 +206,6 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=MODEL_WORDS)],
     for name in listed(attacks):
         check_name("attack", name, ATTACKS)  # before torch is loaded
     number, count = check_part("--part", part)
-
     import faal_lab as fl
     from faal_lab.results.tables import summary
 
@@ -199,7 +217,7 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=MODEL_WORDS)],
     print(done if number else summary(verdicts))
 
 
-evaluate.__annotations__["stated"] = options(
+balance.__annotations__["stated"] = evaluate.__annotations__["stated"] = options(
     (declared()[name] for name in (*ADOPTION_SETTINGS, "base_checkpoint")), ADOPTED, defaults=False
 )
 
@@ -242,10 +260,10 @@ def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = 
         checkpoint: which checkpoint's verdicts
         junit: write the answers as JUnit XML to this file, too
     """
-    from faal_lab import api
+    from faal_lab.results.check import check as held
 
     try:
-        good = api.check(
+        good = held(
             *runs, worst=worst_min, average=average_min, baseline=baseline, sure=sure, accept_findings=accept_findings,
             attack=attack, checkpoint=checkpoint, junit=junit,
         )  # fmt: skip
@@ -273,7 +291,7 @@ def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.h
 
 
 def look(data_dir: str = "", /, *, data: str = "folder", image_size: Whole = 0, download: Annotated[bool, Flag] = False,
-         seed: Whole = 0, storage: str = "auto", out: Path = Path("look.png")) -> None:  # fmt: skip
+         seed: Whole = 0, storage: str = "auto", imbalance: float = 1.0, out: Path = Path("look.png")) -> None:  # fmt: skip
     """Look at a data set before a network learns from it: parts, classes, notes, and a sheet of its images.
 
     Args:
@@ -283,11 +301,12 @@ def look(data_dir: str = "", /, *, data: str = "folder", image_size: Whole = 0, 
         download: fetch the data set where it is not in data_dir
         seed: the seed by which missing parts are cut
         storage: memory, disk or auto, for the decoded images
+        imbalance: thin out the training images, as the setting does; 1 keeps all
         out: the picture
     """
     from faal_lab.data.look import look as looked
 
-    found = looked(data, data_dir, image_size=image_size, download=download, seed=seed, storage=storage)
+    found = looked(data, data_dir, image_size=image_size, download=download, seed=seed, storage=storage, imbalance=imbalance)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.sheet().save(out)
     print(f"{found!r}\nWritten: {out}")
@@ -340,8 +359,7 @@ def tell(run: Path, what: str, /) -> None:
     command = spoken(what, folder.config())
     if folder.status() in ("done", "failed"):
         raise RunFolderError(f"{run} is {folder.status()}: nobody listens. A stopped run goes on with run --resume.")
-    sent = folder.send(command)
-    print(f"Sent as command {sent.number}; the run is {folder.status()}.")
+    print(f"Sent as command {folder.send(command).number}; the run is {folder.status()}.")
 
 
 def methods(method: str = "", /) -> None:
@@ -376,7 +394,6 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print the script that completes commands, options and names in a shell.
 
     Args:
-        shell: bash: in ~/.bashrc, source <(faal-lab completion bash); zsh: write it to _faal-lab in a folder of fpath; fish:
-            write it to ~/.config/fish/completions/faal-lab.fish
+        shell: bash: source <(faal-lab completion bash); zsh: _faal-lab in fpath; fish: ~/.config/fish/completions/faal-lab.fish
     """
     print(application().generate_completion(shell=shell))

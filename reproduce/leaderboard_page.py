@@ -171,16 +171,27 @@ def made_by(folders: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(sorted(found))
 
 
-def main() -> None:
-    """Read the sweep, write the folder."""
-    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def words_of(said: str | None) -> argparse.ArgumentParser:
+    """The command line of a page: the sweep that it reads and the folder that it writes."""
+    words = argparse.ArgumentParser(description=(said or "").splitlines()[0])
     words.add_argument("sweep", type=Path, help="the folder of the finished sweep")
     words.add_argument("out", type=Path)
+    return words
+
+
+def read_sweep(sweep: Path) -> tuple[Seeds, Mapping[str, Sequence[str]]]:
+    """The verdicts of a finished sweep and the folders of its runs, by stage/label."""
+    order = json.loads((sweep / "jobs" / "report" / "order.json").read_text(encoding="utf-8"))
+    texts = order["parameters"]["runs"].split(",")
+    return read_seeds(texts), grouped(texts)
+
+
+def main() -> None:
+    """Read the sweep, write the folder."""
+    words = words_of(__doc__)
     words.add_argument("--attack", default="autoattack")
     options = words.parse_args()
-    order = json.loads((options.sweep / "jobs" / "report" / "order.json").read_text(encoding="utf-8"))
-    texts = order["parameters"]["runs"].split(",")
-    seeds, folders = read_seeds(texts), grouped(texts)
+    seeds, folders = read_sweep(options.sweep)
     panels = {panel: panel_rows(panel, seeds, folders, options.attack) for panel in PANELS if f"{panel}-faal" in seeds}
     bases = {panel: base_of(panel, seeds, options.attack) for panel in panels}
     count = max(map(len, seeds.values()))

@@ -8,15 +8,11 @@ Writes README.md and counts.csv.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from leaderboard import Mean, Seeds, holm, numbers, p_value
-from leaderboard_page import counts_csv, made_by
+from leaderboard_page import counts_csv, made_by, read_sweep, words_of
 
-from faal_lab.evaluation.groups import grouped, read_seeds
 from faal_lab.results.formats import Table, as_markdown
 from faal_lab.results.tables import ATTACK_TITLES
 from faal_lab.runs.files import replace_file
@@ -81,15 +77,10 @@ def page(seeds: Seeds, made: str, attacks: Sequence[str] = ("pgd-20", "cw-20", "
 
 def main() -> None:
     """Read the sweep, write the folder."""
-    words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    words.add_argument("sweep", type=Path, help="the folder of the finished sweep")
-    words.add_argument("out", type=Path)
-    options = words.parse_args()
-    order = json.loads((options.sweep / "jobs" / "report" / "order.json").read_text(encoding="utf-8"))
-    texts = order["parameters"]["runs"].split(",")
-    seeds = read_seeds(texts)
+    options = words_of(__doc__).parse_args()
+    seeds, folders = read_sweep(options.sweep)
     options.out.mkdir(parents=True, exist_ok=True)
-    replace_file(options.out / "README.md", page(seeds, made_by(grouped(texts))).encode())
+    replace_file(options.out / "README.md", page(seeds, made_by(folders)).encode())
     replace_file(options.out / "counts.csv", counts_csv(seeds))
 
 

@@ -8,6 +8,7 @@ os.environ.setdefault(
 )  # two threads on tiny networks fight more than they help, beside other work above all
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a deprecation warning of jupyter_core
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from faal_lab.catalogue import AVERAGING, FAIRNESS, check_combination
 from faal_lab.data import images as loaded
 from faal_lab.data.images import Images, Splits
 from faal_lab.data.sets import load
+from faal_lab.errors import RecipeError
+from faal_lab.methods.objectives import OBJECTIVES
 from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.runs.config import Config
@@ -92,6 +96,22 @@ def few() -> Splits:
         return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
 
     return replace(splits, train=first(splits.train, 256), validation=first(splits.validation, 64))
+
+
+# the authors' rates are for long runs
+RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
+
+
+def sensible() -> list[tuple[str, str, float, str]]:
+    """Every point of the product that makes sense: objective, fairness, AWP's gamma, averaging."""
+    points = []
+    for objective, fairness, gamma, averaging in itertools.product(OBJECTIVES, FAIRNESS, (0.0, 0.01), AVERAGING):
+        try:
+            check_combination(objective, fairness, averaging)
+        except RecipeError:
+            continue
+        points.append((objective, fairness, gamma, averaging))
+    return points
 
 
 def fresh(config: Config) -> TrainingState:

@@ -58,7 +58,7 @@ class Lab:
         """Leave neither kernels nor runs behind."""
         in_browser.end_kernels(self.address)
         for beat in self.root.glob("runs/*/heartbeat.json"):
-            if LiveRun(beat.parent, None, None).running():
+            if LiveRun(beat.parent).running():
                 RunFolder(beat.parent).send(Command("stop"))
 
 
@@ -133,7 +133,9 @@ def run_again(page: Any) -> None:
 
 
 def start_and_see_it_move(page: Any) -> None:
+    shown = page.evaluate(LAST)
     page.click("button.faal-start")
+    page.wait_for_function(f"() => {LAST} !== {shown}")  # of the run that was shown before, if there was one
     page.wait_for_function(f"() => {LAST} > 3")
     before = page.evaluate(POINTS)
     page.wait_for_function(f"() => {LAST} > {before['weights']['x'] + 20}")

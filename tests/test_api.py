@@ -25,7 +25,7 @@ QUICK = {"epochs": 1, "batch_size": 250, "attack_steps": 1, "validation_steps": 
 
 def test_every_public_name_is_there_and_loads_nothing_before_it_is_used() -> None:
     assert {name for name in fl.__all__ if not hasattr(fl, name)} == set()
-    assert len(fl.__all__) <= 27
+    assert len(fl.__all__) <= 29
     assert set(fl.__all__) <= set(dir(fl))
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         fl.trian  # noqa: B018
@@ -232,6 +232,7 @@ def test_notebooks_use_the_public_names() -> None:
         "03_attack_microscope": {"results", "methods"},
         "05_compare_methods": {"results"},
         "06_bring_your_own": {"results", "evaluation", "methods", "dro"},
+        "07_balance": {"results", "evaluation", "sweeps"},
     }
     for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "parameterized").glob("*.ipynb")]:
         opened = set()

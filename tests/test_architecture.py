@@ -107,7 +107,7 @@ def test_a_room_can_be_taken_in_at_a_glance() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 7
     folders = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}
     assert {f.name: n for f in folders if (n := len(list(f.glob("*.py")))) > 12} == {}
-    assert len(modules()) <= 134
+    assert len(modules()) <= 138
     tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert tests == set(ROOMS), "tests have a folder for each room"
 
@@ -171,7 +171,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 18_200
+    assert code_lines() <= 20_210
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_every_papermill_command_names_a_notebook_and_settings() -> None:
     for words in lines:
         assert (ROOT / words[1]).is_file()
         names = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
-        assert names <= {*Config().to_mapping(), "out", "runs", "attacks", "images", "checkpoint", "title", "setting"}
+        assert names <= {*Config().to_mapping(), "out", "run", "runs", "attacks", "images", "checkpoint", "title", "setting"}
 
 
 def test_every_make_command_exists() -> None:

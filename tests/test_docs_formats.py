@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import zlib
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_every_file_of_a_run_folder_is_on_the_page_and_no_other(made: Made) -> N
     run_folder = [pattern for pattern in patterns if "STAGE" not in pattern and pattern not in ("sweep.lock", "paper.json")]
     assert [file for file in made.files if not any(fnmatch(file, pattern) for pattern in run_folder)] == []
     unmade = [pattern for pattern in run_folder if not any(fnmatch(file, pattern) for file in made.files)]
-    assert unmade == ["log.txt"], "of a run in a process of its own, tested in tests/training"
+    assert unmade == ["pgd-*/", "log.txt"], "gone by now; and of a run in a process of its own, tested in tests/training"
     assert '"log.txt"' in (ROOT / "faal_lab/training/background.py").read_text()
 
 
@@ -149,7 +150,9 @@ def test_every_field_and_part_of_a_checkpoint(made: Made) -> None:
     assert list(metadata) == ["faal_lab"]
     held = json.loads(metadata["faal_lab"])
     assert sorted(held) == ["header", "sha256"]
-    assert sorted(names("field of the checkpoint's header")) == sorted([*held["header"], "adopted"])
+    assert sorted(names("field of the checkpoint's header")) == sorted(
+        [*held["header"], "adopted", "apart", "balanced", "wrapped"]
+    )
     spec = next(row[2] for row in rows("field of the checkpoint's header") if row[0] == "`spec`")
     assert set(re.findall(r"`(\w+)`", spec)) == set(held["header"]["spec"])
     parts = names("tensors")
@@ -185,7 +188,10 @@ def test_a_journal_is_named_by_its_conditions(made: Made) -> None:
     listed = names("field of the verdicts' header")
     between = set(json.loads(text)) - {"attacks"}
     assert between <= set(listed)
-    assert len(json.loads((file.parent / "part-0.jsonl").read_text().splitlines()[-1])) == 3
+    entry, _, check = (file.parent / "part-0.jsonl").read_text().splitlines()[-1].rpartition(" ")
+    assert len(json.loads(entry)) == 3
+    assert check == f"{zlib.crc32(entry.encode(), zlib.crc32(text.encode())):08x}"
+    assert not list(made.folder.path.glob("pgd-*")), "its pieces went with the verdicts"
 
 
 def test_every_field_of_a_status_and_file_of_a_sweep(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_somebody_elses_weights_are_evaluated(tmp_path: Path, base: Path) -> Non
 
 
 @pytest.mark.notebook
+def test_a_run_is_balanced_by_a_notebook(tmp_path: Path) -> None:
+    words = {"run": str(ROOT / "notebooks" / "recorded" / "control"), "rounds": 1, "tau": 0.3, "out": "fair", "average_floor": 30}
+    found = execute("parameterized/balance.ipynb", tmp_path, words)
+    assert found.error is None, found.error
+    assert "Rounds of the balance of fair" in found.text
+    config = RunFolder(tmp_path / "fair").config()
+    assert (config.balance_tau, config.balance_floor, config.validation_steps) == (0.3, 30.0, 10)
+    again = execute("parameterized/balance.ipynb", tmp_path, words)
+    assert "already holds a run" in str(again.error)
+
+
+@pytest.mark.notebook
 def test_pictures_times_and_a_papers_numbers(tmp_path: Path, base: Path) -> None:
     runs = {name: shutil.copytree(base, tmp_path / name) for name in ("one", "two")}
     for number, path in enumerate(runs.values(), 1):
@@ -147,6 +159,8 @@ def test_pictures_times_and_a_papers_numbers(tmp_path: Path, base: Path) -> None
         ("finetune", {"base": "nowhere"}, "base nowhere does not exist"),
         ("evaluate", {"run": "x"}, "Unknown parameter 'run'. Did you mean 'runs'?"),
         ("evaluate", {"runs": "w.pth", "images": "many"}, "images must be of type int, got 'many' (str)."),
+        ("balance", {"runs": "x"}, "Unknown parameter 'runs'. Did you mean 'run'?"),
+        ("balance", {"rounds": "many"}, "rounds must be of type int, got 'many' (str)."),
         ("pictures", {"seting": "tau"}, "Unknown parameter 'seting'. Did you mean 'setting'?"),
         ("times", {"runs": "nowhere"}, "nowhere is not a run folder"),
     ],

@@ -1,14 +1,13 @@
 """Paper against release on the digits: the page says what its counts say."""
 
-import csv
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import releases_page
 import yaml
+from counted import counts
 from scipy.stats import t
 
 from faal_lab.runs.config import Config
@@ -16,16 +15,6 @@ from faal_lab.runs.config import Config
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "digits-releases"
 STAGES = yaml.safe_load((ROOT / "reproduce" / "digits-releases.yaml").read_text())["stages"]
-
-
-def counts(attack: str) -> dict[str, np.ndarray]:
-    """Run -> [seeds, classes] accuracies in percent, from the file of counts alone."""
-    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with (FOLDER / "counts.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["attack"] == attack:
-                found[row["run"].rpartition("/")[2]][int(row["seed"])].append(100 * int(row["stand"]) / int(row["images"]))
-    return {run: np.array([seeds[seed] for seed in sorted(seeds)]) for run, seeds in found.items()}
 
 
 def test_both_forms_differ_in_their_form_alone() -> None:
@@ -41,7 +30,7 @@ def test_both_forms_differ_in_their_form_alone() -> None:
 
 @pytest.mark.parametrize("attack", ["clean", "pgd-20", "cw-20"])
 def test_the_page_says_what_the_counts_say(attack: str) -> None:
-    found = counts(attack)
+    found = counts(FOLDER, attack)
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     table = text.partition(f"## {releases_page.ATTACK_TITLES[attack]}")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")][2:]

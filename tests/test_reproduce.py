@@ -25,7 +25,9 @@ FILES = {path.stem: path for path in sorted((ROOT / "reproduce").glob("*.yaml"))
 FULL_SIZE = {
     "table1", "table1-prn18", "table2", "table3", "table4", "figure1", "figure2", "figure3", "ablation-score", "tau-study",
 }  # fmt: skip
-SMALL = {"digits", "digits-leaderboard", "digits-releases", "cifar10-small"}
+SMALL = {
+    "digits", "digits-balance", "digits-leaderboard", "digits-longtail", "digits-releases", "cifar10-small", "cifar10-longtail",
+}  # fmt: skip
 TRAINING = ("train", "finetune")
 
 
@@ -58,7 +60,7 @@ def jobs(sweep: dict) -> dict[str, list[tuple[str, dict, list[dict]]]]:
     made: dict[str, list[tuple[str, dict, list[dict]]]] = {}
     for name, stage in sweep["stages"].items():
         above = [
-            (f"{source}-{label}" if len(stage["each"]) > 1 else label, [*chain, parameters])
+            ("-".join(filter(None, (source, label))) if len(stage["each"]) > 1 else label, [*chain, parameters])
             for source in stage.get("each", [])
             for label, parameters, chain in made[source]
         ] or [("", [])]
@@ -189,6 +191,30 @@ def test_the_digits_have_every_fairness_method() -> None:
         ("digits-leaderboard", "own", later),
     ):
         assert {entry["fairness"] for entry in load(name)["stages"][stage]["list"]} == set(FAIRNESS) - lacks, (name, stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "control"), [("digits-longtail", "scratch", "at"), ("cifar10-longtail", "tuned", "at-control")]
+)
+def test_every_arm_of_a_long_tail_has_the_same_tail_and_length(name: str, stage: str, control: str) -> None:
+    sweep = load(name)
+    notebooks = ["train", "finetune"] if "each" in sweep["stages"][stage] else ["train"]
+    arms = {label: config_of([*chain, own], notebooks) for label, own, chain in jobs(sweep)[stage] if own.get("seed", 0) == 0}
+    shared = ("data", "imbalance", "epochs", "epsilon", "attack_steps", "learning_rate", "batch_size", "validation", "split_seed")
+    assert {tuple(getattr(config, setting) for setting in shared) for config in arms.values()} == {
+        tuple(getattr(arms[control], setting) for setting in shared)
+    }
+    assert arms[control].imbalance == {"digits-longtail": 20, "cifar10-longtail": 50}[name]
+    assert (arms[control].objective, arms[control].fairness) == ("at", "none")
+    chosen = {(c.objective, c.fairness, c.ambiguity, "rand" in c.augment) for c in arms.values()}
+    plain = {("at", method, "kl", False) for method in ("none", "robust-lt", "faal", "sy-far", "fair-tat", "dafa")}
+    ours = {
+        ("bsl", "none", "kl", False),
+        ("bsl", "none", "kl", True),
+        ("bsl", "robust-lt", "kl", False),
+        ("at", "none", "kl", True),
+    }
+    assert chosen == plain | ours | {("at", "faal", "chi-square", False)}
 
 
 def test_times_name_the_runs_that_they_are_of() -> None:

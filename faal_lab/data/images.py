@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ import torch
 
 from faal_lab.data import keyed_random
 from faal_lab.data.storage import OnDisk
-from faal_lab.errors import FaalLabError
+from faal_lab.errors import ConfigError, FaalLabError
 
 
 class DataProblem(FaalLabError, ValueError):
@@ -171,16 +171,24 @@ def split_indices(labels: np.ndarray, sizes: tuple[int | float, ...], seed: int)
     return [torch.from_numpy(np.sort(part)) for part in (*parts, rest)]
 
 
-def long_tailed(labels: np.ndarray, classes: int, imbalance: float, seed: int) -> torch.Tensor:
+def long_tailed(labels: np.ndarray, class_names: Sequence[str], imbalance: float, seed: int) -> torch.Tensor:
     """Choose images [K] so that class c of C keeps its number times `imbalance ** (-c / (C - 1))`.
 
-    Class 0 keeps all images, the last class 1 / `imbalance` of its own, drawn by `seed`; every class keeps at least one. A larger
-    imbalance keeps a part of what a smaller one keeps. The profile is that of Cui et al.'s long-tailed CIFAR (CVPR 2019).
+    Class 0 keeps all images, the last class 1 / `imbalance` of its own, drawn by `seed`. A larger imbalance keeps a part of what
+    a smaller one keeps. The profile is that of Cui et al.'s long-tailed CIFAR (CVPR 2019). Raises ConfigError where that leaves a
+    class without an image.
     """
-    order, kept = np.random.default_rng(seed).permutation(len(labels)), []
-    for c in range(classes):
-        own = order[labels[order] == c]
-        kept.append(own[: max(1, round(len(own) * imbalance ** (-c / (classes - 1))))])
+    order, kept, last = np.random.default_rng(seed).permutation(len(labels)), [], max(1, len(class_names) - 1)
+    sizes = np.bincount(labels, minlength=len(class_names)).tolist()
+    for c, (name, size) in enumerate(zip(class_names, sizes, strict=True)):
+        count = round(size * imbalance ** (-c / last))
+        if size and not count:
+            limit = min((2 * n) ** (last / k) for k, n in enumerate(sizes) if k and n)  # half an image is rounded to none
+            raise ConfigError(
+                f"imbalance={imbalance:g} would leave class {name} none of its {size} training images. Set it below {limit:.4g}, "
+                "or add images of that class."
+            )
+        kept.append(order[labels[order] == c][:count])
     return torch.from_numpy(np.sort(np.concatenate(kept)))
 
 

@@ -19,6 +19,7 @@ import torch
 from faal_lab.data import keyed_random
 from faal_lab.data.images import Images, Splits, heard
 from faal_lab.data.sets import load
+from faal_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +112,7 @@ def look(
     download: bool = False,
     seed: int = 0,
     storage: str = "auto",
+    imbalance: float = 1.0,
 ) -> Looked:
     """Read a data set as training would, and show what it holds.
 
@@ -121,6 +123,7 @@ def look(
         download: fetch missing files; default False.
         seed: seed of the parts that are cut; default 0.
         storage: "memory", "disk" or "auto" (default), as of the setting.
+        imbalance: above 1, thin out the training images as the setting does; 1, the default, keeps all.
 
     Returns:
         The parts, the number of images by class, the notes, and a sheet of images.
@@ -128,13 +131,24 @@ def look(
     Raises:
         UnknownName: there is no such data set.
         DataProblem: the images cannot be learned from.
+        ConfigError: imbalance is below 1, or would leave a class without an image.
 
     >>> import faal_lab as fl
     >>> fl.look("digits").counts.loc["8"].to_dict()
     {'train': 97.0, 'validation': 19.0, 'test': 58.0, 'mean brightness': 0.318}
     """
+    if not imbalance >= 1:
+        raise ConfigError(f"imbalance must be at least 1, got {imbalance}.")
     with heard() as notes:
-        splits = load(data, seed=seed, data_dir=str(data_dir), image_size=image_size, download=download, storage=storage)
+        splits = load(
+            data,
+            seed=seed,
+            data_dir=str(data_dir),
+            image_size=image_size,
+            download=download,
+            storage=storage,
+            imbalance=imbalance,
+        )
     return Looked(splits, tuple(notes))
 
 

@@ -107,6 +107,7 @@ def load(
         UnknownName: there is no such data set or validation.
         DataProblem: the images cannot be learned from.
         StorageError: there is no room for them.
+        ConfigError: imbalance would leave a class without an image.
     """
     check_name("data set", name, DATA_SETS)
     check_name("storage", storage, STORAGES)
@@ -131,7 +132,7 @@ def load(
             f"No training image of class {', '.join(missing)}: its robustness cannot be learned. Add images, or remove the class."
         )
     if imbalance != 1:
-        kept = long_tailed(splits.train.labels.numpy(), splits.num_classes, imbalance, seed)
+        kept = long_tailed(splits.train.labels.numpy(), splits.class_names, imbalance, seed)
         splits = replace(splits, train=splits.train.part(kept))
     return splits
 

@@ -70,7 +70,7 @@ def load_torchvision(name: str, seed: int, data_dir: str, image_size: int, downl
     Its own test images are the test split. Validation is 10 % of its training images but at most 3,000, by class and seed.
     Missing files are fetched only with `download`. `image_size` resizes images (pixels; 0 keeps their size). Raises DataProblem.
     """
-    source, root = SOURCES[name], Path(data_dir or _FOLDER)
+    source, root = SOURCES[name], folder_of(data_dir)
     (pixels, labels, classes), (test_pixels, test_labels, _) = _obtained(name, source, root, download)
     held = min(round(_VALIDATION * len(labels)), _VALIDATION_MOST)
     try:
@@ -80,6 +80,11 @@ def load_torchvision(name: str, seed: int, data_dir: str, image_size: int, downl
     pixels, test_pixels = resized(pixels, image_size), resized(test_pixels, image_size)
     first, second = Images(pixels[train], labels[train]), Images(pixels[validation], labels[validation])
     return Splits(name, classes, first, second, Images(test_pixels, test_labels), source.augmentation)
+
+
+def folder_of(data_dir: str) -> Path:
+    """Return the folder of torchvision's files: `data_dir`, or `data` in the working directory where that is empty."""
+    return Path(data_dir or _FOLDER).expanduser()
 
 
 def resized(pixels: torch.Tensor, side: int) -> torch.Tensor:

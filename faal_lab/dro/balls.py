@@ -45,6 +45,7 @@ class ChiSquareBall(Ball):
     """
 
     radius: float = 1.0
+    kernel: ClassVar[str] = "chi-square"
     named: ClassVar[str] = "rho, the radius of the chi-square ball,"
     inside: ClassVar[bool] = True
 
@@ -98,6 +99,7 @@ class HellingerBall(Ball):
 
     radius: float = 0.1
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    kernel: ClassVar[str] = "hellinger"
     named: ClassVar[str] = "rho, the radius of the Hellinger ball,"
     positive: ClassVar[bool] = True
 
@@ -158,12 +160,14 @@ class TotalVariationBall(Ball):
 
     radius: float = 0.2
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    kernel: ClassVar[str] = "total-variation"
     named: ClassVar[str] = "delta, the radius of the total variation ball,"
 
     def _solve(self, posed: Posed) -> WorstCase:
         u, top = posed.reference, posed.top
         spare = torch.where(top, 0.0, u)
-        moved = torch.minimum(posed.radius, spare.sum(-1))[..., None]
+        most = spare.sum(-1)
+        moved = torch.minimum(posed.radius, most)[..., None]
         gaps = torch.where(posed.present, posed.gaps, -1.0)
         d, order = torch.sort(gaps, dim=-1, descending=True)
         filled = spare.gather(-1, order).cumsum(-1) >= moved
@@ -173,7 +177,8 @@ class TotalVariationBall(Ball):
         remainder = moved - taken.sum(-1, keepdim=True)
         taken = taken + remainder * proportional(partly, spare)
         weights = (u - taken).clamp(min=0) + moved * proportional(top, u)
-        return settle(posed, weights, moved.squeeze(-1), level.squeeze(-1), nominal=posed.radius <= 0)
+        dual = torch.where(posed.radius >= most, 0.0, level.squeeze(-1))
+        return settle(posed, weights, moved.squeeze(-1), dual, nominal=posed.radius <= 0)
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,7 @@ class CVaR(Ball):
 
     radius: float = 0.5
     limits: ClassVar[tuple[float, float]] = (1e-12, 1.0)
+    kernel: ClassVar[str] = "cvar"
     named: ClassVar[str] = "alpha of the conditional value at risk"
     inside: ClassVar[bool] = True
 

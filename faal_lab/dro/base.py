@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
 from faal_lab.catalogue import ANY_RADIUS
+from faal_lab.dro import fused
 
 
 class WorstCase(NamedTuple):
@@ -127,6 +128,7 @@ class Ball:
     named: ClassVar[str] = ""  # the radius in the words of an error; empty where it has no effect
     positive: ClassVar[bool] = False  # refuse a reference without mass on a class that is present
     inside: ClassVar[bool] = False  # such a class is infinitely far: leave it out
+    kernel: ClassVar[str] = ""  # the set's part of the fused kernel, if it has one
 
     def __post_init__(self) -> None:
         if self.named:
@@ -142,8 +144,33 @@ class Ball:
     ) -> WorstCase:
         """Solve for the worst case; see `AmbiguitySet.worst_case`."""
         bound = self.radius if radius is None else radius
+        if scores.is_cuda:
+            found = self._fused(scores, bound, reference, present, check)
+            if found is not None:
+                return found
         posed = pose(scores, bound, reference, present, check, self.limits, positive=self.positive)
         return self._solve(within_reference(posed) if self.inside else posed)
+
+    def _fused(
+        self, scores: torch.Tensor, radius: Any, reference: torch.Tensor | None, present: torch.Tensor | None, check: bool | None
+    ) -> WorstCase | None:
+        _check_shapes(scores, reference, present)
+        if torch.compiler.is_compiling() or not has_kernel(self, scores.device, scores.shape[-1]):
+            return None  # torch.compile fuses the tensors by itself
+        kernel = self.kernel
+        if check:
+            pose(scores, radius, reference, present, check, self.limits, positive=self.positive)
+        found = fused.solve(kernel, scores, radius, reference, present)
+        if found is None or (kernel, str(scores.device)) in fused.proven:
+            return None if found is None else WorstCase(*found)
+        # The first answer of a kernel on a device is held to that of the tensors: a wrong one would go unseen.
+        posed = pose(scores, radius, reference, present, False, self.limits, positive=self.positive)
+        sound = self._solve(within_reference(posed) if self.inside else posed)
+        if not torch.isclose(found[0], sound.weights, rtol=0, atol=1e-9, equal_nan=True).all():
+            fused.give_up(scores.device, f"its weights for {type(self).__name__} were wrong")
+            return sound
+        fused.proven.add((kernel, str(scores.device)))
+        return WorstCase(*found)
 
     def _solve(self, posed: Posed) -> WorstCase:
         raise NotImplementedError(f"{type(self).__name__} must solve posed problems: define _solve.")
@@ -183,15 +210,13 @@ def pose(
 
     `positive` refuses a reference without mass on a class that is present. Raises ValueError, which names the argument.
     """
+    _check_shapes(scores, reference, present)
     scores = scores.detach().to(torch.float64)
-    if scores.ndim == 0 or scores.shape[-1] == 0:
-        raise ValueError(f"scores must have a last dimension of at least one class, got shape {tuple(scores.shape)}.")
     classes = scores.shape[-1]
     uniform = torch.full((classes,), 1.0 / classes, dtype=torch.float64, device=scores.device)
     given = uniform if reference is None else reference.detach().to(scores.device, torch.float64)
     bound = torch.as_tensor(radius, dtype=torch.float64, device=scores.device)
     mask = torch.ones(classes, dtype=torch.bool, device=scores.device) if present is None else present
-    _check_shapes(scores, given, mask)
     if check if check is not None else eager_on_cpu(scores):
         _check_values(scores, given, bound, mask, limits, positive)
     given, mask = given.expand(scores.shape), mask.expand(scores.shape)
@@ -247,6 +272,12 @@ def within_reference(posed: Posed) -> Posed:
     return posed._replace(present=held, gaps=gaps, spread=posed.spread * length.squeeze(-1), flat=flat)
 
 
+def has_kernel(ambiguity: AmbiguitySet, device: torch.device, classes: int) -> bool:
+    """Return whether a device solves a set in one kernel, so that its scores need not leave it."""
+    kernel = vars(type(ambiguity)).get("kernel", "")  # a subclass may solve otherwise, so it does not inherit the kernel
+    return bool(kernel) and not fused.refusal(device, classes)
+
+
 def eager_on_cpu(values: torch.Tensor) -> bool:
     """Return whether reading a value costs nothing: on a CPU, outside torch.compile.
 
@@ -262,11 +293,13 @@ def proportional(mask: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return inside / inside.sum(-1, keepdim=True)
 
 
-def _check_shapes(scores: torch.Tensor, reference: torch.Tensor, present: torch.Tensor) -> None:
+def _check_shapes(scores: torch.Tensor, reference: torch.Tensor | None, present: torch.Tensor | None) -> None:
+    if scores.ndim == 0 or scores.shape[-1] == 0:
+        raise ValueError(f"scores must have a last dimension of at least one class, got shape {tuple(scores.shape)}.")
     classes = scores.shape[-1]
-    if reference.shape[-1:] != scores.shape[-1:]:
+    if reference is not None and reference.shape[-1:] != scores.shape[-1:]:
         raise ValueError(f"reference has {reference.shape[-1] if reference.ndim else 0} classes, scores have {classes}.")
-    if present.dtype != torch.bool or present.shape[-1:] != scores.shape[-1:]:
+    if present is not None and (present.dtype != torch.bool or present.shape[-1:] != scores.shape[-1:]):
         raise ValueError(f"present must be a bool mask over {classes} classes, got {present.dtype} {tuple(present.shape)}.")
 
 

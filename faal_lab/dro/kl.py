@@ -26,7 +26,7 @@ from faal_lab.dro.base import (
     settle_priced,
 )
 
-_CLASSES = 64  # with more classes, tensors are as fast
+_CLASSES = 500  # with more classes, tensors are as fast
 _SMALL = 1e-3  # for a smaller tau the plain sum of logarithms loses digits to cancellation
 
 
@@ -159,6 +159,7 @@ class KLBall(Ball):
     """
 
     radius: float = 0.5
+    kernel: ClassVar[str] = "kl"
     named: ClassVar[str] = "tau, the radius of the KL ball,"
 
     def worst_case(

@@ -44,6 +44,7 @@ class ReverseKLBall(Ball):
     """
 
     radius: float = 0.5
+    kernel: ClassVar[str] = "reverse-kl"
     named: ClassVar[str] = "tau, the radius of the reverse KL ball,"
     inside: ClassVar[bool] = True
 

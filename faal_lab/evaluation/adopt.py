@@ -22,7 +22,7 @@ from faal_lab.runs.config import Config
 from faal_lab.runs.events import RunFinished, RunStarted
 from faal_lab.runs.files import tensors_sha256
 from faal_lab.training.parameters import ADOPTION_SETTINGS
-from faal_lab.training.restore import base_file, delivered, source_of, spec_of, to_checkpoint
+from faal_lab.training.restore import base_file, delivered, source_of, spec_of, split_of, to_checkpoint
 from faal_lab.training.run import made_by, prepare
 from faal_lab.training.trainer import Trainer
 
@@ -109,7 +109,7 @@ def _trained_on_this_split(config: Config) -> bool:
     if not config.base or is_foreign(base_file(config)):
         return False
     header = read_checkpoint(base_file(config)).header
-    return "adopted" not in header and header["source"] == source_of(config)
+    return "adopted" not in header and split_of(header["source"]) == split_of(source_of(config))
 
 
 def _check_same(folder: RunFolder, config: Config, checkpoint: Checkpoint, architecture: str, who: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -24,7 +25,7 @@ from faal_lab.evaluation.suite import Manner, Progress
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.models.build import device_of, frozen
 from faal_lab.models.examine import architecture_sha256
-from faal_lab.models.fast import compiled, try_to_compile
+from faal_lab.models.fast import compiled, memory_kept, try_to_compile
 from faal_lab.models.layout import placed
 from faal_lab.runs import Heartbeat, RunFolder, by_name, read_checkpoint
 from faal_lab.runs.config import check_dial
@@ -120,7 +121,7 @@ def evaluate_run(
     the new ones. `epsilon` is the run's own by default. `images` takes that many test images, spread over the classes. `classes`
     takes only images of these classes; the verdicts get a file of their own, since an average of some classes is another number.
     `model` is for a run whose network was passed as an object; it gets the run's weights. `progress` receives the activity and
-    the share done. A killed evaluation resumes from AutoAttack's finished batches, which the folder keeps. Several processes may
+    the share done. A killed evaluation resumes from the finished batches, which the folder keeps. Several processes may
     each compute a `part` of `parts`; the first one writes the verdicts. `compile` runs a ResNet's passes by torch.compile (see
     `try_to_compile`), worth its half minute in long attacks. Raises RunLocked while the run is still written to.
     """
@@ -128,7 +129,7 @@ def evaluate_run(
     model, config, stored = load_model(folder.path, checkpoint, model)
     where = device_of(device)
     splits = load_data(config)
-    test, notes = splits.test, [stored.header["adopted"]] if "adopted" in stored.header else []
+    test, notes = splits.test, [stored.header[kind] for kind in ("adopted", "balanced") if kind in stored.header]
     kept, given = folder.versions().get("architecture", ""), architecture_sha256(model)
     if kept and given != kept:
         notes.append("The network's architecture, or the source of its classes, is another than this run folder was made with.")
@@ -156,7 +157,8 @@ def evaluate_run(
         if progress is not None:
             progress(what, share)
 
-    with Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext(), frozen(model), compiled(model, quick):
+    beat = Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext()
+    with memory_kept(), beat, frozen(model), compiled(model, quick):
         verdicts = suite.evaluate(
             placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
             attacks=attacks, seed=config.seed, header=header, progress=hear,
@@ -220,6 +222,8 @@ def _keep(folder: RunFolder, checkpoint: str, radius: float, verdicts: Verdicts,
             aside = f"Earlier verdicts, measured otherwise, are kept as {_put_aside(file)}."
     kept = _noted(_compared(kept), notes)
     replace_file(file, kept.to_bytes())
+    for pieces in folder.path.glob(f"{suite.PIECES}-*"):
+        shutil.rmtree(pieces, ignore_errors=True)
     counts = {name: verdicts.counts(name)[0].tolist() for name in verdicts.survived}
     total = verdicts.counts(next(iter(verdicts.survived)))[1].tolist()
     with folder.recording() as recorder:

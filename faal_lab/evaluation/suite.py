@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ CHAINS = {"apgd-ce+t": ("apgd-ce", "apgd-t"), "autoattack": tuple(FORWARDS)}
 _COST = {"clean": 1, **{name: (2 * a.steps + 1) * a.draws for name, a in PGD_ATTACKS.items()}, **FORWARDS}
 _COST |= {"apgd-ce+t": 1000, "autoattack": 4451}
 _PROBED = 64
+PIECES = "pgd"  # how the folders with pieces of PGD attacks begin; they go once the verdicts are written
 
 
 Progress = Callable[[str, float], None]  # activity, share of all work done in [0, 1]
@@ -89,7 +90,7 @@ def evaluate(
         if name in (*FORWARDS, *CHAINS):
             after[name] = _autoattack(model, images, len(class_names), epsilon, norm, seed, name, manner, identity, tell)
         else:
-            after[name] = _pgd(model, images, name, epsilon, norm, seed, tell)
+            after[name] = _pgd(model, images, name, epsilon, norm, seed, manner, identity, tell)
         before += _COST[name]
     if "autoattack" in attacks and (note := autoattack_note(len(class_names))):
         about["note"] = note
@@ -201,15 +202,22 @@ def _part(progress: Progress | None, start: float, width: float) -> Progress:
     return tell
 
 
-def _pgd(model: nn.Module, images: Images, name: str, epsilon: float, norm: str, seed: int, tell: Progress) -> torch.Tensor:
-    done = 0
+def _pgd(
+    model: nn.Module, images: Images, name: str, epsilon: float, norm: str, seed: int, manner: Manner, identity: dict[str, Any],
+    tell: Progress,
+) -> torch.Tensor:  # fmt: skip
+    """Run one attack of PGD's kind, or none; of several processes each runs it whole, and the first keeps its pieces."""
+    done, attack = 0, PGD_ATTACKS.get(name)
+    kept = None
+    if attack is not None and manner.part == 0:
+        kept = Journal(manner.folder, identity | {"attack": asdict(attack)}, kind=PIECES).of(name)
 
     def finished(count: int) -> None:
         nonlocal done
         done += count
         tell(name, done / len(images))
 
-    return predictions(model, images, PGD_ATTACKS.get(name), epsilon, seed=seed, norm=norm, progress=finished)
+    return predictions(model, images, attack, epsilon, seed=seed, norm=norm, progress=finished, kept=kept)
 
 
 def _autoattack(

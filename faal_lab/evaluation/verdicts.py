@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -161,13 +162,14 @@ Batch = tuple[str, int]  # attack, number of the batch among the images left whe
 class Journal:
     """The predictions of finished batches, in a folder or, without one, in memory only."""
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any], part: int = 0) -> None:
+    def __init__(self, folder: Path | None, identity: dict[str, Any], part: int = 0, kind: str = "autoattack") -> None:
         self._done: dict[Batch, list[int]] = {}
         self._read: dict[Path, int] = {}  # bytes read so far of each part's file
         self.folder, self._file = None, None
+        text = json.dumps(identity, sort_keys=True)
+        self._key = zlib.crc32(text.encode())
         if folder is not None:
-            text = json.dumps(identity, sort_keys=True)
-            self.folder = folder / f"autoattack-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+            self.folder = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "identity.json").write_text(text + "\n", encoding="utf-8")
             self._file = self.folder / f"part-{part}.jsonl"
@@ -181,16 +183,40 @@ class Journal:
                 lines = file.read().split(b"\n")
             self._read[path] = self._read.get(path, 0) + sum(len(line) + 1 for line in lines[:-1])  # the last line may still grow
             for line in lines[:-1]:
-                try:
-                    attack, batch, predicted = json.loads(line)
-                except ValueError:
-                    continue  # cut off by a kill: compute that batch again
-                self._done[attack, batch] = predicted
+                entry, _, check = line.rpartition(b" ")
+                if check == self._check(entry):  # else cut off by a kill, or damaged: compute that batch again
+                    attack, batch, predicted = json.loads(entry)
+                    self._done[attack, batch] = predicted
         return self._done
 
     def add(self, attack: str, batch: int, predicted: list[int]) -> None:
         """Add a finished batch."""
         self._done[attack, batch] = predicted
         if self._file is not None:
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.write(json.dumps([attack, batch, predicted]) + "\n")
+            entry = json.dumps([attack, batch, predicted]).encode()
+            with open(self._file, "ab") as file:
+                file.write(entry + b" " + self._check(entry) + b"\n")
+
+    def _check(self, entry: bytes) -> bytes:
+        """Return the checksum of an entry, under these conditions: a file of another folder does not fit."""
+        return f"{zlib.crc32(entry, self._key):08x}".encode()
+
+    def of(self, attack: str) -> Pieces:
+        """Return the batches of one attack."""
+        return Pieces(self, attack)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The finished batches of one attack in a journal, by number."""
+
+    journal: Journal
+    attack: str
+
+    def done(self) -> dict[int, list[int]]:
+        """Return the predicted classes of each."""
+        return {number: found for (attack, number), found in self.journal.done().items() if attack == self.attack}
+
+    def add(self, number: int, predicted: list[int]) -> None:
+        """Keep one."""
+        self.journal.add(self.attack, number, predicted)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from faal_lab.models import processes
+
 Gradients = list[torch.Tensor | None]
 
 
@@ -18,6 +20,7 @@ def _summed(losses: Iterable[torch.Tensor], parameters: list[nn.Parameter]) -> G
             if more is not None:
                 so_far = total[place]
                 total[place] = more if so_far is None else so_far + more
+    processes.total([gradient for gradient in total if gradient is not None])
     return total
 
 

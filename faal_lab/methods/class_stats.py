@@ -70,7 +70,8 @@ class ClassStats:
         """Sum per-sample `values` (name -> [B]) by class. No gradient flows through the result."""
         labels = labels.detach()
         count = class_sums(torch.ones_like(labels, dtype=torch.float32), labels, num_classes)
-        return ClassStats(count, {n: class_sums(v.detach().float(), labels, num_classes) for n, v in values.items()})
+        exact = {n: v.detach() if v.dtype == torch.float64 else v.detach().float() for n, v in values.items()}
+        return ClassStats(count, {n: class_sums(v, labels, num_classes) for n, v in exact.items()})
 
     @property
     def present(self) -> torch.Tensor:

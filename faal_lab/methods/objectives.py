@@ -233,7 +233,7 @@ class BalancedSoftmax(_Passes):
     """AT-BSL (Yue et al., CVPR 2024): CE(z(adv) + log n, y) with n the training images of each class, one term, `robust`.
 
     The shift asks small classes for a larger margin; predictions and the attack have none. A run states `class_sizes`, and
-    classes of one size make it PGD adversarial training from a Gaussian start. The paper's augmentation is no part of it.
+    classes of one size make it PGD adversarial training from a Gaussian start. The paper's augmentation is a setting, `augment`.
     """
 
     class_sizes: tuple[int, ...] = ()  # empty: all the same

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from faal_lab.data import keyed_random
 from faal_lab.data.images import Images
 from faal_lab.errors import FaalLabError
 from faal_lab.methods.pgd import AttackTick, pgd, pgd_until_fooled, start_point
+from faal_lab.models import processes
 from faal_lab.models.build import frozen
 
 _CHUNK = 250  # images at once; no result depends on it, since noise is drawn per image
@@ -59,6 +60,18 @@ PGD_ATTACKS = {
 }
 
 
+class Kept(Protocol):
+    """Finished chunks of one attack, by number."""
+
+    def done(self) -> Mapping[int, Sequence[int]]:
+        """Return the predicted classes of each."""
+        ...
+
+    def add(self, number: int, predicted: list[int]) -> None:
+        """Keep one."""
+        ...
+
+
 def predictions(
     model: nn.Module,
     images: Images,
@@ -69,20 +82,36 @@ def predictions(
     norm: str = "linf",
     tick: AttackTick | None = None,
     progress: Callable[[int], None] | None = None,
+    kept: Kept | None = None,
 ) -> torch.Tensor:
     """Predict the class of each image under `attack` (None: clean): int64 [N] on the images' device.
 
-    `tick` is called between attack steps and chunks; `progress` is called with the number of images that were finished.
+    `tick` is called between attack steps and chunks; `progress` is called with the number of images that were finished. `kept`
+    has finished chunks, and gets those of this call. Several processes share the chunks, and each gets all predictions.
     """
-    found = [images.labels[:0]]
+    found, done, failed = torch.zeros_like(images.labels), kept.done() if kept is not None else {}, None
     with frozen(model):
-        for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
+        for number, indices in enumerate(torch.arange(len(images), device=images.labels.device).split(_CHUNK)):
+            if number % processes.count() != processes.rank():
+                continue
             if tick is not None:
                 tick()
-            found.append(_attacked_chunk(model, images, indices, attack, epsilon, seed, norm, tick))
+            if len(done.get(number, ())) == len(indices):
+                found[indices] = torch.tensor(done[number], device=images.labels.device)
+            else:
+                try:
+                    found[indices] = _attacked_chunk(model, images, indices, attack, epsilon, seed, norm, tick)
+                except EvaluationError as error:
+                    failed = error
+                    break
+                if kept is not None:
+                    kept.add(number, found[indices].tolist())
             if progress is not None:
                 progress(len(indices))
-    return torch.cat(found)
+    if processes.largest(failed is not None):  # an error of one process is one of all
+        raise failed or EvaluationError("Another process of this run met logits that are not finite.")
+    processes.total([found])
+    return found
 
 
 def _attacked_chunk(
@@ -112,15 +141,47 @@ def taken_for(model: nn.Module, images: torch.Tensor, labels: torch.Tensor | Non
     Raises EvaluationError if a logit is NaN or infinite: the argmax of NaN is the first class, which would look robust.
     """
     with torch.no_grad():
-        logits = model(images)
+        logits = finite(model(images))
+    if labels is not None:
+        logits = logits.scatter(1, labels[:, None], factor * logits.gather(1, labels[:, None]))
+    return logits.argmax(1)
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits; raises EvaluationError if one is NaN or infinite."""
     if not bool(torch.isfinite(logits).all()):
         raise EvaluationError(
             "The model returns logits that are not finite (NaN or infinite), if not on these images then on attacked ones. "
             "Choose another checkpoint, or look for divisions, roots and logarithms in its forward pass."
         )
-    if labels is not None:
-        logits = logits.scatter(1, labels[:, None], factor * logits.gather(1, labels[:, None]))
-    return logits.argmax(1)
+    return logits
+
+
+def attacked_logits(
+    model: nn.Module, images: Images, attack: Attack, epsilon: float, *, seed: int, norm: str = "linf",
+    tick: AttackTick | None = None, progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Attack each image once, and return its logits at three points of the ball: [3, N, C].
+
+    The first is the point by which `predictions` judges the image. An image that fools the model stops there, at the edge; the
+    second point is as many steps further up. The third is the image itself.
+    """
+    found, step = [], attack.step_ratio * epsilon
+    with frozen(model):
+        for indices in torch.arange(len(images), device=images.labels.device).split(_CHUNK):
+            pixels, labels = images.batch(indices)
+            adv = adversarial(model, images, indices, attack, epsilon, seed=seed, norm=norm, tick=tick)
+            wrong, further = taken_for(model, adv) != labels, adv.clone()
+            if bool(wrong.any()):
+                further[wrong] = pgd(
+                    model, pixels[wrong], labels[wrong], radius=epsilon, step=step, steps=attack.steps, loss=attack.loss,
+                    start=adv[wrong], norm=norm, tick=tick,
+                )  # fmt: skip
+            with torch.no_grad():
+                found.append(torch.stack([finite(model(points)) for points in (adv, further, pixels)]))
+            if progress is not None:
+                progress(len(indices))
+    return torch.cat(found, 1)
 
 
 def adversarial(

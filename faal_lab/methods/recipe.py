@@ -188,7 +188,8 @@ class Recipe:
                 "Choose fairness=faal, or hand the set to your method."
             )
         row = FAIRNESS[names[1]]
-        one_code = release and (row.updates == "once" or row.targets)  # DAFA's and TRIX's code has one step for all epochs
+        # CFA's, DAFA's and TRIX's code has one step for all epochs
+        one_code = release and ((row.delayed and row.attacked) or row.targets)
         early = _made(FAIRNESS, fairness, settings) if isinstance(fairness, str) and (row.scales or one_code) else NoFairness()
         if release and released is not None:
             loss = _as_released(loss, released)

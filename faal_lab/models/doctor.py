@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from importlib import metadata
+from typing import Any
 
 from faal_lab.catalogue import TABLES
 
@@ -53,6 +54,8 @@ def examine() -> tuple[str, list[str]]:
     lines += [f"{name:<14} MISSING, needed for {_NEEDED_FOR[name]}: pip install {name}" for name in missing]
     said, sound = _convolutions()
     lines += [f"{'convolutions':<14} {said}"]
+    solvers, wrong = _solvers()
+    lines += [f"{'solver':<14} {line}" for line in solvers]
     for table in TABLES:
         others = [name for name in table if name not in table.ours]
         lines += [f"{'plugin':<14} {table.setting}={name}: {table[name].whose}" for name in others]
@@ -61,8 +64,9 @@ def examine() -> tuple[str, list[str]]:
     if missing:
         lines.append(f"{len(missing)} missing; pip install -e . brings them all.")
     else:
-        lines.append("Nothing is missing." if sound else "Nothing is missing, but numbers made here are WRONG: see convolutions.")
-    return "\n".join(lines), [*missing, *broken, *([] if sound else ["sound convolutions"])]
+        see = " and ".join([*([] if sound else ["convolutions"]), *(["solver"] if wrong else [])])
+        lines.append(f"Nothing is missing, but numbers made here are WRONG: see {see}." if see else "Nothing is missing.")
+    return "\n".join(lines), [*missing, *broken, *([] if sound else ["sound convolutions"]), *wrong]
 
 
 def _convolutions() -> tuple[str, bool]:
@@ -72,6 +76,45 @@ def _convolutions() -> tuple[str, bool]:
     except ImportError as error:
         return f"not tried: {error}", True
     return layout.examine()
+
+
+def _solvers() -> tuple[list[str], list[str]]:
+    """State which solver of ambiguity sets runs on which device, and why; return faults of a kernel that was tried."""
+    try:
+        import torch
+
+        from faal_lab.dro import fused
+    except ImportError as error:
+        return [f"not tried: {error}"], []
+    lines, faults = ["cpu: tensors, and plain floats for one small KL problem"], []
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        name = f"cuda:{index} ({torch.cuda.get_device_name(device)})"
+        off = 0.0 if fused.refusal(device) else _trial(device)
+        refused = fused.refusal(device)  # the trial may have found a reason
+        if refused:
+            lines.append(f"{name}: tensors, because {refused}")
+        elif off <= 1e-9:
+            lines.append(f"{name}: one fused Triton kernel, tried: its weights are within {off:.0e} of the CPU's")
+        else:
+            lines.append(f"{name}: WRONG: weights of the fused kernel are off by {off:.0e}; set FAAL_LAB_FUSED=0 and report it")
+            faults.append(f"a sound fused solver on cuda:{index}")
+    return lines, faults
+
+
+def _trial(device: Any) -> float:
+    """Return the largest difference of weights, by the fused kernel on a device, from those on the CPU; infinity for NaN."""
+    import torch
+
+    from faal_lab.dro import AMBIGUITY_SETS, fused
+
+    scores, off = torch.sin(torch.arange(30.0, dtype=torch.float64)).view(3, 10), 0.0
+    for make in AMBIGUITY_SETS.values():
+        kernel = getattr(ball := make(), "kernel", "")
+        if kernel and (found := fused.solve(kernel, scores.to(device), ball.radius, None, None)) is not None:
+            apart = float((found[0].cpu() - ball.worst_case(scores).weights).abs().max())
+            off = max(off, apart if apart == apart else float("inf"))
+    return off
 
 
 def _cores() -> int:

@@ -365,6 +365,8 @@ def architecture_sha256(model: nn.Module) -> str:
     and a class without source counts by its name.
     """
     network = getattr(model, "network", model)
+    if type(network).__module__.startswith("faal_lab."):  # a bias around a normalisation around the network
+        network = getattr(network, "network", network)
     if type(network).__module__.startswith("faal_lab."):
         return ""
     total = hashlib.sha256(repr(network).encode())

@@ -103,7 +103,7 @@ def export_weights(model: nn.Module, origin: Origin, to: str, out: str | Path, f
 
     Raises:
         UnknownName: there is no such format.
-        ConfigError: `out` is in use.
+        ConfigError: `out` is in use, or the format has no place for a bias around the network.
 
     >>> from faal_lab.models.build import ModelSpec, build
     >>> from faal_lab.models.export import Origin, export_weights
@@ -111,7 +111,14 @@ def export_weights(model: nn.Module, origin: Origin, to: str, out: str | Path, f
     >>> print(export_weights(model, Origin("preact-resnet-18", (3, 8, 8), ["cat", "dog"]), "safetensors", "cats.safetensors"))
     Written: cats.safetensors. Its normalisation, mean [0.5, 0.5, 0.5] and std [0.25, 0.25, 0.25], is in its metadata.
     """
+    from faal_lab.models.shift import Shifted
+
     check_name("format of weights", to, FORMATS)
+    if isinstance(model, Shifted) and to not in ("safetensors", "state_dict"):
+        raise ConfigError(
+            f"{to} has no place for the bias of balance, which is around this network and not in it. Export it to safetensors or "
+            "state_dict, where it is the tensor shift."
+        )
     place = free_place(Path(out), force, folder=to == "timm")
     card, loader = place.with_suffix(".json"), place.with_name(f"{place.stem}_loader.py")
     if to == "robustbench" and free_place(card, force, folder=False) == place:
@@ -150,7 +157,11 @@ Numbers = list[float] | None
 def parted(model: nn.Module) -> tuple[dict[str, torch.Tensor], Numbers, Numbers]:
     """Return a network's tensors by its own names, and mean and std of our normalisation before it."""
     from faal_lab.models.normalize import Normalize, Normalized
+    from faal_lab.models.shift import Shifted
 
+    if isinstance(model, Shifted):
+        weights, mean, std = parted(model.network)
+        return {**{f"network.{n}": t for n, t in weights.items()}, "shift": model.state_dict()["shift"].cpu().clone()}, mean, std
     network = model.network if isinstance(model, Normalized) else model
     normalize = getattr(model, "normalize", None)
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in network.state_dict().items()}

@@ -168,7 +168,17 @@ def load_foreign(model: nn.Module, channels: int, num_classes: int, file: Path, 
     normalize = normalize if isinstance(normalize, Normalize) else None
     inside = normalize is not None and target is model
     expected = {n: t for n, t in target.state_dict().items() if not (inside and n.startswith("normalize."))}
-    tensors, spread = _fitted(read_foreign(file, which), expected, file)
+    found = read_foreign(file, which)
+    shift = found.get("shift")
+    around = (
+        shift is not None and "shift" not in expected and all(n.startswith(("shift", "network.", "normalize.")) for n in found)
+    )
+    if around and bool((shift != 0).any()):
+        raise CheckpointError(
+            f"{file} holds a bias of balance around its network, the tensor shift, which would be lost. Use the run folder "
+            "that it was exported from."
+        )
+    tensors, spread = _fitted(found, expected, file)
     head = [name for name, layer in target.named_modules() if isinstance(layer, nn.Linear)][-1:]
     rows = [tensors[f"{name}.weight"].shape[0] for name in head if f"{name}.weight" in tensors]
     if rows and rows != [num_classes]:

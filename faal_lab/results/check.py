@@ -6,6 +6,7 @@ contains the minimum.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 from faal_lab.errors import ConfigError, RunFolderError, UnknownName
 from faal_lab.evaluation.comparison import Difference
-from faal_lab.evaluation.evaluate import read_verdicts
+from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.statistics import Estimate, average_accuracy, worst_accuracy
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.results.tables import comparisons
@@ -59,7 +60,46 @@ class Case:
     text: str
 
 
-def check(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkpoint: str = "last") -> dict[str, list[Case]]:
+def check(
+    *runs: Runs, worst: float | None = None, average: float | None = None, baseline: Runs | None = None, sure: bool = False,
+    accept_findings: bool = False, attack: str = "", checkpoint: str = "last", junit: str | os.PathLike[str] | None = None,
+) -> bool:  # fmt: skip
+    """Check evaluated runs against demands by their 95 % intervals, and print why.
+
+    Args:
+        runs: evaluated runs.
+        worst: percent: fail where the worst class is shown to be lower; default None, no demand.
+        average: percent: fail where the average is shown to be lower; default None, no demand.
+        baseline: fail where either is shown to be lower than this run's; default None, no demand.
+        sure: fail also where an interval contains the minimum; default False.
+        accept_findings: accept signs of masked gradients, and chance in the model; default False.
+        attack: default: the last one of the evaluation.
+        checkpoint: "last" (default) or "best", the one of the verdicts.
+        junit: also write the answers as JUnit XML to this file; default None.
+
+    Returns:
+        True if all demands are met.
+
+    Raises:
+        ConfigError: nothing is demanded, or a minimum is not in percent.
+
+    >>> import faal_lab as fl
+    >>> fl.check("notebooks/recorded/control", average=80)  # doctest: +ELLIPSIS
+    control
+      ...
+      failed ... average at least 80 %: 76.2 % [72.8, 79.4], mean over classes, of 597 images, ...
+    False
+    """
+    held = None if baseline is None else os.fspath(baseline)
+    asked = Demands(worst, average, held, sure=sure, accept_findings=accept_findings)
+    found = judged([os.fspath(run) for run in runs], asked, attack, checkpoint)
+    print("\n".join(lines(found)))
+    if junit is not None:
+        write_junit(found, Path(junit))
+    return met(found)
+
+
+def judged(runs: Iterable[str | Path], demands: Demands, attack: str = "", checkpoint: str = "last") -> dict[str, list[Case]]:
     """Check each run's verdicts under `attack` (empty: its last one); return the cases by run name.
 
     Verdicts that are missing or cannot be read make a case with the outcome "error".

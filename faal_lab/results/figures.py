@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -237,3 +238,134 @@ def compared_curves(histories: Mapping[str, History], kind: str) -> go.Figure:
     head = titled(f"Validation after each epoch, {how}", "Lines: average; dotted: worst class.")
     styled(figure, **head)
     return figure.update_layout(legend_below(shown, room=44))
+
+
+def balance_path(rows: Sequence[Mapping[str, Any]], name: str) -> go.Figure:
+    """Draw the rounds of a balance, as `balance_rows` makes them: worst class over average, each with its interval."""
+    import plotly.graph_objects as go
+
+    figure, ends = go.Figure(), {}
+    for axis, key in (("error_x", "average"), ("error_y", "worst")):
+        up, down = ([abs(row[f"{key}_{end}"] - row[key]) for row in rows] for end in ("high", "low"))
+        ends[axis] = {"array": up, "arrayminus": down, "color": "rgba(128,128,128,0.45)", "thickness": 1}
+    chosen = next(number for number, row in enumerate(rows) if row["chosen"])
+    figure.add_scatter(
+        x=[row["average"] for row in rows], y=[row["worst"] for row in rows], mode="lines+markers+text", **ends,
+        text=["no bias" if not row["round"] else str(row["round"]) for row in rows], textposition="top right",
+        line={"color": _COLOURS[0]}, name="rounds", showlegend=False,
+        marker={"size": [13 if n == chosen else 7 for n in range(len(rows))],
+                "color": [_COLOURS[5] if n == chosen else _COLOURS[0] for n in range(len(rows))]},
+        customdata=[row["worst_class"] for row in rows],
+        hovertemplate="average %{x:.1f} %, worst class %{customdata} %{y:.1f} %<extra>round %{text}</extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title="average under attack, %")
+    figure.update_yaxes(title="worst class under attack, %", rangemode="tozero")
+    said = f"{rows[0]['images']:,} validation images; orange: the chosen round. Lines: 95 % intervals."
+    return styled(figure, **titled(f"Rounds of the balance of {name}", said))
+
+
+# Pictures of a panel that moves with a slider are SVG in HTML: two live figures of plotly on one page lost updates, one or the
+# other, in seven of eight loads on a busy machine; a figure made anew is drawn whole at each step.
+_WIDE, _HIGH, _LEFT, _TOP, _RIGHT, _FOOT = 360, 240, 34, 8, 8, 44  # of a picture, and its margins
+Counted = tuple[Sequence[int], Sequence[int]]  # of each class: the images that are right, and all images
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", turn: int = 0) -> str:
+    turned = f" transform='rotate({turn} {x:.1f} {y:.1f})'" if turn else ""
+    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'{turned}>{html.escape(text)}</text>"
+
+
+def _line(ends: tuple[float, float, float, float], look: str = "stroke='currentColor'") -> str:
+    x1, y1, x2, y2 = ends
+    return f"<line x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}' {look}/>"
+
+
+def _up(percent: float) -> float:
+    """Return the height of a percentage in a picture."""
+    return _TOP + (_HIGH - _TOP - _FOOT) * (1 - percent / 100)
+
+
+def _picture(title: str, said: str, parts: Iterable[str]) -> str:
+    """Return an SVG with percent on its vertical axis, as wide as its place, for light and dark pages."""
+    grid = [_line((_LEFT, _up(p), _WIDE - _RIGHT, _up(p)), "stroke='currentColor' opacity='0.2'") for p in range(0, 101, 20)]
+    ticks = [_text(_LEFT - 5, _up(p) + 4, str(p), "end") for p in range(0, 101, 20)]
+    style = (
+        "width:100%;max-width:460px;font-size:11px;font-family:inherit;fill:currentColor;color:var(--jp-ui-font-color1,inherit)"
+    )
+    head = f"<div style='font-size:15px;line-height:1.4;padding-top:8px'>{html.escape(title)}</div>"
+    svg = f"<svg viewBox='0 0 {_WIDE} {_HIGH}' role='img' aria-label='{html.escape(said, quote=True)}' style='{style}'>"
+    return f"{head}{svg}{''.join([*grid, *ticks, *parts])}</svg>"
+
+
+def _key(entries: Iterable[tuple[str, str]]) -> str:
+    """Return the legend at the lower edge: an attribute list of a square, and its name."""
+    found, x = [], float(_LEFT)
+    for look, name in entries:
+        found += [f"<rect x='{x}' y='{_HIGH - 13}' width='10' height='10' {look}/>", _text(x + 14, _HIGH - 4, name, "start")]
+        x += 30 + 5.8 * len(name)
+    return "".join(found)
+
+
+def bias_bars(names: Sequence[str], without: Counted, shown: Counted, exact: bool) -> str:
+    """Draw robust accuracy by class without a bias and with one, as HTML; the bars of an estimate are pale, with dashes."""
+    slot = (_WIDE - _LEFT - _RIGHT) / len(names)
+    pale = "" if exact else " fill-opacity='0.45' stroke='currentColor' stroke-dasharray='2 2'"
+    looks, parts, said = (f"fill='{RUN_COLOURS[0]}'", f"fill='{RUN_COLOURS[1]}'{pale}"), [], []
+    for number, (look, counted) in enumerate(zip(looks, (without, shown), strict=True)):
+        right, total = (np.array(numbers) for numbers in counted)
+        every = class_accuracy(right, total)
+        for c, found in enumerate(every):
+            if found is None:
+                continue
+            x, tall = _LEFT + slot * (c + 0.1 + 0.4 * number), _up(100 * found.value)
+            told = f"{names[c]}: {100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+            said += [told] if number else []
+            parts.append(f"<rect x='{x:.1f}' y='{tall:.1f}' width='{0.4 * slot:.1f}' height='{_up(0) - tall:.1f}' {look}>")
+            parts.append(f"<title>{html.escape(told)}</title></rect>")
+            middle = x + 0.2 * slot
+            parts.append(
+                _line((middle, _up(100 * found.low), middle, _up(100 * found.high)), "stroke='currentColor' opacity='0.7'")
+            )
+    long = max(map(len, names)) * 6 > slot
+    for c, name in enumerate(names if len(names) <= MANY_CLASSES else ()):
+        x = _LEFT + slot * (c + 0.5)
+        parts.append(_text(x, _up(0) + 13, name[:10], "end", -35) if long else _text(x, _up(0) + 13, name))
+    key = _key(zip(looks, ("no bias", "this bias" if exact else "this bias, estimated"), strict=True))
+    return _picture("Robust accuracy by class, %", "; ".join(said), [*parts, key])
+
+
+def bias_path(rows: Sequence[Mapping[str, Any]], here: Mapping[str, Any], exact: bool) -> str:
+    """Draw attacked biases (`balance_row` with a name and `by_hand`) and the present one, worst class over average, as HTML.
+
+    The present point has its 95 % intervals; it is open if it is an estimate.
+    """
+    low = min(math.floor(row["average"]) - 3 for row in (*rows, here))
+    high = max(math.ceil(row["average"]) + 3 for row in (*rows, here))
+    step = next(s for s in (1, 2, 5, 10, 20) if (high - low) / s <= 7)
+
+    def across(average: float) -> float:
+        inner = min(max(average, low), high)
+        return _LEFT + (_WIDE - _LEFT - _RIGHT) * (inner - low) / (high - low)
+
+    ticks = [_text(across(p), _up(0) + 13, str(p)) for p in range(math.ceil(low / step) * step, high + 1, step)]
+    parts, labels = [*ticks, _text(across((low + high) / 2), _up(0) + 26, "average under attack, %")], dict[str, str]()
+    game = [(across(row["average"]), _up(row["worst"])) for row in rows if not row["by_hand"]]
+    parts.append(f"<polyline points='{' '.join(f'{x:.1f},{y:.1f}' for x, y in game)}' fill='none' stroke='{_COLOURS[0]}'/>")
+    for row in rows:
+        x, y = across(row["average"]), _up(row["worst"])
+        told = f"{row['name']}: average {row['average']:.1f} %, worst class {row['worst_class']} {row['worst']:.1f} %"
+        colour, place = _COLOURS[2] if row["by_hand"] else _COLOURS[0], f"{x:.1f} {y:.1f}"
+        parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{colour}'><title>{html.escape(told)}</title></circle>")
+        name = row["name"].removeprefix("round ").replace("by hand ", "h")
+        labels[place] = f"{labels[place]}, {name}" if place in labels else name  # two biases at one point share a label
+    parts += [_text(float(place.split()[0]) - 9, float(place.split()[1]) - 7, name, "end") for place, name in labels.items()]
+    x, y = across(here["average"]), _up(here["worst"])
+    whisker = "stroke='currentColor' opacity='0.55'"
+    parts.append(_line((across(here["average_low"]), y, across(here["average_high"]), y), whisker))
+    parts.append(_line((x, _up(here["worst_low"]), x, _up(here["worst_high"])), whisker))
+    fill = _COLOURS[5] if exact else "none"
+    parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='7' fill='{fill}' stroke='{_COLOURS[5]}' stroke-width='2'/>")
+    key = [(f"fill='{_COLOURS[0]}'", "rounds"), (f"fill='{_COLOURS[2]}'", "by hand"),
+           (f"fill='{fill}' stroke='{_COLOURS[5]}'", "here" if exact else "here, estimated")]  # fmt: skip
+    said = f"average {here['average']:.1f} %, worst class {here['worst_class']} {here['worst']:.1f} %"
+    return _picture("Worst class over average, %, with 95 % intervals", said, [*parts, _key(key)])

@@ -63,10 +63,11 @@ class Table(NamedTuple):
         return pd.DataFrame(self.rows, columns=self.head, dtype=str)
 
     def html(self) -> str:
-        """Format the rows in HTML: text is escaped, and the table scrolls sideways on a narrow page."""
+        """Format the rows in HTML: text is escaped, and the table scrolls sideways on a narrow page, by keyboard too."""
         with pd.option_context("display.max_colwidth", None):  # pandas cuts longer texts
             table = self.frame().to_html(index=False, border=0, justify="left")
-        return f"<div style='overflow-x:auto'>{table}</div>"
+        named = f" role='region' aria-label='{html.escape(self.title, quote=True)}'" if self.title else ""
+        return f"<div class='wide' style='overflow-x:auto' tabindex='0'{named}>{table}</div>"
 
 
 RESULTS_NOTE = (

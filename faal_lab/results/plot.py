@@ -18,9 +18,9 @@ from faal_lab.evaluation.groups import reported, verdicts_of
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.confusion import confusion_flow, confusion_heatmap
 from faal_lab.results.export import accuracy_over, all_pictures, check_formats, export_all
-from faal_lab.results.figures import class_bars, styled, validation_curves, weights_over_batches
+from faal_lab.results.figures import balance_path, class_bars, styled, validation_curves, weights_over_batches
 from faal_lab.results.robustness import clean_and_robust_bars, image_strip, radius_curves
-from faal_lab.results.tables import marked
+from faal_lab.results.tables import balance_rows, marked
 from faal_lab.runs.config import settings
 from faal_lab.runs.history import load_history
 from faal_lab.training.parameters import listed
@@ -29,8 +29,30 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "bars", "clean_and_robust", "confusion", "flow", "images", "over", "radii", "save", "styled", "validation", "weights",
+    "balance", "bars", "clean_and_robust", "confusion", "flow", "images", "over", "radii", "save", "styled", "validation",
+    "weights",
 ]  # fmt: skip
+
+
+def balance(run: Runs) -> go.Figure:
+    """Draw the rounds of a balance: worst class over average, under attack.
+
+    Args:
+        run: a run that `fl.balance` made, or one with the setting balance.
+
+    Returns:
+        A plotly figure, in percent, with 95 % intervals.
+
+    Raises:
+        RunFolderError: the run was not balanced.
+
+    >>> import faal_lab as fl
+    >>> fair = fl.balance("notebooks/recorded/control", rounds=2, out="runs/drawn", quiet=True)
+    >>> list(fl.plot.balance(fair).data[0].text)
+    ['no bias', '1', '2']
+    """
+    path = os.fspath(run)
+    return balance_path(balance_rows(path), Path(path).name)
 
 
 def bars(*runs: Runs | Mapping[str, Verdicts], attack: str = "", checkpoint: str = "last") -> go.Figure:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faal_lab.errors import ConfigError
+import numpy as np
+
+from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.evaluation.comparison import Comparison
 from faal_lab.evaluation.evaluate import Runs
 from faal_lab.evaluation.groups import Reported, groups_of, reported
@@ -33,6 +37,7 @@ from faal_lab.results.tables import (
     ATTACK_TITLES,
     comparisons,
     each_seed,
+    epoch_seconds,
     group_rows,
     last_attack,
     marked,
@@ -42,7 +47,8 @@ from faal_lab.results.tables import (
     seed_sentences,
     spread_rows,
 )
-from faal_lab.runs.files import replace_file
+from faal_lab.runs.files import replace_file, whole_lines
+from faal_lab.runs.progress import clock
 from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
 if TYPE_CHECKING:
@@ -66,9 +72,45 @@ def _paired_table(runs: list[Reported]) -> Table | None:
     return Table(title, head, rows, []) if found else None
 
 
+# In these a control may differ from the run it is a control of: they say what the method does, and no more.
+_OF_METHOD = frozenset({
+    "fairness", "fairness_start", "fairness_rate", "fairness_strength", "slack", "variant", "ambiguity", "tau", "multiplier",
+    "measure", "score", "score_decay", "solver", "tau_changes",
+})  # fmt: skip
+
+
+def controls(runs: Iterable[Reported]) -> dict[str, str]:
+    """Return, by name, the run that a run with a fairness method is fairly compared with: all alike but the method, and none.
+
+    Adopted runs, of which the training is unknown, and runs with a recipe of one's own, which no setting names, neither have one
+    nor are one.
+    """
+    known = [run for run in runs if not run.adopted and "recipe" not in run.folder.own()]
+    settings = {run.name: run.folder.config().to_mapping() for run in known}
+    alike = {name: {key: v for key, v in found.items() if key not in _OF_METHOD} for name, found in settings.items()}
+    plain = [name for name, found in settings.items() if found["fairness"] == "none"]
+    found = {name: [other for other in plain if alike[other] == alike[name]] for name in settings if name not in plain}
+    return {name: others[0] for name, others in found.items() if others}
+
+
 def headlines(runs: list[Reported]) -> list[str]:
-    """State the first run's accuracy under the last attack, and the others' changes, with intervals."""
-    attack = last_attack(runs[0].verdicts)
+    """State how runs differ from their controls, the first run's accuracy under the last attack, and the others' changes.
+
+    All with intervals.
+    """
+    attack, named = last_attack(runs[0].verdicts), {run.name: run for run in runs}
+    fair = {name: control for name, control in controls(runs).items() if control != runs[0].name}
+    return [*(line for pair in fair.items() for line in _against(named, *pair, attack)), *_from_the_first(runs, attack)]
+
+
+def _against(runs: Mapping[str, Reported], name: str, control: str, attack: str) -> list[str]:
+    pair = {control: runs[control].group, name: runs[name].group}
+    if {len(group) for group in pair.values()} == {1}:
+        return paired_sentences(comparisons({who: group[0] for who, group in pair.items()}, attack))
+    return seed_sentences(pair, attack) if len(pair[control]) == len(pair[name]) else []
+
+
+def _from_the_first(runs: list[Reported], attack: str) -> list[str]:
     row = next(row for row in group_rows({runs[0].name: runs[0].group}) if row["attack"] == attack)
     over = f", mean of {row['seeds']} seeds" if row["seeds"] > 1 else ""
     beside = f"; over images {text}" if (text := over_images(row)) else ""
@@ -84,6 +126,45 @@ def headlines(runs: list[Reported]) -> list[str]:
                   for run in runs if run.name not in alike]  # fmt: skip
         return [start, *seed_sentences(alike, attack), *others]
     return [start, *paired_sentences(comparisons({run.name: run.verdicts for run in runs}))]
+
+
+def what_was_run(runs: list[Reported]) -> Table:
+    """Make the table that says what each run is, and when, for how long and on how much it was trained."""
+    known, against = {run.folder.path.name: run.name for run in runs}, controls(runs)
+    configs = {run.name: run.folder.config() for run in runs}
+    started = {name: known.get(Path(config.base).name, config.base) for name, config in configs.items() if config.base}
+    rows = []
+    for run in runs:
+        config = configs[run.name]
+        of = [name for name, control in against.items() if control == run.name]
+        from_it = [name for name, base in started.items() if base == run.name]
+        role = [f"control of {', '.join(of)}: all alike, without the method"] if of else []
+        role += [f"{', '.join(from_it)} {'starts' if len(from_it) == 1 else 'start'} from it"] if from_it else []
+        if run.adopted:
+            rows.append([run.name, "; ".join(role), "trained elsewhere", config.model, "", "", ""])
+            continue
+        method = config.objective + (f" + {config.fairness}" if config.fairness != "none" else "")
+        method = run.folder.own().get("recipe", method)
+        method += f", tau {config.tau:g}" if config.fairness == "faal" else ""
+        method += f", AWP {config.awp_gamma:g}" if config.awp_gamma else ""
+        method += f", {config.averaging}" if config.averaging != "none" else ""
+        method += f", from {started[run.name]}" if run.name in started else ""
+        done = len(run.history.epoch_step.values)  # fewer than asked for where it was stopped
+        epochs = str(done) if done == config.epochs else f"{done} of {config.epochs}"
+        rows.append([run.name, "; ".join(role), method, config.model, epochs, *_when(run, done)])
+    head = ["run", "what it is for", "training", "network", "epochs", "time", "finished (UTC)"]
+    return Table("What was run", head, rows, [])
+
+
+def _when(run: Reported, epochs: int) -> tuple[str, str]:
+    """Return how long so many epochs took, about, and the day of their end; empty where it is not recorded."""
+    with suppress(RunFolderError):
+        seconds = float(np.median(epoch_seconds(run.folder.path)))
+        records = [json.loads(line) for line in whole_lines(run.folder.timing_file.read_bytes())]
+        ends = [record["time"] for record in records if record["event"] == "RunFinished"]
+        day = f"{datetime.fromtimestamp(ends[-1], UTC):%Y-%m-%d}" if ends else ""
+        return clock(seconds * epochs), day
+    return "", ""
 
 
 def report_tables(runs: list[Reported], paper: Mapping[str, Published]) -> tuple[list[Table], bytes]:
@@ -193,7 +274,8 @@ def write_report(
     tables, data = report_tables(runs, paper or {})
     shown = marked({run.name: run.verdicts for run in runs})
     page = _template().render(
-        title=title, together=_TOGETHER, headlines=headlines(runs), setting=_setting(runs[0].verdicts), tables=tables,
+        title=title, ran=what_was_run(runs), files=[path.with_suffix(end).name for end in (".csv", ".md", ".tex")],
+        together=_TOGETHER, headlines=headlines(runs), setting=_setting(runs[0].verdicts), tables=tables,
         seeds=any(run.others for run in runs), paired=_paired_table(runs), figures=_figures_html(runs),
         spread=inequality_table(spread_rows(shown)), signs=_signs(runs),
         attacks=_attacks_table(runs[0].verdicts), commands={name: _commands(run) for name, run in zip(shown, runs, strict=True)},

@@ -26,6 +26,7 @@ from faal_lab.evaluation.statistics import (
 )
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.runs import RunFolder
+from faal_lab.runs.events import Balanced, RunStarted
 from faal_lab.runs.files import check_schema, whole_lines
 
 ATTACK_TITLES = {
@@ -330,3 +331,47 @@ def minutes_of(entries: Iterable[str]) -> dict[str, float]:
         if not equals or not found[name] > 0:
             raise ConfigError(f"a paper's minutes must be like name=2.63, got {entry!r}.")
     return found
+
+
+def balance_rows(run: str | Path) -> list[dict[str, Any]]:
+    """Return one row a round of a run's balance: average and worst class on the validation images, in percent with intervals.
+
+    Raises RunFolderError if the run was not balanced.
+    """
+    events = RunFolder.open(run).events()
+    found = next((event for event in events if isinstance(event, Balanced)), None)
+    if found is None:
+        raise RunFolderError(f"{run} was not balanced: it has no bias of its classes. Balance it: faal-lab balance {run}")
+    names = next(list(event.class_names) for event in events if isinstance(event, RunStarted))
+    return [
+        {"round": number, **balance_row(correct, found.count, names), "chosen": number == found.chosen, "bias": bias}
+        for number, (bias, correct) in enumerate(zip(found.bias, found.correct, strict=True))
+    ]
+
+
+def balance_row(correct: Sequence[int], count: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """Return average and worst class of one bias, in percent with intervals: `average`, `average_low`, ..., `worst_class`."""
+    right, total = np.array(correct), np.array(count)
+    worst, which = worst_accuracy(right, total)
+    numbers = {
+        f"{key}{end}": 100 * getattr(estimate, part)
+        for key, estimate in (("average", average_accuracy(right, total)), ("worst", worst))
+        for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
+    return {**numbers, "worst_class": names[which], "images": int(total.sum())}
+
+
+def balance_table(run: str | Path) -> str:
+    """Format the rounds of a balance for a terminal."""
+    rows = balance_rows(run)
+    lines = [f"{'round':<6} {'average, %':>22} {'worst class, %':>24}"]
+    for row in rows:
+        average, worst = (f"{row[k]:5.1f} [{row[f'{k}_low']:5.1f}, {row[f'{k}_high']:5.1f}]" for k in ("average", "worst"))
+        ends = (
+            f"  class {row['worst_class']}"
+            + (" (no bias)" if not row["round"] else "")
+            + ("  <- chosen" if row["chosen"] else "")
+        )
+        lines.append(f"{row['round']:<6} {average:>22} {worst:>24}{ends}")
+    told = f"On {rows[0]['images']:,} attacked validation images. They chose the round: test images tell what it is worth."
+    return "\n".join([*lines, told])

@@ -20,7 +20,7 @@ from faal_lab.dro.radius import largest_multiplier
 from faal_lab.evaluation.statistics import average_accuracy, confusion, worst_accuracy
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.methods.microscope import Phases, Walk
-from faal_lab.results.figures import INK, KIND_COLOURS, RUN_COLOURS, class_style, styled
+from faal_lab.results.figures import INK, KIND_COLOURS, RUN_COLOURS, class_style, legend_below, styled, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -173,6 +173,26 @@ def coverage_curves(found: Mapping[tuple[float, int], Coverage]) -> go.Figure:
     figure.update_xaxes(title="labels drawn, n")
     figure.update_yaxes(title="share of draws", type="log", exponentformat="power")
     return styled(figure, title="The objective lies below the true loss less and less often")
+
+
+def threshold_curves(gaps: tuple[torch.Tensor, torch.Tensor], names: tuple[str, str]) -> go.Figure:
+    """Draw the images of two classes that are right against each other, over the bias that the first one gets.
+
+    `gaps` are the first logit minus the second, for images of each class.
+    """
+    import plotly.graph_objects as go
+
+    figure, bias = go.Figure(), np.linspace(-4, 4, 161)
+    for number, (gap, name) in enumerate(zip(gaps, names, strict=True)):
+        share = [100 * float((gap + b > 0).float().mean()) for b in bias]
+        y = share if number == 0 else [100 - s for s in share]
+        figure.add_scatter(x=bias, y=y, mode="lines", name=f"images of {name}", line=class_style(number))
+    figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"}, annotation_text="no bias",
+                     annotation_position="bottom right")  # fmt: skip
+    figure.update_xaxes(title=f"bias of {names[0]} against {names[1]}")
+    figure.update_yaxes(title="right between the two, %", range=[0, 101])
+    styled(figure, **titled(f"One threshold between {names[0]} and {names[1]}, under attack"))
+    return figure.update_layout(legend_below([f"images of {name}" for name in names], room=44))
 
 
 _WRONG = "#D55E00"

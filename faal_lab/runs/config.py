@@ -127,7 +127,8 @@ class Config:
         "Above 1, training images thin out exponentially from the first class to the last, which keeps 1/imbalance of its "
         "own.")
     augment: str = setting("auto", among=("auto", *AUGMENTATIONS), kind="augmentation", about=
-        "Augmentation: none, crop-flip, or auto (what suits the data set).")
+        "Augmentation: none, crop-flip, randaugment (two operations of RandAugment an image), randaugment-crop-flip, or auto "
+        "(what suits the data set).")
     model: str = setting("small-cnn", about=
         "Network: small-cnn, preact-resnet-18, resnet-18, wrn-34-10, wrn-28-10, wrn-16-4; module:callable or FILE.py:callable "
         "(yours, or torchvision.models:resnet18); or robustbench:NAME with its weights.")
@@ -210,6 +211,9 @@ class Config:
     weight_decay: float = setting(5e-3, low=0, high=1e6, about="SGD weight decay.")
     validation_steps: int = setting(10, low=0, high=10_000, about=
         "PGD steps of the attack on the validation images after each epoch.")
+    balance: str = setting("none", among=("none", "bias"), about="After training: bias makes classes fairer by their logits.")
+    balance_tau: float = setting(0.5, low=0, about="Radius of the KL ball of class weights that the balance is best for.")
+    balance_floor: float = setting(0.0, low=0, high=100, about="Least average on them, in percent, that a balance must leave.")
     checkpoint_every: int = setting(0, low=0, about="Also checkpoint every so many steps; 0 only after each epoch and on a stop.")
     seed: int = setting(0, low=0, high=2**31 - 1, about="Seed of the weights, the order and the noise.")
     split_seed: int = setting(0, low=0, high=2**31 - 1, about=

@@ -89,6 +89,24 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Balanced:
+    """A bias of each class was found on validation images, in rounds (see `dro.balance`).
+
+    Each round has a bias, and the images of `count` that stood PGD of `attack_steps` with it; the first has no bias. `floor` is
+    in percent. The network has the bias of the round number `chosen`.
+    """
+
+    step: int
+    tau: float
+    floor: float
+    attack_steps: int
+    chosen: int
+    count: list[int]
+    bias: list[list[float]]
+    correct: list[list[int]]
+
+
+@dataclass(frozen=True)
 class DialTurned:
     """A dial was turned from `old` to `new`; the new value holds from the step after `step`."""
 
@@ -122,7 +140,9 @@ class RunFailed:
     error: str
 
 
-Event = RunStarted | RunResumed | StepDone | EpochDone | Evaluated | DialTurned | CommandRefused | RunFinished | RunFailed
+Event = (
+    RunStarted | RunResumed | StepDone | EpochDone | Balanced | Evaluated | DialTurned | CommandRefused | RunFinished | RunFailed
+)
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
 

@@ -9,6 +9,7 @@ writer.lock        locked by the process that writes
 last.safetensors   the latest state; best.safetensors: the best state by validation
 verdicts-*.npz     per-image results of evaluations
 autoattack-*/      finished batches of AutoAttack, from which a killed evaluation resumes
+pgd-*/             those of the other attacks, until the verdicts are there
 log.txt            the output of a child process
 
 docs/formats.md describes each field.

@@ -11,6 +11,7 @@ from typing import Any
 
 from faal_lab.errors import RunFolderError
 from faal_lab.runs.events import (
+    Balanced,
     DialTurned,
     EpochDone,
     Event,
@@ -122,6 +123,8 @@ class Follower:
                 self.events.append(event)
                 self.steps.append(event)
             return
+        if isinstance(event, Balanced):  # a run has one: killed before it was saved, it is made again after the resume
+            self.events = [e for e in self.events if not isinstance(e, Balanced)]
         self.events.append(event)
         if isinstance(event, RunStarted):
             self.started = event

@@ -109,7 +109,7 @@ class Durations:
 
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PATHS = ("base", "runs", "data_dir")  # only in these can a word without a slash be a path
+_PATHS = ("base", "run", "runs", "data_dir")  # only in these can a word without a slash be a path
 _ONLY_SHOW = ("widgets", "sweeps")  # folders that change no result
 
 

@@ -38,8 +38,8 @@ def attack(trainer: Trainer, batch: Batch) -> Attacked:
 
     A batch that is accumulated in parts is attacked in the same parts: each image's attack is its own.
     """
-    count = parts_of(len(batch.labels), trainer.config.accumulation)
-    parts = [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
+    count = parts_of(batch.size, trainer.config.accumulation)
+    parts = [Batch(*tensors) for tensors in zip(*(tensor.tensor_split(count) for tensor in batch[:3]), strict=True)]
     found = [_attack_part(trainer, part) for part in parts]
     if len(found) == 1:
         return found[0]

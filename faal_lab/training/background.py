@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from torch import nn
 
 from faal_lab.errors import ConfigError, FaalLabError, RunFolderError
 from faal_lab.methods.recipe import Recipe
+from faal_lab.models.processes import launch
 from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config, check_dial
-from faal_lab.runs.events import Command
+from faal_lab.runs.events import Command, Event
+from faal_lab.runs.follower import Follower
 from faal_lab.runs.heartbeat import is_alive, read_heartbeat
+
+_PATIENCE = 20.0  # seconds for a process that is to end; a step of a wide network may take some
 
 
 class RunError(FaalLabError, RuntimeError):
@@ -36,14 +40,17 @@ class LiveRun:
     Commands travel through the run folder alone.
     """
 
-    def __init__(self, path: str | Path, process: subprocess.Popen[bytes] | None, thread: threading.Thread | None) -> None:
+    def __init__(
+        self, path: str | Path, processes: Sequence[subprocess.Popen[bytes]] = (), thread: threading.Thread | None = None
+    ) -> None:
         self.folder = RunFolder(path)
-        self._process, self._thread = process, thread
+        self._processes, self._thread = processes, thread
+        self._follower = Follower(path, keep_steps=False)
         self._error: list[BaseException] = []
 
     @staticmethod
-    def start(config: Config, out: str | Path, *, resume: bool = False) -> LiveRun:
-        """Start a run in a child process, which continues if this process ends.
+    def start(config: Config, out: str | Path, *, resume: bool = False, processes: int = 1) -> LiveRun:
+        """Start a run in a child process, or in several that train as one; it continues if this process ends.
 
         Its output goes to log.txt in the folder. Raises RunFolderError if `out` already holds a run and `resume` is False,
         and ConfigError if the run to resume has other settings.
@@ -54,17 +61,21 @@ class LiveRun:
         if resume and RunFolder.open(path).config() != config:
             raise ConfigError(f"{path} was made with other settings; resume it with those.")
         path.mkdir(parents=True, exist_ok=True)
+        live = LiveRun(path)
+        live._follower.poll()  # what was recorded before is no event of this run
         words = ["run", "--resume", str(path)] if resume else ["run", "--out", str(path), "--config", "-"]
         with open(path / "log.txt", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "faal_lab", *words, "--quiet"],
+            started = launch(
+                [sys.executable, "-m", "faal_lab", *words, "--quiet"], processes,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=os.name == "posix",
             )  # fmt: skip
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a child that ended at once gives its error in the log
-            process.stdin.write(json.dumps(config.to_mapping()).encode())
-            process.stdin.close()
-        return LiveRun(path, process, None)
+        for process in started:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # a child that ended at once gives its error in the log
+                process.stdin.write(json.dumps(config.to_mapping()).encode())
+                process.stdin.close()
+        live._processes = started
+        return live
 
     @staticmethod
     def in_thread(
@@ -83,7 +94,7 @@ class LiveRun:
 
         Path(out).mkdir(parents=True, exist_ok=True)  # a follower would take a missing folder for deleted
         thread = threading.Thread(target=work, name="faal-run", daemon=True)
-        live = LiveRun(out, None, thread)
+        live = LiveRun(out, thread=thread)
         thread.start()
         return live
 
@@ -94,15 +105,15 @@ class LiveRun:
         Another kernel, papermill, or this kernel before its restart may have started it. Raises RunFolderError if there is
         no run.
         """
-        return LiveRun(RunFolder.open(path).path, None, None)
+        return LiveRun(RunFolder.open(path).path)
 
     def running(self) -> bool:
         """Return whether the process or thread is still alive.
 
         For an attached run: whether its heartbeat shows a sign of life.
         """
-        if self._process is not None:
-            return self._process.poll() is None
+        if self._processes:
+            return any(process.poll() is None for process in self._processes)
         if self._thread is not None:
             return self._thread.is_alive()
         beat = read_heartbeat(self.folder.heartbeat_file)  # its status would read all its events, and this is called often
@@ -147,8 +158,43 @@ class LiveRun:
         """Return the last output of a run that failed; empty otherwise."""
         if self._error:
             return f"{type(self._error[0]).__name__}: {self._error[0]}"
-        if self._process is None or self._process.poll() in (None, 0):
+        if not (codes := [code for process in self._processes if (code := process.poll())]):
             return ""
         log = self.folder.path / "log.txt"
         said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
-        return said[-2000:] or f"the process ended with exit code {self._process.returncode}"
+        if len(self._processes) > 1:  # all say the same of settings that make no sense
+            said = "\n".join(dict.fromkeys(line.removeprefix("faal-lab: ") for line in said.splitlines()))
+        return said[-2000:] or f"the process ended with exit code {codes[0]}"
+
+    def _end(self) -> None:
+        """Ask the processes to end in order, and end those that do not."""
+        began = time.monotonic()
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, began + _PATIENCE - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events of a run as they are recorded, until it has ended; if the caller stops, so does the run.
+
+        Raises RunError if the run failed.
+        """
+        try:
+            while True:
+                ended = not self.running()
+                if self._follower.poll():
+                    yield from self._follower.new
+                if ended:
+                    break
+                if any(process.poll() for process in self._processes):
+                    self._end()  # one was lost; the others may wait for it
+                time.sleep(0.1)
+        except BaseException:
+            self._end()
+            raise
+        if error := self.error():
+            raise RunError(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -16,7 +17,9 @@ from faal_lab.methods.averaging import Tensors, wearing
 from faal_lab.methods.fairness.base import BeginsEpochs, EndsEpochs, Samples
 from faal_lab.methods.predict import Attack, count_by_class, survivors
 from faal_lab.models.fast import compiled, in_bfloat16, wants_bfloat16
+from faal_lab.models.processes import check_same, count, joint_batch_norm, rank, share
 from faal_lab.runs.events import DialTurned, EpochDone, Event
+from faal_lab.training.attack import parts_of
 from faal_lab.training.measure import Measurement, probe, too_large
 from faal_lab.training.steering import BatchAgain, Poll, Steering, Stopped
 from faal_lab.training.step import before_batch, put_back, step
@@ -77,7 +80,9 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
     state, splits, config = trainer.state, trainer.splits, trainer.config
     augmentation = splits.augmentation if config.augment == "auto" else config.augment
     low = wants_bfloat16(config.precision, state.model, splits.train.labels.device)
-    sampler = Sampler(splits.train, config.seed, state.epoch, config.batch_size, augmentation)
+    sampler = Sampler(
+        splits.train, config.seed, state.epoch, config.batch_size, augmentation, partial(_share, config.accumulation)
+    )
     trainer.tick = steering.during_attack
     while state.batch < trainer.steps_per_epoch:
         steering.replay()
@@ -88,7 +93,10 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
         batch = sampler.batch(state.batch // max(1, config.replays), drawn_by)
         before, done = before_batch(state), None
         try:
-            with in_bfloat16(state.model, low), compiled(state.model, state.quick), _drawn_by_seed(trainer):
+            with (
+                in_bfloat16(state.model, low), compiled(state.model, state.quick), joint_batch_norm(state.model),
+                _drawn_by_seed(trainer),
+            ):  # fmt: skip
                 done = step(trainer, batch, before)
         except (BatchAgain, Stopped) as reason:
             put_back(state, before)  # an attack in training mode has moved BatchNorm
@@ -103,15 +111,23 @@ def _batches(trainer: Trainer, steering: Steering) -> Iterator[Event]:
         yield done
 
 
+def _share(accumulation: int, rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of a batch [B] that this process takes: a share of each of its parts."""
+    return share(rows, parts_of(len(rows), accumulation))
+
+
 @contextmanager
 def _drawn_by_seed(trainer: Trainer) -> Iterator[None]:
-    """Seed the global random state for one step of a network with dropout: it draws the same when resumed."""
+    """Seed the global random state for one step of a network with dropout: it draws the same when resumed.
+
+    Each process draws for its own images. A CPU takes only the low 32 bits of a seed, so these hold all three numbers.
+    """
     if not trainer.draws:
         yield
         return
     where = trainer.splits.train.labels.device
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        torch.manual_seed((trainer.config.seed << 32) + trainer.state.step)
+        torch.manual_seed(((trainer.config.seed * 1_000_003 + trainer.state.step) * 65_537 + rank()) % 2**32)
         yield
 
 
@@ -134,6 +150,9 @@ def _end_epoch(trainer: Trainer) -> EpochDone:
         method.end_epoch(state.tally, Measurement.of(trainer))
     state.average, state.tally = average, None
     state.epoch, state.batch = state.epoch + 1, 0
+    if count() > 1:
+        held = {**state.model.state_dict(), **state.recipe.fairness.state}
+        check_same("weights", {name: float(tensor.detach().double().sum()) for name, tensor in held.items()})
     return done
 
 

@@ -5,12 +5,16 @@ A setting that Config declares becomes an option with its help, its type and its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from cyclopts import Group, Parameter, Token
 
 from faal_lab.errors import ConfigError
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import Event
 from faal_lab.settings import Setting
 
 EVERYTHING = Group("Commands")
@@ -63,3 +67,21 @@ ADOPTED = Group(
     help="Each becomes one at step 0, without training. Name --data and --epsilon, and --model for a file of weights; only our "
     "own checkpoints know them.",
 )
+
+
+def beside() -> bool:
+    """Return whether torchrun started this process beside the one that writes and speaks."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
+def events_of(config: Config, out: Path, resume: Path | None, replay: Path | None, processes: int) -> Iterator[Event]:
+    """Yield the events of a run; torch is loaded at the first one, under the bar."""
+    from faal_lab.training.background import LiveRun
+    from faal_lab.training.run import run, turns_of
+
+    if processes > 1 and replay:
+        raise Misuse("--replay runs in one process: leave out --processes.")
+    if processes > 1:
+        yield from LiveRun.start(config, out, resume=bool(resume), processes=processes).events()
+    else:
+        yield from run(config, out, resume=bool(resume), script=turns_of(replay) if replay else ())

@@ -56,7 +56,7 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
 # those of another run. So a fine-tuning has defaults of its own.
 FINE_TUNING: dict[str, Any] = {
     "epochs": 4, "batch_size": 50, "learning_rate": 0.01, "tau_changes": "", "fairness_start": 0, "awp_start": 0,
-    "average_start": 0,
+    "average_start": 0, "balance": "none",
 }  # fmt: skip
 
 
@@ -265,6 +265,7 @@ _ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "slack": ("fairness", ("frl-rw", "frl-rm", "frl-rwrm")),
     **dict.fromkeys(("average_decay", "average_start", "average_buffers"), ("averaging", ("ema", "fawa"))),
     "average_threshold": ("averaging", ("fawa",)),
+    **dict.fromkeys(("balance_tau", "balance_floor"), ("balance", ("bias",))),
 }
 
 

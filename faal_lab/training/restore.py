@@ -13,6 +13,7 @@ from faal_lab.errors import RunFolderError
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.models.build import ModelSpec, build
 from faal_lab.models.normalize import check_normalization
+from faal_lab.models.shift import Shifted
 from faal_lab.models.weights import load_foreign
 from faal_lab.runs import Checkpoint, CheckpointError, RunFolder, is_foreign, read_checkpoint
 from faal_lab.runs.config import Config
@@ -57,11 +58,14 @@ def load_weights(model: nn.Module, spec: ModelSpec, config: Config, file: Path, 
     checkpoint = read_checkpoint(file)
     differences = spec_of(checkpoint).differences(spec)
     source = checkpoint.header["source"]
-    if source == {**source_of(config), "split_seed": source["split_seed"]} and source["split_seed"] != config.split_seed:
+    same_images = split_of(source) == {**split_of(source_of(config)), "split_seed": source["split_seed"]}
+    if same_images and source["split_seed"] != config.split_seed:
         differences.append(
             f"split_seed is {source['split_seed']}, expected {config.split_seed} "
             "(the model would be tested on images its base was trained on)"
         )
+    if checkpoint.header.get("wrapped"):
+        differences.append("its bias of balance is around the network, not in it (fine-tune the run that was balanced)")
     if differences:
         raise CheckpointError(f"{file} does not fit this run: {'; '.join(differences)}. Choose another base, model or data set.")
     try:
@@ -82,10 +86,19 @@ def spec_of(checkpoint: Checkpoint) -> ModelSpec:
     return ModelSpec(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
 
-def source_of(config: Config) -> dict[str, str | int]:
-    """Return the source of a run's images: data set, absolute folder and seed of the split."""
+Source = dict[str, str | int | float]
+
+
+def source_of(config: Config) -> Source:
+    """Return the source of a run's images: data set, absolute folder, seed of the split, and imbalance other than 1."""
     where = str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else ""
-    return {"data": config.data, "data_dir": where, "split_seed": config.split_seed}
+    thinned = {} if config.imbalance == 1 else {"imbalance": config.imbalance}
+    return {"data": config.data, "data_dir": where, "split_seed": config.split_seed, **thinned}
+
+
+def split_of(source: Source) -> Source:
+    """Return the part of a source that decides which images are test images: imbalance takes training images alone."""
+    return {name: source[name] for name in ("data", "data_dir", "split_seed")}
 
 
 def to_checkpoint(trainer: Trainer) -> Checkpoint:
@@ -108,6 +121,7 @@ def to_checkpoint(trainer: Trainer) -> Checkpoint:
         "spec": asdict(spec), "source": source_of(trainer.config), "epoch": state.epoch, "batch": state.batch, "step": state.step,
         "begun": state.begun, "averaged": state.averaged, "commands_read": state.commands_read, "dials": dict(state.dials),
         "best": trainer.best, "selected_on_test": trainer.selected_on_test,
+        **({"balanced": trainer.balanced} if trainer.balanced else {}),
     }  # fmt: skip
     return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
 
@@ -136,7 +150,7 @@ def from_checkpoint(trainer: Trainer, checkpoint: Checkpoint) -> None:
     state.epoch, state.batch, state.step = header["epoch"], header["batch"], header["step"]
     state.begun, state.averaged = header.get("begun", state.epoch), header.get("averaged", 0)
     state.commands_read, state.dials = header["commands_read"], state.dials | header["dials"]
-    trainer.best = header["best"]
+    trainer.best, trainer.balanced = header["best"], header.get("balanced", "")
     trainer.selected_on_test |= header.get("selected_on_test", False)
 
 
@@ -157,6 +171,8 @@ def load_model(
             "from the command line, train it by its path: --model my_module:make_net."
         )
     model = build(spec, config.seed) if model is None else model
+    if checkpoint.header.get("wrapped"):
+        model = Shifted(model, spec.num_classes)
     try:
         model.load_state_dict(delivered(checkpoint))
     except RuntimeError as error:

@@ -1,18 +1,12 @@
-"""Train into a run folder: settings become data, model, recipe, folder and training.
-
-Ctrl-C and SIGTERM are obeyed between two steps.
-"""
+"""Train into a run folder: settings become data, model, recipe, folder and training."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import signal
-import sys
-import threading
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,73 +22,34 @@ from faal_lab.dro.radius import radius_for_multiplier
 from faal_lab.errors import ConfigError, RecipeError
 from faal_lab.methods.recipe import Recipe
 from faal_lab.models.build import ModelSpec, build, device_of
-from faal_lab.models.examine import (
-    NetworkWarning,
-    architecture_sha256,
-    check_weights,
-    examine_network,
-    try_model,
-)
-from faal_lab.models.fast import takes_bfloat16, try_to_compile, wants_bfloat16
+from faal_lab.models.examine import NetworkWarning, architecture_sha256, check_weights, examine_network, try_model
+from faal_lab.models.fast import memory_kept, takes_bfloat16, try_to_compile, wants_bfloat16
 from faal_lab.models.layout import placed
 from faal_lab.models.normalize import statistics
+from faal_lab.models.processes import (
+    check_batch_norm,
+    check_same,
+    count,
+    first_alone,
+    join,
+    largest,
+    leave,
+    rank,
+    restarted,
+    told,
+)
 from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, is_foreign, read_checkpoint, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.control import last_number
 from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
-from faal_lab.runs.files import versions
+from faal_lab.runs.files import tensors_sha256, versions
+from faal_lab.training.attack import parts_of
 from faal_lab.training.loop import train
+from faal_lab.training.measure import balance_run, check_balance, check_last_layer
 from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
-from faal_lab.training.steering import Stopped
+from faal_lab.training.steering import Stopped, caught_signals
 from faal_lab.training.step import TrainingDiverged
 from faal_lab.training.trainer import Trainer, TrainingState, check_last_batch
-
-
-class Caught:
-    """The signal that asked the run to end, if one came."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def commands(self) -> list[Command]:
-        """Return a stop command once a signal came, else nothing."""
-        return [Command("stop")] if self.signal else []
-
-    def raise_if_any(self) -> None:
-        """End as the signal would have: raise KeyboardInterrupt or SystemExit."""
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal:
-            raise SystemExit(128 + self.signal)
-
-
-@contextmanager
-def caught_signals() -> Iterator[Caught]:
-    """Turn the first Ctrl-C or SIGTERM into a stop between two steps.
-
-    A second one ends the process at once.
-    """
-    caught = Caught()
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def handle(number: int, _: Any) -> None:
-        caught.signal = number
-        for name, old in before.items():
-            signal.signal(name, old)
-        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in before:
-        signal.signal(name, handle)
-    try:
-        yield caught
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for name, old in before.items():
-                if signal.getsignal(name) is handle:
-                    signal.signal(name, old)
 
 
 def load_data(config: Config) -> Splits:
@@ -105,8 +60,7 @@ def load_data(config: Config) -> Splits:
     )  # fmt: skip
 
 
-_PARTS = (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS, ATTACKERS)
-OWN_PARTS = {table.setting: table for table in _PARTS}  # settings that also take an object
+OWN_PARTS = {table.setting: table for table in (OBJECTIVES, FAIRNESS, AMBIGUITY_SETS, ATTACKERS)}  # these also take an object
 
 
 def prepare(
@@ -123,7 +77,7 @@ def prepare(
         if said := table.clash(getattr(config, table.setting)):
             warnings.warn(said, stacklevel=2)
     device = device_of(config.device)
-    splits = load_data(config)
+    splits = first_alone(lambda: load_data(config)) or load_data(config)  # one downloads and decodes, before the others
     channels, height, width = splits.train.pixels.shape[1:]
     name = config.model if model is None else type(model).__name__
     try:
@@ -154,6 +108,9 @@ def prepare(
         _examine(trainer, name, adopting)
     if not adopting:
         check_last_batch(trainer, name)
+        if config.balance != "none":
+            check_balance(splits, config)
+            check_last_layer(model, trainer.splits, name)  # on the device, as the model is
     if config.compile:
         low = wants_bfloat16(config.precision, model, device)
         size = -(-config.batch_size // config.accumulation)
@@ -265,6 +222,7 @@ def run(
         ConfigError: if the run to resume has other settings, or parts of its own that are missing here.
         RunLocked: if another process is training there.
         TrainingDiverged: if loss or gradient is not finite; the last good state is saved.
+        ProcessLost: if several processes train as one, and another one has ended.
 
     >>> import faal_lab as fl
     >>> config = fl.Config(epochs=1, batch_size=250, attack_steps=1, validation_steps=1)
@@ -273,6 +231,8 @@ def run(
     """
     own = own_parts(model, recipe, parts)
     config = replace(config, **part_names(parts or {}))
+    joined, out = join(), told(str(out))
+    resume |= bool(largest(restarted() and (Path(out) / "config.json").is_file()))
     if resume:
         folder = RunFolder.open(out)
         _check_own(folder, own)
@@ -282,38 +242,75 @@ def run(
             )
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
-        if checkpoint is not None and "adopted" in checkpoint.header:
+        if checkpoint is not None and checkpoint.header.keys() & {"adopted", "apart"}:
             raise ConfigError(
                 f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"
             )
         trainer = prepare(config, model, recipe, from_base=checkpoint is None, parts=parts)  # the base may be gone by now
         if checkpoint is not None:
             from_checkpoint(trainer, checkpoint)
+        check_processes(trainer)
     else:
         trainer = prepare(config, model, recipe, parts=parts)  # before the folder: bad input leaves nothing behind
-        folder = RunFolder.create(out, config, made_by(trainer), own)
+        check_processes(trainer)
+        first_alone(lambda: RunFolder.create(out, config, made_by(trainer), own))
+        folder = RunFolder(out)
     total = config.epochs * trainer.steps_per_epoch
 
     def report() -> tuple[str, float]:
         return trainer.state.activity, trainer.state.step / total
 
-    with Heartbeat(folder.path, report), folder.recording() as recorder:
+    with memory_kept(), ExitStack() as opened:
+        # one process writes; the others hold the same state
+        first_alone(lambda: opened.enter_context(Heartbeat(folder.path, report)))
+        recorder = first_alone(lambda: opened.enter_context(folder.recording()))
+        if joined:
+            opened.callback(leave)
+
+        def write(event: Event) -> None:
+            if recorder is not None:
+                recorder.write(event)
+
         events, event = _events(trainer, folder, resume, script), None
         try:
             for event in events:
-                recorder.write(event)
+                write(event)
                 yield event
         except GeneratorExit:  # the caller stopped pulling events
             events.close()
             if not isinstance(event, (RunFinished, RunFailed)):
-                recorder.write(RunFinished(trainer.state.step, "stopped"))
+                write(RunFinished(trainer.state.step, "stopped"))
             trainer.state.activity = "ended"
             raise
 
 
 def made_by(trainer: Trainer) -> dict[str, str]:
     """Return the versions behind a run, and the facts about a network of somebody else."""
-    return versions() | ({"compile": trainer.not_compiled} if trainer.not_compiled else {}) | trainer.network
+    together = {"processes": str(count())} if count() > 1 else {}
+    return versions() | together | ({"compile": trainer.not_compiled} if trainer.not_compiled else {}) | trainer.network
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Raise ConfigError where several processes cannot train this as one, or do not hold the same."""
+    config, images = trainer.config, trainer.splits.train
+    if count() == 1:
+        return
+    for name, why in (("replays", "a perturbation that goes from batch to batch"), ("compile", "a compiled network")):
+        if getattr(config, name):
+            raise ConfigError(f"{name}={getattr(config, name)} needs {why}, and runs in one process only, not in {count()}.")
+    for size in (min(config.batch_size, len(images)), len(images) % config.batch_size or config.batch_size):
+        fewest = size // parts_of(size, config.accumulation)
+        if fewest < count():
+            raise ConfigError(
+                f"{count()} processes cannot share {fewest} image{'s' * (fewest != 1)}: batch_size={config.batch_size} and "
+                f"accumulation={config.accumulation} leave so few in a part of {size}. Start fewer, or change batch_size."
+            )
+    check_batch_norm(trainer.state.model)
+    check_same("settings", config.to_mapping())
+    check_same("checkpoint", [trainer.state.epoch, trainer.state.batch, trainer.state.step])
+    check_same("versions", versions())
+    few = images.part(torch.linspace(0, len(images) - 1, min(64, len(images))).long().to(images.labels.device))
+    check_same("images", tensors_sha256({"labels": images.labels.cpu(), "pixels": few.batch(torch.arange(len(few)))[0].cpu()}))
 
 
 def turns_of(run_folder: str | Path) -> list[DialTurned]:
@@ -344,12 +341,12 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
             state.dials["tau"], state.dials["epsilon"], state.dials["learning_rate"],
             median_distance(trainer.splits.train, config.norm),
         )  # fmt: skip
-    reader = CommandReader(folder.control, state.commands_read)
+    reader = CommandReader(folder.control, state.commands_read)  # of the first process, which tells the others
     stale = last_number(folder.control) if resume else 0
 
     def poll() -> list[Command]:
         # A stop from before the resume would end the run again. So older commands are dropped, except turns of dials.
-        return [c for c in reader.poll() if c.number > stale or c.do == "turn"]
+        return [c for c in reader.poll() if c.number > stale or c.do == "turn"] if rank() == 0 else []
 
     event: Event | None = None
     with caught_signals() as caught:
@@ -357,6 +354,8 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
             for event in train(trainer, lambda: [*poll(), *caught.commands()], script):
                 yield event  # recorded first: a checkpoint must not be ahead of the metrics
                 _save(trainer, folder, event)
+            if config.balance != "none" and not trainer.balanced:
+                yield balance_run(trainer, caught.stop_if_any if count() == 1 else lambda: None)
             reason = "done"
         except Stopped:
             reason = "stopped"
@@ -374,6 +373,7 @@ def _events(trainer: Trainer, folder: RunFolder, resume: bool, script: Sequence[
             raise
     _write(trainer, folder, "last")
     yield RunFinished(state.step, reason)
+    largest(0)  # nobody is gone before the first process has written
     state.activity = "ended"
     caught.raise_if_any()
 
@@ -393,4 +393,5 @@ def _save(trainer: Trainer, folder: RunFolder, event: Event) -> None:
 
 
 def _write(trainer: Trainer, folder: RunFolder, which: str) -> None:
-    write_checkpoint(folder.checkpoint(which), to_checkpoint(trainer))
+    if rank() == 0:
+        write_checkpoint(folder.checkpoint(which), to_checkpoint(trainer))

@@ -1,12 +1,20 @@
-"""Obey commands between two steps, and between two attack steps."""
+"""Obey commands between two steps, and between two attack steps; Ctrl-C and SIGTERM between two steps."""
 
 from __future__ import annotations
 
+import json
 import math
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 from faal_lab.errors import ConfigError, UnknownName, check_name
+from faal_lab.models.processes import count, largest, told
 from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import COMMANDS, Command, CommandRefused, DialTurned
 from faal_lab.training.trainer import Trainer
@@ -25,6 +33,71 @@ class Stopped(Exception):
     """A stop was asked for; the state is that of the last whole step."""
 
 
+class Caught:
+    """The signal that asked the run to end, if one came."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def commands(self) -> list[Command]:
+        """Return a stop command once a signal came, else nothing."""
+        return [Command("stop")] if self.signal else []
+
+    def stop_if_any(self) -> None:
+        """Raise Stopped once a signal came."""
+        if self.signal:
+            raise Stopped
+
+    def raise_if_any(self) -> None:
+        """End as the signal would have: raise KeyboardInterrupt or SystemExit."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal:
+            raise SystemExit(128 + self.signal)
+
+
+@contextmanager
+def caught_signals() -> Iterator[Caught]:
+    """Turn the first Ctrl-C or SIGTERM into a stop between two steps.
+
+    A second one ends the process at once. Of several processes it does nothing: torchrun hands on what each has got already.
+    """
+    caught = Caught()
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def handle(number: int, _: Any) -> None:
+        caught.signal = number
+        if count() > 1:
+            return
+        for name, old in before.items():
+            signal.signal(name, old)
+        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        signal.signal(name, handle)
+    try:
+        yield caught
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for name, old in before.items():
+                if signal.getsignal(name) is handle:  # a process that ends with others is not to be ended twice
+                    signal.signal(name, signal.SIG_IGN if caught.signal and count() > 1 else old)
+
+
+def _agreed(mine: list[Command]) -> list[Command]:
+    """Return the commands of all processes: those of the first one, and a stop if another one is to end."""
+    if count() == 1:
+        return mine
+    if not largest(len(mine)):
+        return []
+    stop = largest(any(command.do == "stop" for command in mine))
+    first = [Command(**row) for row in json.loads(told(json.dumps([asdict(command) for command in mine])))]
+    return first if not stop or any(command.do == "stop" for command in first) else [*first, Command("stop")]
+
+
 class Steering:
     """The commands of one call of `train`. Turns dials, and blocks while paused."""
 
@@ -41,6 +114,8 @@ class Steering:
 
     def look(self, *, now: bool = False) -> None:
         """Read new commands, and block while paused. Raises Stopped on a stop."""
+        if count() > 1 and not now:
+            return  # all processes look, and wait, at the same moments: between two steps
         self._read(now)
         while self.paused and not self.singles and not self.stop:
             self.state.activity = "paused"
@@ -64,9 +139,9 @@ class Steering:
 
     def _read(self, now: bool) -> None:
         clock = time.monotonic()
-        if clock - self._looked < self._INTERVAL and not (now and self._cost < 0.002):
+        if count() == 1 and clock - self._looked < self._INTERVAL and not (now and self._cost < 0.002):
             return
-        for command in self.poll():
+        for command in _agreed(self.poll()):
             self.state.commands_read = max(self.state.commands_read, command.number)
             try:
                 self._take(command)

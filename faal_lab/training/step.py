@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from faal_lab.data.batches import Batch
+from faal_lab.dro.base import eager_on_cpu
 from faal_lab.errors import FaalLabError
 from faal_lab.methods.awp import weight_perturbed
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats, class_sums
@@ -23,6 +24,7 @@ from faal_lab.methods.fairness.base import AddsTerms, EndsEpochs, Weighing
 from faal_lab.methods.objectives import Outcome, passed, weighted
 from faal_lab.methods.recipe import Recipe
 from faal_lab.methods.releases import order
+from faal_lab.models import processes
 from faal_lab.models.examine import train_mode
 from faal_lab.runs.events import StepDone
 from faal_lab.training.attack import Attacked, attack, climb_along, parts_of
@@ -51,19 +53,22 @@ def scored_logits(outcome: Outcome) -> torch.Tensor:
 class Passes:
     """The passes of a batch and its attacked images through a model in training mode.
 
-    The batch goes through in `parts` pieces.
+    The batch goes through in `parts` pieces; `whole` are its images in all processes.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int
-    ) -> None:
+        self, model: nn.Module, recipe: Recipe, images: torch.Tensor, adv: torch.Tensor, labels: torch.Tensor, parts: int,
+        whole: int,
+    ) -> None:  # fmt: skip
         self._model, self._recipe = model, recipe
         released = order(recipe.passes)
         self._order = released._replace(before=tuple(name for name in released.before if name != "restart"))
         sample = adv.ndim - images.ndim  # 1 if the two points of each image come first
         pieces = zip(images.tensor_split(parts), adv.tensor_split(parts, dim=sample), labels.tensor_split(parts), strict=True)
         self._parts = (
-            [Part(x, a, y, len(y) / len(labels)) for x, a, y in pieces] if parts > 1 else [Part(images, adv, labels, 1.0)]
+            [Part(x, a, y, len(y) / whole) for x, a, y in pieces]
+            if parts > 1
+            else [Part(images, adv, labels, len(labels) / whole)]
         )
 
     def whole(self) -> Outcome:
@@ -87,7 +92,8 @@ class Passes:
         `whole` is the outcome that `whole()` returned.
         """
         if len(self._parts) == 1:
-            loss = weighted(whole.terms, multipliers, self._parts[0].labels, scored_logits(whole).argmax(1))
+            part = self._parts[0]
+            loss = part.share * weighted(whole.terms, multipliers, part.labels, scored_logits(whole).argmax(1))
             loss.backward()
             return loss.detach()
         total = torch.zeros((), device=self._parts[0].labels.device)
@@ -95,7 +101,7 @@ class Passes:
             outcome = self._outcome(part)
             loss = part.share * weighted(outcome.terms, multipliers, part.labels, scored_logits(outcome).argmax(1))
             loss.backward()
-            total += loss.detach()
+            total = total + loss.detach()  # in the precision of the loss
         return total
 
     def unweighted(self) -> Iterator[torch.Tensor]:
@@ -166,25 +172,29 @@ def step(trainer: Trainer, batch: Batch, before: Before) -> StepDone:
     attacked = attack(trainer, batch)
     train_mode(state.model)
     adv = attacked.images.detach().requires_grad_(bool(trainer.config.replays))
-    parts = parts_of(len(labels), trainer.config.accumulation)
-    passes = Passes(state.model, recipe, batch.images, adv, labels, parts)
+    passes = Passes(state.model, recipe, batch.images, adv, labels, parts_of(batch.size, trainer.config.accumulation), batch.size)
     gamma = recipe.awp_gamma if state.epoch >= recipe.awp_start else 0.0
     with weight_perturbed(state.model, passes.unweighted, gamma):  # AWP; at gamma 0 the weights as they are
         # Line 4: the loss terms of each image, and the logits that classes are scored by.
         outcome = passes.whole()
         logits = scored_logits(outcome)
-        if not bool(torch.isfinite(logits).all()):
-            raise _diverged(state, before, "Logits are", rate)
-        # Line 5: a score for each class, the mean margin of its images.
+        # Line 5: a score for each class, the mean margin of its images, in all processes.
         stats = _statistics(trainer, outcome, logits, labels)
+        found = {"broken": (~torch.isfinite(logits)).sum().float(), **_to_report(outcome, attacked, labels, trainer.num_classes)}
+        processes.total([stats.count, *stats.sums.values(), *found.values()])
+        if eager_on_cpu(logits) and bool(found["broken"]):  # a GPU is not asked twice in a step: it answers in `_look`
+            raise _diverged(state, before, "Logits are", rate)
         # Line 6: the worst class distribution w, max over KL(U || w) <= tau of sum of w * scores. Multipliers are C * w.
         with torch.no_grad():
             weighing = recipe.fairness.weigh(stats, tuple(outcome.terms), state.dials["tau"])
         # Line 7: the gradient of the weighted loss, mean of multiplier[label] * loss.
         state.optimizer.zero_grad(set_to_none=True)
         loss = passes.backward(outcome, weighing.multipliers)
+        processes.total([loss, *(p.grad for p in state.model.parameters() if p.grad is not None)])
         # Line 8: one descent step of the weights, unless a number is not finite.
-        seen = _look(state, loss, weighing, _to_report(outcome, attacked, labels, stats))
+        if "radius" in found:
+            found["radius"] /= stats.count.clamp(min=1)
+        seen = _look(state, loss, weighing, {"count": stats.count, "margin": stats.mean("margin"), **found})
         _descend(state, seen, before, rate)
     passes.after()
     if trainer.config.replays:
@@ -217,7 +227,8 @@ def _reported(state: TrainingState, seen: dict[str, list[float]], rate: float) -
 def _statistics(trainer: Trainer, outcome: Outcome, logits: torch.Tensor, labels: torch.Tensor) -> ClassStats:
     """Collect the class statistics that the fairness method needs, and the margin for display."""
     needs = {"margin", *trainer.state.recipe.fairness.needs}
-    values = {name: CLASS_SCORES[name](logits, labels) for name in needs - {"loss", "softmax"}}
+    # sorted: a set has another order in every process, and their sums are added place by place
+    values = {name: CLASS_SCORES[name](logits, labels) for name in sorted(needs - {"loss", "softmax"})}
     if "loss" in needs:
         values["loss"] = torch.stack([term.detach() for term in outcome.terms.values()]).sum(0)
     if "softmax" in needs:
@@ -225,24 +236,24 @@ def _statistics(trainer: Trainer, outcome: Outcome, logits: torch.Tensor, labels
     return ClassStats.of(labels, trainer.num_classes, values)
 
 
-def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, stats: ClassStats) -> Tensors:
-    """Collect the counts and means [C] of a batch that are reported.
+def _to_report(outcome: Outcome, attacked: Attacked, labels: torch.Tensor, classes: int) -> Tensors:
+    """Collect the counts and sums [C] of a batch that are reported.
 
     Those that this objective or method does not have are left out.
     """
-    found, classes = {"count": stats.count, "margin": stats.mean("margin")}, len(stats.count)
+    found = {}
     for name, logits in (("robust", outcome.adv_logits), ("clean", outcome.clean_logits)):
         if logits is not None:
             found[name] = class_sums((logits.detach().argmax(1) == labels).float(), labels, classes)
     if attacked.radius is not None:  # the method gives classes radii of their own
-        found["radius"] = class_sums(attacked.radius, labels, classes) / stats.count.clamp(min=1)
+        found["radius"] = class_sums(attacked.radius, labels, classes)
     return found
 
 
 def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: Tensors) -> dict[str, list[float]]:
     """Read all numbers of a step in one transfer, once its gradients are known.
 
-    Each read from a GPU waits for all work before it.
+    Each read from a GPU waits for all work before it, so that nothing else in a step reads.
     """
     size = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     values = {"loss": loss, "size": size, "weights": weighing.weights, "divergence": weighing.divergence, **found}
@@ -255,6 +266,8 @@ def _look(state: TrainingState, loss: torch.Tensor, weighing: Weighing, found: T
 def _descend(state: TrainingState, seen: dict[str, list[float]], before: Before, rate: float) -> None:
     """Make one optimiser step with the gradients; raise TrainingDiverged if they are not finite."""
     loss, size = seen["loss"][0], seen["size"][0]
+    if seen["broken"][0]:
+        raise _diverged(state, before, "Logits are", rate)
     if not (math.isfinite(loss) and math.isfinite(size)):
         raise _diverged(state, before, f"Loss {loss} and gradient norm {size} are", rate)
     for group in state.optimizer.param_groups:

@@ -86,6 +86,7 @@ class Trainer:
     not_compiled: str = ""  # the compiler's error, if it failed
     network: dict[str, str] = field(default_factory=dict)  # of a foreign one: the hash of its architecture, and notes
     draws: bool = False  # its passes in training mode draw random numbers, as dropout does
+    balanced: str = ""  # how a bias for each class was found, once there is one
     selected_on_test: bool = False  # this run, or one that it started from, validates on the test images
     tick: AttackTick = field(default=lambda: None, compare=False)  # called between attack steps; may raise, to interrupt
 

@@ -3,6 +3,7 @@
 import sys
 
 try:
+    from faal_lab.widgets.balance import Balancer
     from faal_lab.widgets.compare import Comparison
     from faal_lab.widgets.dashboard import Dashboard
     from faal_lab.widgets.explorer import Explorer
@@ -16,4 +17,4 @@ except ModuleNotFoundError as error:
         "all it needs there (pip install -e . in its folder), or choose the kernel that has it."
     ) from error
 
-__all__ = ["Comparison", "Dashboard", "Explorer", "SweepPanel", "Workbench"]
+__all__ = ["Balancer", "Comparison", "Dashboard", "Explorer", "SweepPanel", "Workbench"]

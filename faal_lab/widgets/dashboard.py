@@ -6,11 +6,13 @@ A separate thread reads and draws, so that neither the kernel nor the run waits 
 from __future__ import annotations
 
 import html
+import re
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as W
@@ -20,12 +22,14 @@ from faal_lab.dro.radius import stated
 from faal_lab.errors import RunFolderError
 from faal_lab.runs import ENDED, Follower, RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed
+from faal_lab.runs.control import Dials, reads_tau, weighs
+from faal_lab.runs.events import CommandRefused, RunFailed, RunResumed, RunStarted
 from faal_lab.runs.history import History, run_files
-from faal_lab.widgets.panels import panel_spec, pictures, turn_marks
+from faal_lab.widgets.panels import panel_spec, pictures, turn_marks, validation_result
 from faal_lab.widgets.setup import error_text
 from faal_lab.widgets.stream import Pane, StreamView
 
+GONE = "gone"  # the state of a run whose folder was deleted or moved
 _PERIOD = 0.1  # seconds between two reads of the folder
 _LINE = 1.6  # seconds between two status lines with the same state
 
@@ -68,8 +72,10 @@ class Dashboard(Pane):
         self.status = "none"
         self._on_look = on_look
         self._changed, self._ended, self._said, self._told, self._restarts = False, "", "", 0.0, 0
-        self._ambiguity, self._radius = "kl", (-1.0, "")
+        self._stale = False  # the status line is behind the panels
+        self._ambiguity, self._radius, self._weighs, self._reads_tau = "kl", (-1.0, ""), True, True
         self._follower: Follower | None = None
+        self._dials, self._waits = Dials(Path()), list[str]()
         self._settings: Config | None = None
         self._speed: deque[tuple[float, int]] = deque(maxlen=40)
         self._lock = threading.Lock()
@@ -84,9 +90,25 @@ class Dashboard(Pane):
         self.save.on_click(lambda _: self._offer())
         controls = W.HBox([self.window, self.play, self.until, self.save], layout=W.Layout(flex_flow="row wrap"))
         super().__init__([self.state, self.problem, controls, self.view])
+        self.add_class("faal-dashboard")
         if path is not None:
             self.follow(path)
         threading.Thread(target=self._loop, name="faal-dashboard", daemon=True).start()
+
+    @property
+    def dials(self) -> Dials:
+        """Return the dials of the run that is shown.
+
+        Returns:
+            Its dials; `wanted` are the values for the next batch, {} before the run began.
+
+        >>> import faal_lab as fl
+        >>> dashboard = fl.Dashboard("runs/waits")
+        >>> dashboard.dials.wanted
+        {}
+        >>> dashboard.close()
+        """
+        return self._dials
 
     def follow(self, path: str | Path) -> None:
         """Show another run from its beginning.
@@ -95,13 +117,30 @@ class Dashboard(Pane):
             path: the run folder; it need not exist yet.
         """
         with self._lock:
-            self._follower = Follower(path, keep_steps=False)
+            self._follower, self._dials = Follower(path, keep_steps=False), Dials(Path(path))
             self._history = History(len(self._names))
             self._speed.clear()
             self.status, self._ended, self._said, self._restarts = "waiting", "", "", 0
             self._settings = None
             self.problem.value = ""
             self.view.zoom, self.view.asked = None, True
+
+    def leave(self) -> None:
+        """Show no run.
+
+        >>> import faal_lab as fl
+        >>> dashboard = fl.Dashboard("notebooks/recorded/control")
+        >>> dashboard.leave()
+        >>> dashboard.status
+        'none'
+        >>> dashboard.close()
+        """
+        with self._lock:
+            self._follower, self._dials, self._history = None, Dials(Path()), History(len(self._names))
+            self.status, self.state.value = "none", "<b>no run</b>"
+            self._let_replay(False)
+            self.view.pulse(False)
+            self.view.show(pictures(self._history, 1), [])
 
     def close(self) -> None:
         """End the thread and remove the widgets."""
@@ -113,18 +152,16 @@ class Dashboard(Pane):
 
     def _loop(self) -> None:
         while not self._closed.wait(_PERIOD):
-            try:
-                with self._lock:
-                    said = self._look()
-                if self._on_look is not None:
-                    self._on_look()
-            except (RunFolderError, OSError) as error:
-                said = str(error)
-            except Exception:  # a thread's traceback would be printed under the cell that ran last
-                said = traceback.format_exc()
+            said = _error_of(self._locked_look)
+            if self._on_look is not None:  # also after an error: else the controls would stay as they were
+                said = "\n".join(filter(None, [said, _error_of(self._on_look)]))
             shown = error_text(said) if said else ""  # an error that has passed disappears
             if self.problem.value != shown:
                 self.problem.value = shown
+
+    def _locked_look(self) -> str:
+        with self._lock:
+            return self._look()
 
     def _look(self) -> str:
         """Read and draw once, and return the run's error ("" if there is none).
@@ -134,18 +171,33 @@ class Dashboard(Pane):
         follower = self._follower
         if follower is None:
             return ""
-        self._take(follower)
+        try:
+            self._take(follower)
+        except RunFolderError:
+            if not follower.path.exists():
+                self.status = self._said = GONE
+                self.state.value = f"<b>{GONE}</b>"
+                self.view.pulse(False)
+            raise
         self.status = status = follower.status()
+        self.view.pulse(status not in ENDED)
         still = status in (*ENDED, "paused")
         final = still and status != self._ended and not follower.new
         drawn = final or (self.view.ready() and (self._changed or self.view.asked))
         if drawn:
             self._draw(follower)
+        self._dials.look(follower, self._settings)
+        waits = [] if status == "done" else self._dials.waiting()
+        turned, self._waits = waits != self._waits, waits
         self._ended = status if final else self._ended if still else ""
         self._let_replay(still)
         now = time.monotonic()
-        if final or status != self._said or (drawn and now - self._told >= _LINE):  # a message slows a run on the same cores
-            self._said, self._told, self.state.value = status, now, self._status_line(follower, status)
+        self._stale |= drawn
+        due = self._stale and now - self._told >= _LINE  # a message slows a run on the same cores
+        if final or turned or due or status != self._said:
+            self._said, self._told, self._stale, self.state.value = status, now, False, self._status_line(follower, status)
+        if drawn and still:
+            self.view.still(_plain(f"{follower.path.name}: {self.state.value}"))
         for event in reversed(follower.events[-20:]):
             if isinstance(event, RunResumed):
                 break
@@ -160,20 +212,33 @@ class Dashboard(Pane):
         if follower.restarts != self._restarts:
             self._restarts, self._history, self._settings = follower.restarts, History(len(self._names)), None
         if started is not None and follower.new:
-            self._settings = self._settings or RunFolder(follower.path).config()
-            names, ambiguity = list(started.class_names), self._settings.ambiguity
-            if (names, ambiguity) != (self._names, self._ambiguity):
-                self._names, self._ambiguity, self._history = names, ambiguity, History(len(names))
-                self._radius = -1.0, ""
-                self.view.spec = panel_spec(names, ambiguity)
+            if self._settings is None:
+                self._settings = self._set_panels(started)
             self._history.add(follower.new)
             self._changed = True
+
+    def _set_panels(self, started: RunStarted) -> Config:
+        """Make the panels of a run that began, and return its settings."""
+        assert self._follower is not None
+        folder, names = RunFolder(self._follower.path), list(started.class_names)
+        config, own = folder.config(), set(folder.own())
+        self._weighs, self._reads_tau = weighs(config, own), reads_tau(config, own)
+        self._names, self._ambiguity, self._history, self._radius = names, config.ambiguity, History(len(names)), (-1.0, "")
+        spec = panel_spec(
+            names, config.ambiguity, weighs=self._weighs, tau=self._reads_tau, batches=max(1, started.steps_per_epoch)
+        )
+        if self.view.spec != spec:
+            self.view.spec = spec
+        return config
 
     def _draw(self, follower: Follower) -> None:
         self._changed = False
         until = None if self.until.disabled else self.until.value
         shown = pictures(self._history, self.window.value, self.view.zoom, until, self.view.followed)
-        self.view.show(shown, turn_marks([t for t in follower.turns if until is None or t.step <= until]))
+        if not self._reads_tau:
+            shown["divergence"] = replace(shown["divergence"], y=shown["divergence"].y[:1])
+        last = follower.latest.step if follower.latest else 0
+        self.view.show(shown, turn_marks(follower.turns, last if until is None else min(until, last)))
 
     def _let_replay(self, still: bool) -> None:
         """Extend the slider to the run's last batch, and enable it while the run is paused or has ended."""
@@ -214,7 +279,30 @@ class Dashboard(Pane):
                 row = AMBIGUITY_SETS[self._ambiguity]  # a dashboard runs no code of a path that a run names
                 said = f"tau {latest.tau:.3g}" if row.label else stated(row.make(), latest.tau, len(self._names))
                 self._radius = latest.tau, said
-            words.append(f"{self._radius[1]}, spent {latest.divergence:.3f}, epsilon {latest.epsilon:g}")
-            words.append(f"heaviest class {self._names[max(range(len(self._names)), key=latest.weights.__getitem__)]}")
+            spent = [f"{self._radius[1]}, spent {latest.divergence:.3f}"] if self._reads_tau else []
+            words.append(", ".join([*spent, f"epsilon {latest.epsilon:g}"]))
+            heaviest = max(latest.weights)
+            if self._weighs and latest.weights.count(heaviest) == 1:
+                words.append(f"heaviest class {self._names[latest.weights.index(heaviest)]}")
+        words += [f"{text} waits for the next batch" for text in self._waits]
         signs = self._history.signs().values()
-        return "<br>".join([" · ".join(words), *(f"Note: {html.escape(text)}" for text in signs)])
+        result = ""
+        if status == "done" and self._settings is not None:
+            result = validation_result(self._settings, self._names, follower.epochs, follower.path)
+        notes = [f"Note: {text}" for text in signs]
+        return "<br>".join([" · ".join(words), *map(html.escape, filter(None, [result, *notes]))])
+
+
+def _plain(status: str) -> str:
+    """Return a status line as text."""
+    return html.unescape(re.sub("<[^>]+>", "", status.replace("<br>", "\n")))
+
+
+def _error_of(act: Callable[[], str | None]) -> str:
+    """Call `act`, and return what it says or why it failed."""
+    try:
+        return act() or ""
+    except (RunFolderError, OSError) as error:
+        return str(error)
+    except Exception:  # a thread's traceback would be printed under the cell that ran last
+        return traceback.format_exc()

@@ -22,8 +22,9 @@ function shade(share) {
 function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
-  const found = [];
+  const steps = [1, 2, 5, 10].map((k) => k * power), found = [];
+  let at = steps.findIndex((k) => k >= rough), step = at < 0 ? 10 * power : steps[at];
+  if (Math.floor(high / step) - Math.ceil(low / step) < 1) step = at > 0 ? steps[at - 1] : step / 2; // one tick alone shows no scale
   for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-6; v += step) found.push(Math.abs(v) < step / 1e6 ? 0 : v);
   return found;
 }

@@ -3,7 +3,9 @@
 // {kind: "data"}; the page answers {kind: "hello"} when it needs everything, and {kind: "drawn", number} after drawing.
 
 const FONT = "11px system-ui, sans-serif";
+const NAME = 42; // pixels at the right for an axis' name
 const MARGIN = { right: 10, top: 8, bottom: 24 };
+const FAINT = 0.5; // opacity of the second kind of line in the text's colour
 const HEIGHT = 190, LINE = 12; // of a panel, and of a line of text
 
 class Panel {
@@ -14,7 +16,9 @@ class Panel {
     const head = make("div", "faal-panel-head", this.box);
     make("span", "faal-panel-title", head, spec.title);
     this.numbers = make("span", "faal-panel-numbers", head);
+    if (!spec.note && spec.lines.length > 1 && spec.lines.every((line) => line.class === null)) this.keys(head);
     this.canvas = make("canvas", "faal-canvas", this.box);
+    if (spec.note) { make("div", "faal-panel-note", this.box, spec.note); this.canvas.style.display = "none"; }
     this.canvas.setAttribute("role", "img");
     this.canvas.addEventListener("mousemove", (e) => this.point(e));
     this.canvas.addEventListener("mouseleave", () => { this.pointer = null; this.drag = null; view.tell(null); view.redraw(); });
@@ -30,6 +34,17 @@ class Panel {
       if (this.inView) view.redraw();
     }, { rootMargin: "60px" });
     this.watcher.observe(this.canvas);
+  }
+
+  // The legend of lines that stand for no class.
+  keys(head) {
+    const list = make("span", "faal-keys", head);
+    for (const line of this.spec.lines) {
+      const key = make("span", "faal-key", list), swatch = make("span", "faal-swatch", key);
+      swatch.style.borderTop = `2px ${line.dash.length ? (line.dash[0] < 4 ? "dotted" : "dashed") : "solid"} currentColor`;
+      swatch.style.opacity = line.faint ? FAINT : 1;
+      make("span", "", key, line.name);
+    }
   }
 
   // Asked for when the page is laid out anew; at every drawing it would make the browser do that.
@@ -56,7 +71,8 @@ class Panel {
 
   draw() {
     const pen = this.size(), { spec, data, frame } = this;
-    if (!data || !data.x.length) return;
+    if (spec.note) return;
+    if (!data || !data.x.length) return this.tell(""); // else the numbers of the run before stay
     this.scale();
     pen.font = FONT;
     if (spec.kind !== "heatmap") this.grid(pen);
@@ -65,7 +81,7 @@ class Panel {
     pen.rect(frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top);
     pen.clip();
     ({ lines: this.lines, heatmap: this.heatmap, bars: this.bars })[spec.kind].call(this, pen);
-    if (spec.x === "batch") this.marks(pen);
+    if (spec.x !== "class") this.marks(pen);
     pen.restore();
     this.axis(pen);
     this.summary();
@@ -77,6 +93,7 @@ class Panel {
     if (spec.x === "batch" && view.span) [x0, x1] = view.span;
     if (spec.kind === "bars") [x0, x1] = [-0.5, data.x.length - 0.5];
     if (x1 <= x0) x1 = x0 + 1;
+    if (spec.x === "epoch") [x0, x1] = [0, (x1 * (frame.right - frame.left)) / (frame.right - frame.left - NAME - 8)]; // room for its name
     let [y0, y1] = spec.range || [Infinity, -Infinity];
     if (!spec.range) {
       for (let i = 0; i < data.y.length; i++) if (data.y[i] === data.y[i]) { y0 = Math.min(y0, data.y[i]); y1 = Math.max(y1, data.y[i]); }
@@ -117,15 +134,17 @@ class Panel {
     if (spec.kind === "heatmap") {
       const skip = Math.ceil((data.rows * 11) / (frame.bottom - frame.top)), high = (frame.bottom - frame.top) / data.rows;
       for (let r = 0; r < data.rows; r += skip) pen.fillText(fitted(pen, this.view.spec.classes[r], frame.left - 6), frame.left - 4, frame.top + (r + 0.5) * high);
-    } else for (const y of ticks(...this.reach, 4)) pen.fillText(short(y), frame.left - 5, this.py(y));
+    } else for (const y of (this.levels = ticks(...this.reach, 4))) pen.fillText(short(y), frame.left - 5, this.py(y));
     pen.textAlign = "center";
     pen.textBaseline = "top";
     if (spec.kind === "bars") {
       const wide = (frame.right - frame.left) / data.x.length, skip = Math.ceil(Math.min(96, view.named + 6) / wide);
       for (let i = 0; i < data.x.length; i += skip) pen.fillText(fitted(pen, this.view.spec.classes[i], wide * skip - 4), this.px(i), frame.bottom + 5);
     } else {
-      const places = ticks(...this.span, 5).filter((x) => spec.x !== "epoch" || Number.isInteger(x));
-      for (const x of places) if (this.px(x) < frame.right - 42) pen.fillText(short(x), this.px(x), frame.bottom + 5);
+      this.places = [];
+      for (let count = 5; this.places.length < 2 && count < 99; count *= 2) // one tick alone shows no scale
+        this.places = ticks(...this.span, count).filter((x) => this.px(x) < frame.right - NAME && (spec.x !== "epoch" || Number.isInteger(x)));
+      for (const x of this.places) pen.fillText(short(x), this.px(x), frame.bottom + 5);
       pen.textAlign = "right";
       pen.fillText(spec.x, frame.right, frame.bottom + 5);
     }
@@ -143,8 +162,8 @@ class Panel {
       open = true;
     }
     const ratio = window.devicePixelRatio || 1, times = alpha < 1 ? 1 : Math.max(1, Math.round(width * ratio));
-    pen.globalAlpha = alpha;
-    pen.strokeStyle = line.colour;
+    pen.globalAlpha = line.faint ? alpha * FAINT : alpha;
+    pen.strokeStyle = line.colour === "ink" ? this.view.ink : line.colour;
     pen.lineWidth = 1 / ratio;
     pen.setLineDash(line.dash || []);
     for (let k = 0; k < times; k++) {
@@ -216,7 +235,7 @@ class Panel {
     pen.setLineDash([4, 3]);
     pen.beginPath();
     for (const mark of this.view.marks) {
-      const p = Math.round(this.px(mark.x)) + 0.5;
+      const p = Math.round(this.px(this.spec.x === "epoch" ? mark.x / this.view.spec.batches : mark.x)) + 0.5;
       pen.moveTo(p, this.frame.top);
       pen.lineTo(p, this.frame.bottom);
     }
@@ -250,22 +269,30 @@ class Panel {
     }
   }
 
-  // Lowest, highest and latest value of the followed line, else of the one whose latest value stands out.
+  // Latest, lowest and highest value of the followed class, else of the panel's line; else of the class that stands out, by its role.
   summary() {
     const { data, spec, view } = this, last = data.x.length - 1;
-    if (spec.kind === "bars") { this.numbers.textContent = "last epoch, 95 % intervals"; return; }
-    let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed);
+    if (spec.kind === "bars") return this.tell(data.y.some((y) => y === y) ? "last epoch, 95 % intervals" : "");
+    let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed), role = "";
+    if (row < 0 && !spec.picks) row = spec.tells || 0;
     if (row < 0) {
-      row = 0;
-      const better = spec.worst === "low" ? (a, b) => a < b : (a, b) => a > b;
-      for (let r = 1; r < data.rows; r++) if (better(this.at(r, last), this.at(row, last))) row = r;
+      const latest = Array.from({ length: data.rows }, (_, r) => this.at(r, last)), known = latest.filter((y) => y === y);
+      const edge = spec.worst === "low" ? Math.min(...known) : Math.max(...known), alike = known.filter((y) => y === edge).length;
+      row = latest.indexOf(edge);
+      role = `${spec.picks} `;
+      if (alike !== 1) { // to name one of several would be a lie
+        this.tell(alike ? `${alike === data.rows ? "all classes" : `${role}${alike} classes`}: now ${short(edge)}` : "");
+        return;
+      }
     }
     let [low, high] = [Infinity, -Infinity];
     for (let i = 0; i <= last; i++) { const y = this.at(row, i); if (y === y) { low = Math.min(low, y); high = Math.max(high, y); } }
-    if (!(high >= low)) { this.numbers.textContent = ""; return; }
-    const text = `${spec.lines[row].name}: now ${short(this.at(row, last))}, min ${short(low)}, max ${short(high)}`;
+    this.tell(high >= low ? `${role}${spec.lines[row].name}: now ${short(this.at(row, last))}, min ${short(low)}, max ${short(high)}` : "");
+  }
+
+  tell(text) {
     this.numbers.textContent = text;
-    this.canvas.setAttribute("aria-label", `${spec.title}. ${text}`);
+    this.canvas.setAttribute("aria-label", `${this.spec.title}. ${text}`);
   }
 
   point(event) {

@@ -5,54 +5,70 @@ Panels with a line per class become heatmaps (a row per class) above MANY classe
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from faal_lab.evaluation.statistics import class_accuracy, wilson
+from faal_lab.errors import RunFolderError
+from faal_lab.evaluation.statistics import average_accuracy, class_accuracy, wilson, worst_accuracy
 from faal_lab.results.figures import class_style
-from faal_lab.runs.events import DialTurned
+from faal_lab.runs import Follower, RunFolder
+from faal_lab.runs.config import Config
+from faal_lab.runs.control import held, turned
+from faal_lab.runs.events import DialTurned, EpochDone
 from faal_lab.runs.history import MAX_POINTS, History, thinned
 from faal_lab.widgets.stream import Picture
 
 MANY = 12
 _COLUMNS = 200  # columns of a heatmap, at most
 _DASHES = {"solid": [], "dash": [7, 4], "dot": [2, 3], "dashdot": [7, 3, 2, 3]}
-_GREY = "#7F7F7F"
+_NO_METHOD = "No fairness method: all classes count the same, and tau does nothing."
 
 
-def _line(name: str, style: dict[str, Any], of_class: int | None = None) -> dict[str, Any]:
-    return {"name": name, "class": of_class, "colour": style["color"], "dash": _DASHES[style["dash"]]}
+def _line(
+    name: str, dash: str = "solid", of_class: int | None = None, colour: str = "ink", faint: bool = False
+) -> dict[str, Any]:
+    """Return a line's look. Lines of no class have the colour of the text: the other colours stand for classes."""
+    return {"name": name, "class": of_class, "colour": colour, "dash": _DASHES[dash], "faint": faint}
 
 
-def panel_spec(class_names: list[str], ambiguity: str = "kl") -> dict[str, Any]:
-    """Return names, colours and panels for the page. `ambiguity`: the set whose divergence is drawn."""
+def panel_spec(
+    class_names: list[str], ambiguity: str = "kl", *, weighs: bool = True, tau: bool = True, batches: int = 1
+) -> dict[str, Any]:
+    """Return names, colours and panels for the page.
+
+    `ambiguity` is the set whose divergence is drawn, `weighs` whether the run has a fairness method, `tau` whether that reads
+    tau, and `batches` their number in an epoch. A panel's header tells the line number `tells` (0), or the class that `picks`
+    names.
+    """
     styles = [class_style(c) for c in range(len(class_names))]
-    by_class = [_line(name, style, c) for c, (name, style) in enumerate(zip(class_names, styles, strict=True))]
+    by_class = [_line(name, s["dash"], c, s["color"]) for c, (name, s) in enumerate(zip(class_names, styles, strict=True))]
     kind = "heatmap" if len(class_names) > MANY else "lines"
-    blue, orange = class_style(0)["color"], class_style(1)["color"]
     curves = [
-        _line(f"{what}, {which}", {"color": colour, "dash": dash})
-        for what, colour in (("clean", orange), ("PGD", blue))
+        _line(f"{what}, {which}", dash, faint=what == "clean")
+        for what in ("clean", "PGD")
         for which, dash in (("average", "solid"), ("worst class", "dot"))
     ]
     measured = "KL(U || w)" if ambiguity == "kl" else f"Divergence ({ambiguity})"
-    spent = [_line("spent", {"color": blue, "dash": "solid"}), _line("tau", {"color": _GREY, "dash": "dash"})]
+    spent = [_line("spent"), _line("tau", "dash", faint=True)][: 1 + tau]
     panels = [
         {"id": "weights", "title": "Class weights (CDAW)", "kind": kind, "lines": by_class, "zero": True, "first": True,
-         "uniform": 1 / len(class_names)},
+         "uniform": 1 / len(class_names), "picks": "heaviest"},
         {"id": "accuracy", "title": "Robust accuracy, training batches, %", "kind": kind, "lines": by_class, "range": [0, 101],
-         "worst": "low"},
-        {"id": "margin", "title": "Class margins (above 0: wrong)", "kind": kind, "lines": by_class},
-        {"id": "divergence", "title": f"{measured} against tau", "kind": "lines", "lines": spent, "zero": True},
-        {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss", {"color": blue, "dash": "solid"})]},
+         "worst": "low", "picks": "lowest"},
+        {"id": "margin", "title": "Class margins (above 0: wrong)", "kind": kind, "lines": by_class, "picks": "highest"},
+        {"id": "divergence", "title": measured + " against tau" * tau, "kind": "lines", "lines": spent, "zero": True,
+         "note": "" if weighs else _NO_METHOD},
+        {"id": "loss", "title": "Training loss", "kind": "lines", "lines": [_line("loss")]},
         {"id": "epochs", "title": "Validation after each epoch, %", "kind": "lines", "lines": curves, "x": "epoch",
-         "range": [0, 101]},
+         "range": [0, 101], "tells": 3},
         {"id": "classes", "title": "Validation by class under PGD, %", "kind": "bars",
          "lines": by_class, "x": "class", "range": [0, 101]},
     ]  # fmt: skip
     shared = {"colours": [s["color"] for s in styles], "dashes": [_DASHES[s["dash"]] for s in styles]}
-    return {"classes": class_names, **shared, "panels": [{"x": "batch", **panel} for panel in panels]}
+    return {"classes": class_names, "batches": batches, **shared, "panels": [{"x": "batch", **panel} for panel in panels]}
 
 
 def pictures(
@@ -108,6 +124,49 @@ def _bars(history: History, epochs: int) -> Picture:
     return Picture(classes, value[None], low=low, high=high)
 
 
-def turn_marks(turns: list[DialTurned]) -> list[dict[str, Any]]:
-    """Return a mark for each turned dial: batch and new value."""
-    return [{"x": turn.step, "text": f"{turn.dial.replace('_', ' ')} {turn.new:g}"} for turn in turns]
+def turn_marks(turns: list[DialTurned], last: int) -> list[dict[str, Any]]:
+    """Return a mark for each dial whose new value a batch up to `last` had: batch and new value."""
+    return [{"x": turn.step, "text": turned(turn)} for turn in held(turns, last)]
+
+
+# Runs that agree in these were validated on the same images by the same attack.
+_ALIKE = ("data", "data_dir", "image_size", "validation", "split_seed", "norm", "epsilon", "validation_steps", "step_ratio")
+
+
+def validation_result(config: Config, names: list[str], epochs: list[EpochDone], path: Path) -> str:
+    """State the last validation under attack, the one before training or after the first epoch, and the next step.
+
+    A balanced network (`balance`) was not validated, nor is one without images or attack.
+    """
+    last, where = epochs[-1] if epochs else None, shlex.quote(str(path))
+    there = RunFolder(path).verdicts_file().exists()
+    following = f"Evaluated. Next: faal-lab report {where}" if there else f"Next, the test images: faal-lab evaluate {where}"
+    if last is None or not sum(last.count) or not config.validation_steps or not config.epsilon or config.balance != "none":
+        return following
+    head = f"Validation under PGD-{config.validation_steps}, {sum(last.count)} images, 95 % intervals:"
+    earlier = ("The base", base) if (base := _of_base(config, last)) else ("After epoch 1", epochs[0])
+    before = f" {earlier[0]}: {_in_words(earlier[1], names)}." if earlier[1] is not last else ""
+    return f"{head} {_in_words(last, names)}.{before} {following}"
+
+
+def _in_words(epoch: EpochDone, names: list[str]) -> str:
+    correct, count = np.array(epoch.robust_correct), np.array(epoch.count)
+    worst, which = worst_accuracy(correct, count)
+    shares = (
+        f"{100 * e.value:.1f} % ({100 * e.low:.1f} to {100 * e.high:.1f})" for e in (worst, average_accuracy(correct, count))
+    )
+    return f"worst class {names[which]} " + ", average ".join(shares)
+
+
+def _of_base(config: Config, last: EpochDone) -> EpochDone | None:
+    """Return the last validation of the base, if it is a run with the same images and attack."""
+    path = Path(config.base).expanduser()
+    if not config.base or config.base_checkpoint != "last" or not path.is_dir():
+        return None
+    try:
+        base, follower = RunFolder.open(path).config(), Follower(path, keep_steps=False)
+        follower.poll()
+    except RunFolderError:  # it is not needed to show this run
+        return None
+    alike = all(getattr(base, name) == getattr(config, name) for name in _ALIKE) and base.balance == "none"
+    return next((e for e in reversed(follower.epochs) if alike and e.count == last.count), None)

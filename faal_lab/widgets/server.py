@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import webbrowser
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def lab_command(port: int, browser: bool, start: str) -> list[str]:
 
 
 def open_lab(port: int = 8888, browser: bool = True, start: str = MAP) -> int:
-    """Run JupyterLab in the checkout until it ends, and return its exit code.
+    """Run JupyterLab in the checkout until it ends, or until Ctrl-C or SIGTERM; return its exit code.
 
     Elsewhere it runs in the current folder; notebooks that are missing there are copied first.
     """
@@ -59,10 +60,7 @@ def open_lab(port: int = 8888, browser: bool = True, start: str = MAP) -> int:
         overrides.write_text(json.dumps(_SETTINGS), encoding="utf-8")
         path = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_CONFIG_PATH", "")]))
         environment = {**os.environ, "JUPYTER_CONFIG_PATH": path}
-        try:
-            return subprocess.call(lab_command(port, browser, start), cwd=root, env=environment)
-        except KeyboardInterrupt:
-            return 0
+        return _served(lab_command(port, browser, start), environment, root)
 
 
 _TEMPLATES = Path(__file__).parent / "jupyter"
@@ -110,20 +108,31 @@ def open_page(runs: Path, port: int = 8866, browser: bool = True, dark: bool = F
         raise ImportError("faal-lab dashboard is served by Voila, which is missing: pip install 'faal-lab[dashboard]'")
     port, token = free_port(port), secrets.token_hex(24)
     path = os.pathsep.join(filter(None, [str(_TEMPLATES), os.environ.get("JUPYTER_PATH", "")]))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="faal-lab-") as folder:
+        words = write_page(Path(folder), runs, page_settings(Path(folder), port, token, dark))
+        return _served(words, {**os.environ, "JUPYTER_PATH": path}, None, lambda server: _say_where(server, port, token, browser))
+
+
+_Begun = Callable[[subprocess.Popen[bytes]], None]
+
+
+def _served(words: list[str], environment: dict[str, str], folder: Path | None, begun: _Begun | None = None) -> int:
+    """Run a server until it ends, or until Ctrl-C, SIGTERM or SIGHUP end it; return its exit code, or 0. It never outlives us."""
+    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     try:
-        with tempfile.TemporaryDirectory(prefix="faal-lab-") as folder:
-            words = write_page(Path(folder), runs, page_settings(Path(folder), port, token, dark))
-            server = subprocess.Popen(words, env={**os.environ, "JUPYTER_PATH": path})
-            try:
-                _say_where(server, port, token, browser)
-                return server.wait()
-            finally:
-                _end(server)
+        server = subprocess.Popen(words, cwd=folder, env=environment)
+        try:
+            if begun is not None:
+                begun(server)
+            return server.wait()
+        finally:
+            _end(server)
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def free_port(first: int) -> int:
@@ -155,5 +164,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.terminate()
     try:
         server.wait(20)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # it hangs, or whoever waits is asked to end again
         server.kill()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise

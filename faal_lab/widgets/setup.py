@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
@@ -14,13 +16,15 @@ from faal_lab.dro.radius import stated
 from faal_lab.errors import ConfigError, UnknownName
 from faal_lab.methods.presets import PRESETS, PROTOCOLS, preset_settings
 from faal_lab.runs.config import DIALS, Config, settings
+from faal_lab.runs.control import reads_tau
 from faal_lab.training.parameters import as_yaml, based_on, papermill_command, run_command
 
 SCRATCH = "(random weights)"
 _OWN = "(as set below)"
+_STEPS = {"tau": 0.05, "epsilon": 0.005}  # of the sliders
 _LIVE: dict[str, Any] = {"continuous_update": False, "readout_format": ".3f"}
 _GROUPS = {
-    "Data and network": ("data", "data_dir", "model", "base"),
+    "Data and network": ("data", "data_dir", "download", "model", "base"),
     "Method": ("objective", "fairness", "ambiguity", "averaging", "awp_gamma"),
     "Attack and training": ("attack_steps", "epochs", "batch_size", "seed"),
 }
@@ -52,6 +56,7 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "data": (W.Dropdown, {"options": list(DATA_SETS)}),
         "data_dir": (W.Text, {"placeholder": "where the images lie"}),
+        "download": (W.Checkbox, {"indent": False}),
         "model": (W.Combobox, {"options": list(dict.fromkeys([*MODELS, config.model]))}),
         "base": (W.Combobox, {"options": bases}),
         **{
@@ -59,8 +64,8 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
             for setting, rows in parts().items()
         },
         "awp_gamma": (W.BoundedFloatText, {"min": 0, "max": 1, "step": 0.005}),
-        "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": 0.05, **_LIVE}),
-        "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": 0.005, **_LIVE}),
+        "tau": (W.FloatSlider, {"min": 0, "max": max(2, config.tau), "step": _STEPS["tau"], **_LIVE}),
+        "epsilon": (W.FloatSlider, {"min": 0, "max": max(0.3, config.epsilon), "step": _STEPS["epsilon"], **_LIVE}),
         "attack_steps": (W.BoundedIntText, {"min": 0, "max": 1000}),
         "learning_rate": (W.BoundedFloatText, {"min": 1e-6, "max": 10, "step": 0.001}),
         "epochs": (W.BoundedIntText, whole),
@@ -72,7 +77,49 @@ def _controls(config: Config, bases: list[str]) -> dict[str, Any]:
         value = getattr(config, name) or (SCRATCH if name == "base" else getattr(config, name))
         made[name] = kind(value=value, tooltip=settings()[name].about, **_label(name), **options)
         made[name].add_class(f"faal-{name.replace('_', '-')}")
+    made["download"].layout = W.Layout(width="7rem", margin="2px 2px 2px 1.5rem")
     return made
+
+
+def check_files(config: Config) -> None:
+    """Look for the files that a run begins with. Raises ConfigError, which names the control of the page to change."""
+    from faal_lab.data.torchvision import SOURCES, folder_of
+
+    if config.base and not Path(config.base).expanduser().exists():
+        raise ConfigError(f"base: {config.base} does not exist. Choose a run that has a checkpoint, or {SCRATCH}.")
+    data, root = config.data, Path(config.data_dir).expanduser()
+    if data in ("folder", "csv", "npz"):
+        wanted = {"folder": "a folder with one sub-folder of images for each class"}.get(data, f"a .{data} file")
+        if not config.data_dir or not root.exists():
+            got = f"{config.data_dir} does not exist" if config.data_dir else "it is empty"
+            raise ConfigError(f"data dir must be {wanted} for data {data}: {got}.")
+    elif data in SOURCES and not config.download:
+        root = folder_of(config.data_dir)
+        if not any((root / file).exists() for file in SOURCES[data].unpacked):
+            raise ConfigError(
+                f"data: {data} is not in {root.resolve()}. Set data dir to its folder, or tick download to fetch it."
+            )
+
+
+def page_words(text: str, controls: Iterable[str]) -> str:
+    """Return an error with the page's controls in place of the command's options.
+
+    >>> page_words("Fetch it with --download (download=True). See --out.", ["download"])
+    'Fetch it with the control "download". See --out.'
+    """
+    names = "|".join(name.replace("_", "-") for name in controls)
+    return re.sub(rf"--({names})(?![\w-])( \(\w+=\w+\))?", lambda m: f'the control "{m[1].replace("-", " ")}"', text)
+
+
+def put(widget: Any, value: Any) -> None:
+    """Set a control; a slider gets a range and a step that hold the value exactly."""
+    with widget.hold_sync():
+        if isinstance(widget, W.FloatSlider):
+            widget.max = max(float(widget.max or 0), value)
+            # the page moved a value between two steps of a slider, but a run needs exactly this one: change the step
+            step = _STEPS[widget.description]
+            widget.step = step if math.isclose(round(value / step) * step, value) else value / 8
+        widget.value = value
 
 
 class Setup(W.VBox):
@@ -118,7 +165,7 @@ class Setup(W.VBox):
             rows.append(W.VBox([W.HTML(f"<b>{title}</b>"), W.HBox(widgets, layout=wrap)]))
         dials = [self.controls[name] for name in ("tau", "epsilon", "learning_rate")]
         self.dials = W.VBox([W.HBox(dials, layout=wrap), self.radius])
-        self.folded = W.Accordion([W.VBox(rows)], titles=("Settings",))
+        self.folded = W.Accordion([W.VBox(rows)], titles=("Settings of the next run",))
         commands = W.Accordion([self.commands], titles=("The same without this page: command, papermill, YAML",))
         self.folded.selected_index = 0
         super().__init__([self.folded, commands])
@@ -144,13 +191,7 @@ class Setup(W.VBox):
                 if name not in self.controls:
                     self._given[name] = value
                     continue
-                widget = self.controls[name]
-                if isinstance(widget, W.FloatSlider):
-                    widget.max = max(float(widget.max or 0), value)
-                    # the page moved a value between two steps of a slider, but a run needs exactly the preset's: change the step
-                    on_a_step = math.isclose(round(value / widget.step) * widget.step, value)
-                    widget.step = widget.step if on_a_step else value / 8
-                widget.value = value
+                put(self.controls[name], value)
         finally:
             self._filling = False
         self.look()
@@ -164,11 +205,12 @@ class Setup(W.VBox):
             row = AMBIGUITY_SETS[config.ambiguity]
             ours = config.fairness == "faal" and "recipe" not in self._own and not row.label  # the page runs no code of a path
             said = stated(row.make(), config.tau, 10) if ours else ""
+            idle = "" if reads_tau(config, set(self._own)) else f"tau does nothing in the next run: fairness={config.fairness}"
         except (ConfigError, UnknownName, ValueError, OSError) as error:
             self._on_error(str(error))
             return
         self._on_error("")
-        self.radius.value = f"{html.escape(said)} at ten classes: c* is the most a class can count" if said else ""
+        self.radius.value = f"{html.escape(said)} at ten classes: c* is the most a class can count" if said else idle
         if self._own:
             objects = ", ".join(f"{part}={part}" for part in self._own)
             texts = [f"# in Python alone: this notebook has the {' and '.join(self._own)}\nfl.train(config, out=out, {objects})"]

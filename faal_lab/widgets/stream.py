@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,28 @@ class Pane(W.VBox):
         name = type(self).__name__
         return f"{name}: no widgets here. In JupyterLab's environment: pip install jupyterlab_widgets anywidget; reload"
 
+    def _repr_mimebundle_(self, *asked: Any, **more: Any) -> Any:
+        """Return what a notebook shows, after a place for the picture that a saved notebook keeps."""
+        for view in streams(self):
+            view.keep_stills()
+        return super()._repr_mimebundle_(*asked, **more)
+
+
+def streams(widget: W.Widget) -> Iterator[StreamView]:
+    """Yield the grids of panels in a widget."""
+    if isinstance(widget, StreamView):
+        yield widget
+    for child in getattr(widget, "children", ()):
+        yield from streams(child)
+
 
 HERTZ = 2.5
 # The page may be this many updates behind; it reports its position every half of that. Each report made the kernel busy and idle
 # again. JupyterLab shows that in three places and lays out the page anew, which costs more than drawing.
 AHEAD = 8
+_PULSE = 2.0  # seconds between two signs of life; the page calls itself disconnected after three missing ones
 _PATIENCE = 2.0  # seconds to wait for a page that does not respond
+_EMPTY = "\u200b"  # of no width: an output that holds nothing yet
 _HERE = Path(__file__).parent
 
 
@@ -47,19 +64,23 @@ class StreamView(anywidget.AnyWidget):
     """A grid of the panels in `spec` (see `panels.panel_spec`); `show` sends their data.
 
     `followed` is the class highlighted in every panel (-1: none), in sync with the page. `zoom` is the span of batches that the
-    page shows, None for all. `asked` is True if the page needs an update although the data are unchanged.
+    page shows, None for all. `asked` is True if the page needs an update although the data are unchanged. `kept` is the length of
+    the picture that the notebook keeps, by which the page finds and hides it.
     """
 
     _esm = "".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("drawing", "panels", "view"))
     _css = (_HERE / "panels.css").read_text(encoding="utf-8")
     spec = traitlets.Dict().tag(sync=True)
     followed = traitlets.Int(-1).tag(sync=True)
+    kept = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__(spec=spec)
         self.zoom: tuple[float, float] | None = None
         self.asked = True
         self._number, self._drawn, self._sent = 0, 0, -_PATIENCE
+        self._live, self._pulsed = False, 0.0
+        self._place: Any = None  # an output of the cell, beside the widget's
         self.on_msg(self._heard)
 
     def _heard(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
@@ -70,7 +91,24 @@ class StreamView(anywidget.AnyWidget):
             self.zoom = None if message["span"] is None else (float(message["span"][0]), float(message["span"][1]))
             self.asked = True
         elif kind == "hello":
-            self._drawn, self.asked = self._number, True
+            self._drawn, self.asked, self._pulsed = self._number, True, 0.0
+        elif kind == "still" and self._place is not None:
+            self.kept = len(message["png"])
+            self._place.update({"image/png": message["png"], "text/plain": message["text"]}, raw=True)
+
+    def keep_stills(self) -> None:
+        """Make an output beside the widget's for a picture: a notebook that is opened without its kernel shows that.
+
+        The page hides it as long as it shows the widget. Later pictures go to the newest output.
+        """
+        from IPython.display import display
+
+        self._place = display({"text/plain": _EMPTY}, raw=True, display_id=True)
+
+    def still(self, text: str) -> None:
+        """Ask the page for a picture of the panels under a text, to be kept in the notebook."""
+        if self._place is not None:
+            self.send({"kind": "still", "text": text})
 
     def ready(self) -> bool:
         """Return whether an update may be sent now."""
@@ -91,6 +129,13 @@ class StreamView(anywidget.AnyWidget):
                     entry[part.name] = len(buffers)
                     buffers.append(np.ascontiguousarray(values, dtype=np.float32).tobytes())
         self.send({"kind": "data", "number": self._number, "panels": panels, "marks": marks}, buffers)
+
+    def pulse(self, live: bool) -> None:
+        """Send a sign of life while a run is `live`. A page without one says since when it is disconnected."""
+        now = time.monotonic()
+        if live != self._live or (live and now - self._pulsed >= _PULSE):
+            self._live, self._pulsed = live, now
+            self.send({"kind": "pulse", "live": live})
 
     def save(self, files: dict[str, bytes], picture: str) -> None:
         """Offer `files` (content by name) and a PNG of the panels, named `picture`, for download."""

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import copy
 import html
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
 from torch import nn
 
+from faal_lab.catalogue import OBJECTIVES
 from faal_lab.errors import ConfigError, RunFolderError, UnknownName
 from faal_lab.methods.recipe import Recipe
 from faal_lab.runs import ENDED, RunFolder, free_name
 from faal_lab.runs.config import DIALS, Config
+from faal_lab.runs.control import Dials, reads_tau, weighs
 from faal_lab.training.background import LiveRun
 from faal_lab.training.run import OWN_PARTS, own_parts, part_names
-from faal_lab.widgets.dashboard import Dashboard
-from faal_lab.widgets.setup import SCRATCH, Setup, error_text
+from faal_lab.widgets.dashboard import GONE, Dashboard
+from faal_lab.widgets.setup import SCRATCH, Setup, check_files, error_text, page_words, put
 from faal_lab.widgets.stream import Pane
 from faal_lab.widgets.strip import Strip
 
@@ -85,6 +88,9 @@ class Workbench(Pane):
         self._model, self._recipe = model, recipe
         self.run: LiveRun | None = None
         self._shown: tuple[bool, str] | None = None
+        self._judged = False  # the message is an error of the settings
+        self._dials: tuple[Dials | None, dict[str, float]] = None, {}  # of the run that the controls follow
+        self._filling = threading.local()  # in a thread that sets dials: those are no turns
         self.message = W.HTML().add_class("faal-message")
         self.buttons = {
             name: W.Button(description=label, tooltip=tip, layout=W.Layout(width="6rem")).add_class(f"faal-{name}")
@@ -100,7 +106,7 @@ class Workbench(Pane):
         self.opened = W.Dropdown(
             options=self._folders(), description="look at", tooltip="Any run of this folder, also one started elsewhere"
         ).add_class("faal-opened")
-        self.dashboard = Dashboard(on_look=self._enable)  # after the controls: its thread calls back at once
+        self.dashboard = Dashboard(on_look=self._look)  # after the controls: its thread calls back at once
         self._connect()
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
@@ -121,8 +127,19 @@ class Workbench(Pane):
             self.buttons[name].on_click(lambda _, act=act: self._safely(act))
         for dial in DIALS:
             widget = self.fairness_on if dial == "fairness_on" else self.settings[dial]
-            widget.observe(lambda change, dial=dial: self._safely(lambda: self.turn(dial, float(change["new"]))), "value")
+            widget.observe(lambda change, dial=dial: self._turned(dial, float(change["new"])), "value")
         self.opened.observe(lambda change: self._safely(lambda: self.look_at(change["new"])), "value")
+
+    def _turned(self, dial: str, value: float) -> None:
+        def turn() -> None:
+            try:
+                self.turn(dial, value)
+            except _HANDLED:
+                self._dials = None, {}  # show the run's value again
+                raise
+
+        if not getattr(self._filling, "on", False):
+            self._safely(turn)
 
     def _bases(self) -> list[str]:
         return [SCRATCH, *map(str, sorted(p.parent for p in self.runs.glob("**/last.safetensors")))]
@@ -136,7 +153,7 @@ class Workbench(Pane):
         going = []
         for beat in self.runs.glob("**/heartbeat.json"):
             with suppress(RunFolderError):  # of a newer faal_lab: opening it shows the error
-                going += [beat] if LiveRun(beat.parent, None, None).running() else []
+                going += [beat] if LiveRun(beat.parent).running() else []
         if going:
             newest = max(going, key=lambda p: (p.parent / "config.json").stat().st_mtime)
             self.opened.value = str(newest.parent)
@@ -153,25 +170,29 @@ class Workbench(Pane):
         return self.setup.config()
 
     def _active(self) -> bool:
-        return self.run is not None and self.run.running() and self.dashboard.status not in ENDED
+        return self.run is not None and self.run.running() and self.dashboard.status not in (*ENDED, GONE)
 
     def _judge(self, error: str) -> None:
         """Show an error of the settings before Start, and disable Start."""
-        self.message.value = error_text(error) if error else ""
+        if error or self._judged:
+            self.message.value, self._judged = error_text(error) if error else "", bool(error)
         self.buttons["start"].disabled = bool(error) or (self._shown is not None and self._shown[0])
+        if hasattr(self, "dashboard"):  # else the controls are still being made
+            self._grey(self._active())
 
     def _safely(self, act: Callable[[], None]) -> None:
         """Call a handler and show its error below the buttons. Jupyter shows it nowhere."""
         try:
             act()
         except _HANDLED as error:
-            self.message.value = error_text(str(error))
+            self.message.value, self._judged = error_text(str(error)), False
 
     def start(self) -> None:
         """Start a run with the settings on the controls, unless one is active."""
         if self._active():
             return
         config, own = self.config(), own_parts(self._model, self._recipe, self._parts)
+        check_files(config)
         stem = "-".join([config.data, *(["own", *own] if own else [config.objective, config.fairness])])
         self._follow(self._launch(config, free_name(self.runs, stem), bool(own)))
         self.settings["base"].options = self._bases()
@@ -195,6 +216,8 @@ class Workbench(Pane):
         """
         if path != _NOTHING and (self.run is None or path != str(self.run.folder.path)):
             self._follow(LiveRun.attach(path))
+            if self.run is not None and not self.run.running():
+                self.message.value += ". The dials show its values; a new run starts with them."
 
     def _follow(self, run: LiveRun) -> None:
         path = str(run.folder.path)
@@ -238,15 +261,65 @@ class Workbench(Pane):
         if self.run is not None and self._active():
             self.run.turn(dial, value)
 
-    def _has_fairness(self) -> bool:
+    def _drop(self, run: LiveRun) -> None:
+        """Show no run, and remove the folder, if a run ended before it began."""
+        if run.folder.config_file.exists() or not run.folder.path.exists():
+            return
+        self.run, self._shown = None, None
+        (run.folder.path / "log.txt").unlink(missing_ok=True)
+        with suppress(OSError):  # the folder holds something else
+            run.folder.path.rmdir()
+        self.dashboard.leave()
+        self.opened.options = self._folders()
+
+    @contextmanager
+    def _no_turns(self) -> Iterator[None]:
+        self._filling.on = True
         try:
-            return self.run is not None and self.run.folder.config().fairness != "none"
+            yield
+        finally:
+            self._filling.on = False
+
+    def _grey(self, active: bool) -> None:
+        """Disable the dials that do nothing: in the active run, else in the next one."""
+        try:
+            if active and self.run is not None:
+                config, own = self.run.folder.config(), set(self.run.folder.own())
+            else:
+                config, own = self.config(), set(own_parts(self._model, self._recipe, self._parts))
         except RunFolderError:  # a process that has just started has not written its settings yet
             self._shown = None  # look again
-            return False
+            return
+        except (UnknownName, ConfigError):
+            return  # the message says it
+        attacked = OBJECTIVES[config.objective].attacked or bool(own & {"objective", "recipe"})
+        self.settings["tau"].disabled = not reads_tau(config, own)
+        self.settings["epsilon"].disabled = active and not attacked
+        self.fairness_on.disabled = not active or config.fairness == "none"
+        if not active or not weighs(config, own):
+            with self._no_turns():
+                self.fairness_on.value = weighs(config, own)
+
+    def _follow_dials(self) -> None:
+        """Show the dials of the run that is shown, whoever turned them. A dial that the run left alone is left alone."""
+        dials = self.dashboard.dials
+        before, wanted = self._dials[1] if self._dials[0] is dials else {}, dials.wanted
+        if wanted == before:
+            return
+        self._dials = dials, wanted
+        with self._no_turns():
+            for dial in (dial for dial in wanted if wanted[dial] != before.get(dial)):
+                if dial != "fairness_on":
+                    put(self.settings[dial], wanted[dial])
+                elif not self.fairness_on.disabled:
+                    self.fairness_on.value = bool(wanted[dial])
+
+    def _look(self) -> None:
+        """Update the controls if the run's state or dials changed."""
+        self._enable()
+        self._follow_dials()
 
     def _enable(self) -> None:
-        """Update the controls if the run's state changed."""
         active, status = self._active(), self.dashboard.status
         if (active, status) == self._shown:
             return
@@ -254,7 +327,8 @@ class Workbench(Pane):
             self.setup.folded.selected_index = None  # settings are fixed during a run: make room for the panels
         self._shown = (active, status)
         if self.run is not None and not active and self.run.error():
-            self.message.value = error_text(self.run.error())
+            self.message.value, self._judged = error_text(page_words(self.run.error(), self.settings)), False
+            self._drop(self.run)
         for name, widget in self.settings.items():
             widget.disabled = active and name not in DIALS
         for widget in self.setup.presets.values():
@@ -262,7 +336,7 @@ class Workbench(Pane):
         self.buttons["start"].disabled = active
         for name in ("step", "stop"):
             self.buttons[name].disabled = not active
-        self.fairness_on.disabled = not active or not self._has_fairness()
+        self._grey(active)
         resumable = self.run is not None and not active and status in ("stopped", "lost")
         self.buttons["pause"].disabled = not active and not resumable
         self.buttons["pause"].description = "Resume" if resumable or (active and status == "paused") else "Pause"

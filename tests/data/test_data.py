@@ -11,7 +11,7 @@ from PIL import Image
 from faal_lab.data.batches import augmented
 from faal_lab.data.images import DataProblem, Images, Splits
 from faal_lab.data.sets import load
-from faal_lab.errors import UnknownName
+from faal_lab.errors import ConfigError, UnknownName
 
 
 def test_digits_are_split_as_stated_and_without_overlap() -> None:
@@ -78,7 +78,19 @@ def test_classes_thin_out_in_their_order(tmp_path: Path) -> None:
     assert torch.equal(tail.train.pixels, again.train.pixels)
     assert not torch.equal(tail.train.pixels, other.train.pixels)
     assert images(tail) < images(more), "a larger imbalance takes away more of the same"
-    assert torch.bincount(load("folder", seed=0, data_dir=root, imbalance=1e6).train.labels).tolist() == [70, 1, 1]
+    most = load("folder", seed=0, data_dir=root, imbalance=83.9)
+    assert torch.bincount(most.train.labels).tolist() == [70, round(70 / 9.16), 1] == [70, 8, 1]
+    for ratio, name, size in ((84.0, "c", 42), (1e6, "b", 70)):
+        with pytest.raises(ConfigError, match=rf"would leave class {name} none of its {size} training images. Set it below 84,"):
+            load("folder", seed=0, data_dir=root, imbalance=ratio)
+
+
+def test_a_long_tail_of_digits_has_the_counts_of_its_formula() -> None:
+    whole, tail = (load("digits", seed=0, imbalance=r) for r in (1.0, 20.0))
+    assert torch.bincount(whole.train.labels).tolist() == [99, 101, 98, 102, 101, 101, 101, 100, 97, 100]
+    assert torch.bincount(tail.train.labels).tolist() == [99, 72, 50, 38, 27, 19, 14, 10, 7, 5], "n_c * 20 ** (-c / 9), rounded"
+    assert torch.equal(whole.test.pixels, tail.test.pixels)
+    assert torch.equal(whole.validation.pixels, tail.validation.pixels)
 
 
 @pytest.mark.parametrize("name", ["digits", "folder"])

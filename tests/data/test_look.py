@@ -10,6 +10,7 @@ from PIL import Image
 
 import faal_lab as fl
 from faal_lab.__main__ import main
+from faal_lab.errors import ConfigError
 
 
 def test_it_counts_classes_and_keeps_the_notes(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -51,3 +52,11 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_folder_that_one_is_in_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(draw_images(tmp_path / "set", {"ant": 20, "bee": 20}))
     assert fl.look(data_dir=".").splits.name == "set"
+
+
+def test_a_long_tail_is_shown_as_it_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fl.look("digits", imbalance=20.0).counts["train"].tolist() == [99, 72, 50, 38, 27, 19, 14, 10, 7, 5]
+    assert main(["look", "--data", "digits", "--imbalance", "20", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert capsys.readouterr().out.startswith("digits: 1,138 images of 8 x 8 pixels")  # 341 + 200 + 597
+    with pytest.raises(ConfigError, match="imbalance must be at least 1, got 0.5"):
+        fl.look("digits", imbalance=0.5)

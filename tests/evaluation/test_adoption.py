@@ -92,6 +92,14 @@ def test_an_adopted_folder_is_compared_reported_and_fine_tuned_but_not_resumed(t
     assert "was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base" in capsys.readouterr().err
 
 
+def test_our_own_file_of_a_long_tail_has_unseen_test_images(theirs: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["--imbalance", "10", "--epochs", "1", "--filters", "4", "--attack-steps", "1", "--validation-steps", "1"]
+    assert main(["run", *words, "--out", "runs/tail"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "runs/tail/last.safetensors", "--attacks", "clean"]) == 0
+    assert "may have learned" not in capsys.readouterr().out, "thinning out takes no test image"
+
+
 @pytest.mark.parametrize("outside", [False, True])
 def test_our_own_file_knows_its_images_and_network(theirs: Path, base: Path, outside: bool, capsys) -> None:
     folder = Path(shutil.copytree(base, "mine"))

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SHORT, fresh
+from conftest import RATES, SHORT, fresh, sensible
 from torch import nn
 
-from faal_lab.catalogue import AVERAGING, FAIRNESS, check_combination
+from faal_lab.catalogue import FAIRNESS
 from faal_lab.data.images import Splits
 from faal_lab.errors import ConfigError, RecipeError, UnknownName
 from faal_lab.methods.fairness.cfa import size_multipliers
@@ -26,20 +26,7 @@ from faal_lab.training.steering import Steering
 from faal_lab.training.step import TrainingDiverged
 from faal_lab.training.trainer import Trainer, TrainingState
 
-# the authors' rates are for long runs
-RATES = {"cfol": 0.01, "group-dro": 0.1, "wat": 1.0}
 SPEC = ModelSpec("small-cnn", 10, 1, 8, 8, (0.3,), (0.4,))
-
-
-def sensible() -> list[tuple[str, str, float, str]]:
-    points = []
-    for objective, fairness, gamma, averaging in itertools.product(OBJECTIVES, FAIRNESS, (0.0, 0.01), AVERAGING):
-        try:
-            check_combination(objective, fairness, averaging)
-        except RecipeError:
-            continue
-        points.append((objective, fairness, gamma, averaging))
-    return points
 
 
 def test_how_many_points_make_sense() -> None:

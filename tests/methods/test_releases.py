@@ -20,7 +20,8 @@ from faal_lab.data.batches import Batch
 from faal_lab.data.images import Splits
 from faal_lab.dro import KLBall
 from faal_lab.errors import ConfigError, RecipeError
-from faal_lab.methods.class_stats import class_sums, softmax_margin
+from faal_lab.methods.class_stats import ClassStats, class_sums, softmax_margin
+from faal_lab.methods.fairness.cfa import CFA
 from faal_lab.methods.pgd import Climb, boundary_pair, released_pair
 from faal_lab.methods.recipe import Recipe
 from faal_lab.methods.releases import differences, order, releases
@@ -178,7 +179,7 @@ def bat(s: Step) -> torch.Tensor:
 
 def weights_of_faal(s: Step, adv: torch.Tensor) -> torch.Tensor:
     """C * w of the release: from sums of margins; an absent class has score 0."""
-    sums = class_sums(softmax_margin(adv.detach(), s.y).float(), s.y, CLASSES)
+    sums = class_sums(softmax_margin(adv.detach(), s.y), s.y, CLASSES)
     return CLASSES * KLBall(0.5).worst_case(sums).weights
 
 
@@ -233,6 +234,16 @@ def cfa_trades(s: Step) -> torch.Tensor:
     beta = ((0.5 + ACCURACY) * BETA)[s.y]
     share = beta / (1 + beta)
     return ((1 - share) * ce(first, s.y) + share * kl(again, moved)).mean()
+
+
+def cfa_ccm_trades(s: Step) -> torch.Tensor:
+    """With the margin alone the code divides TRADES' loss by 1 + beta all the same."""
+    adv = s.attacked(s.gaussian(), "kl", s.each(0.5 + ACCURACY) * EPSILON)
+    s.net.train()
+    first = s.net(s.x)
+    moved = s.net(adv)
+    again = s.net(s.x)
+    return ((ce(first, s.y) + BETA * kl(again, moved)) / (1 + BETA)).mean()
 
 
 def wat(s: Step) -> torch.Tensor:
@@ -333,6 +344,7 @@ def perturbed(s: Step, adv: torch.Tensor, proxy_loss: Callable[[nn.Module], torc
 LEARNED: dict[str, dict[str, torch.Tensor]] = {
     "frl-rwrm": {"clean": PHI, "boundary": PHI.flip(0), "psi": PSI},
     "cfa": {"accuracy": ACCURACY},
+    "cfa-ccm": {"accuracy": ACCURACY},
     "wat": {"cost": COST},
     "dafa": {"weights": WEIGHTS},
     "trix": {"weights": WEIGHTS},
@@ -350,6 +362,8 @@ CASES: list[tuple[str, dict[str, Any], Reference, str]] = [  # objective and met
     ("trades frl-rwrm", {}, frl, ""),
     ("at cfa", {}, cfa_at, "clean"),
     ("trades cfa", {}, cfa_trades, "clean"),
+    ("at cfa-ccm", {}, cfa_at, "clean"),
+    ("trades cfa-ccm", {}, cfa_ccm_trades, "clean"),
     ("trades wat", {}, wat, ""),
     ("at fat", {}, lambda s: fat(s, "at"), ""),
     ("trades fat", {}, lambda s: fat(s, "trades"), ""),
@@ -629,7 +643,7 @@ def test_frls_errors_are_those_of_the_last_iterate_in_the_release(few: Splits) -
     assert measure.validation_counts() == (pytest.approx(torch.bincount(y, minlength=CLASSES)), trainer.config.batch_size)
 
 
-@pytest.mark.parametrize("objective, fairness", [("at", "dafa"), ("trades", "trix"), ("trades", "cfa")])
+@pytest.mark.parametrize("objective, fairness", [("at", "dafa"), ("trades", "trix"), ("trades", "cfa"), ("trades", "cfa-ccm")])
 def test_before_it_starts_a_release_is_its_own_code_with_no_weights_yet(objective: str, fairness: str) -> None:
     recipe = Recipe.of(objective, fairness, variant="release", fairness_start=5)
     early = recipe.at(4)
@@ -638,6 +652,17 @@ def test_before_it_starts_a_release_is_its_own_code_with_no_weights_yet(objectiv
     assert (early.passes, early.start) == (recipe.passes, recipe.start)
     if fairness != "cfa":
         assert type(Recipe.of(objective, fairness, fairness_start=5).at(4).fairness).__name__ == "NoFairness"
+
+
+def test_cfas_accuracy_of_a_class_takes_classes_for_balanced_in_the_release() -> None:
+    epoch = ClassStats(torch.tensor([6.0, 3.0, 1.0]), {"error": torch.tensor([3.0, 0.0, 1.0])})
+    found = {}
+    for variant in ("paper", "release"):
+        method = CFA(variant=variant)
+        method.end_epoch(epoch, None)
+        found[variant] = method.state["accuracy"].tolist()
+    assert found["paper"] == pytest.approx([3 / 6, 3 / 3, 0 / 1])
+    assert found["release"] == pytest.approx([3 * 3 / 10, 3 * 3 / 10, 3 * 0 / 10]), "C * correct / all images"
 
 
 def test_differences_are_about_methods_that_exist() -> None:

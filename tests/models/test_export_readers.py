@@ -164,7 +164,7 @@ def test_timm_builds_the_network(form: str, tmp_path: Path) -> None:
 @pytest.fixture
 def robustbench() -> Any:
     needed("robustbench")
-    from faal_lab.models.external import _zoo_loader
+    from faal_lab.models.build import _zoo_loader
 
     _zoo_loader()  # lends pyautoattack the name by which robustbench imports it
     return pytest.importorskip("robustbench.utils", reason=REASON.format("robustbench"))

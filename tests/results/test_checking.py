@@ -14,7 +14,7 @@ from faal_lab.__main__ import main
 from faal_lab.errors import ConfigError
 from faal_lab.evaluation.statistics import average_accuracy, worst_accuracy
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
-from faal_lab.results.check import Case, Demands, against, cases, check, met, write_junit
+from faal_lab.results.check import Case, Demands, against, cases, judged, met, write_junit
 from faal_lab.runs import RunFolder
 
 ABOUT: dict[str, Any] = {"epsilon": 0.1, "norm": "linf", "deterministic": True, "findings": [], "data_sha256": "x"}
@@ -194,7 +194,7 @@ def test_what_is_missing_fails_and_stands_in_the_file(
 
 def test_runs_of_the_same_name_are_told_apart_and_names_fit_in_xml(base: Path, tmp_path: Path) -> None:
     folders = [kept(tmp_path / place / "run\x01", verdicts(90, 90), base) for place in ("a", "b")]
-    found = check(folders, Demands(worst=50))
+    found = judged(folders, Demands(worst=50))
     assert list(found) == [str(folder) for folder in folders]
     write_junit(found, tmp_path / "junit.xml")
     assert [s.get("name") for s in ET.parse(tmp_path / "junit.xml").getroot()] == [

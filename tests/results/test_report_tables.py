@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import unpadded, verdicts
@@ -19,7 +20,7 @@ from faal_lab.evaluation.verdicts import VerdictsError
 from faal_lab.results.export import accuracy_over, all_pictures
 from faal_lab.results.formats import Table, as_csv, as_latex, as_markdown, paper_table, result_table
 from faal_lab.results.published import paper_rows, published, read_paper
-from faal_lab.results.report import headlines, report_tables, write_report
+from faal_lab.results.report import controls, headlines, report_tables, what_was_run, write_report
 from faal_lab.results.tables import epoch_seconds, group_rows, minutes_of, result_rows, time_rows
 from faal_lab.runs import RunFolder
 
@@ -168,7 +169,7 @@ def test_a_report_over_seeds_beside_a_paper(evaluated: dict[str, str], tmp_path:
     assert results.head[-1] == "seeds"
     text = page.read_text()
     for shown in (results, beside):
-        assert f"<h2>{shown.title}</h2>" in text
+        assert re.search(rf'<h2 id="table-\d">{re.escape(shown.title)}</h2>', text)
         assert [c for row in shown.rows for c in row if html.escape(c, quote=False) not in text] == []
     assert "are of the first seed of each name" in text
     assert page.with_suffix(".csv").read_bytes() == data
@@ -180,6 +181,75 @@ def test_a_report_over_seeds_beside_a_paper(evaluated: dict[str, str], tmp_path:
     assert not (tmp_path / "other.html").exists()
     with pytest.raises(ConfigError, match=r"The page cannot be page\.tex"):
         write_report(runs, "page.tex")
+
+
+def changed(path: str, to: Path, **settings: Any) -> str:
+    """A copy of a run folder, with other settings written into it."""
+    shutil.copytree(path, to)
+    record = json.loads((to / "config.json").read_text())
+    record["config"] |= settings
+    (to / "config.json").write_text(json.dumps(record))
+    return str(to)
+
+
+def test_the_report_opens_with_the_fair_comparison(evaluated: dict[str, str], tmp_path: Path) -> None:
+    tuned = {"base": "runs/start", "epochs": 2, "batch_size": 50}
+    words = [
+        changed(evaluated["base-0"], tmp_path / "start"),
+        changed(evaluated["base-0"], tmp_path / "plain", **tuned),
+        changed(evaluated["fair-0"], tmp_path / "faal", **tuned, fairness="faal", tau=0.25),
+        changed(evaluated["fair-0"], tmp_path / "longer", **tuned | {"epochs": 3}, fairness="faal"),
+        changed(evaluated["fair-1"], tmp_path / "dro", **tuned, fairness="group-dro", fairness_rate=0.1),
+    ]
+    runs = read_runs(words)
+    assert controls(runs) == {"faal": "plain", "dro": "plain"}, "an epoch more is no fair comparison"
+    lines = headlines(runs)
+    assert [line.split()[0] for line in lines if "same verdict" not in line] == ["Under"]
+    assert "plain and faal" in lines[0]
+    assert "plain and dro" in lines[1]
+    assert [line for line in lines if line.startswith("Under")] == [lines[2]]
+    table = what_was_run(runs)
+    roles = {row[0]: row[1:3] for row in table.rows}
+    assert roles["start"] == ["plain, faal, longer, dro start from it", "at"]
+    assert roles["plain"] == ["control of faal, dro: all alike, without the method", "at, from start"]
+    assert roles["faal"] == ["", "at + faal, tau 0.25, from start"]
+    assert roles["dro"] == ["", "at + group-dro, from start"]
+    assert {row[4] for row in table.rows} == {"1", "1 of 2", "1 of 3"}, "what was trained, not what was asked for"
+    page = write_report(runs, tmp_path / "page.html").read_text()
+    body = page[page.index("<h1>") :]
+    assert (
+        body.index("plain and faal")
+        < body.index("plotly-graph-div")
+        < body.index("What was run</h2>")
+        < body.index("Accuracy</h2>")
+    )
+    for name in re.findall(r'href="#([^"]+)"', body):
+        assert f'id="{name}"' in body
+    assert re.findall(r'href="([^"#]+)" download', body) == ["page.csv", "page.md", "page.tex"]
+    first = write_report(read_runs(words[1:3]), tmp_path / "two.html").read_text()
+    assert first.count("plain and faal do not differ") == 1, "said once where the control is the first run"
+
+
+def test_when_a_run_was_made(evaluated: dict[str, str], tmp_path: Path) -> None:
+    path = Path(changed(evaluated["base-0"], tmp_path / "timed", epochs=4))
+    told = [("RunStarted", 0), ("EpochDone", 100), ("EpochDone", 130), ("RunFinished", 86400 * 366)]
+    (path / "timing.jsonl").write_text("".join(json.dumps({"event": e, "step": 1, "time": t}) + "\n" for e, t in told))
+    (row,) = what_was_run(read_runs([str(path)])).rows
+    assert row[4:] == ["1 of 4", "0:30", "1971-01-02"]
+    (path / "timing.jsonl").write_text("")
+    (row,) = what_was_run(read_runs([str(path)])).rows
+    assert row[4:] == ["1 of 4", "", ""]
+
+
+def test_a_recipe_of_ones_own_is_no_control(evaluated: dict[str, str], tmp_path: Path) -> None:
+    words = [evaluated["base-0"], changed(evaluated["fair-0"], tmp_path / "faal", fairness="faal")]
+    assert controls(read_runs(words)) == {"faal": "base-0"}
+    own = Path(changed(evaluated["base-0"], tmp_path / "own"))
+    record = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(record | {"own": {"recipe": "AT with Mine"}}))
+    runs = read_runs([str(own), words[1]])
+    assert controls(runs) == {}
+    assert what_was_run(runs).rows[0][2] == "AT with Mine"
 
 
 def test_accuracy_over_a_setting(evaluated: dict[str, str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from faal_lab.evaluation.verdicts import RadiusCurve, Verdicts
 from faal_lab.methods.microscope import Walk
 from faal_lab.results import teaching as seen
 
-LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("0[1-6]_*.ipynb"))
+LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("0[1-7]_*.ipynb"))
 
 
 def verdicts(attacked: list[int], clean: list[int] | None = None) -> Verdicts:
@@ -154,6 +154,35 @@ def test_what_the_fifth_and_sixth_lessons_say_holds(tmp_path: Path) -> None:
     theirs = made["theirs"].survived
     assert theirs["clean"].mean() > 0.7
     assert theirs["pgd-20"].mean() < 0.1
+
+
+@pytest.mark.notebook
+def test_what_the_seventh_lesson_says_holds(tmp_path: Path) -> None:
+    found = execute("notebooks/07_balance.ipynb", tmp_path)
+    assert found.error is None, found.error
+    eights, ones = found.names["gaps"]
+    stands = [(float((eights + b > 0).float().mean()), float((ones + b < 0).float().mean())) for b in np.linspace(0, 3, 61)]
+    assert stands[0][0] < stands[0][1] - 0.1, "without a bias the eights pay"
+    height = max(map(min, stands))
+    assert height > stands[0][0] + 0.05, "a threshold lifts the weaker one"
+    assert height < 0.95, "and not both above where the curves cross"
+    rounds = found.names["fair"].events[1]
+    shares = np.array(rounds.correct) / np.array(rounds.count)
+    assert shares[rounds.chosen].min() > shares[0].min() + 0.05
+    assert shares[rounds.chosen].mean() > shares[0].mean() - 0.02, "little or nothing of the average"
+    made = found.names["verdicts"]
+    assert seen.changes(*made.values(), "pgd-20") in found.text
+    assert not found.names["panel"].problem.value
+    crossing = np.linspace(0, 3, 61)[int(np.argmax([min(s) for s in stands]))]
+    assert found.names["alike"](crossing)
+    assert not found.names["alike"](0.0)
+
+
+def test_curves_of_a_threshold_count_images() -> None:
+    figure = seen.threshold_curves((torch.tensor([-1.0, 1.0]), torch.tensor([-3.0, -1.5])), ("cat", "dog"))
+    cats, dogs = figure.data
+    at = {round(float(b), 2): (cats.y[n], dogs.y[n]) for n, b in enumerate(cats.x)}
+    assert (at[0.0], at[1.5], at[2.0], at[3.5]) == ((50, 100), (100, 100), (100, 50), (100, 0))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,41 @@ def test_a_file_becomes_jobs(tmp_path: Path) -> None:
     assert all(order.index(need) < order.index(key) for key, job in plan.jobs.items() for need in job.needs)
 
 
+BALANCED = """
+name: small
+stages:
+  base:
+    notebook: train
+    parameters: {epochs: 1, batch_size: 250, attack_steps: 1, validation_steps: 1}
+  fair:
+    each: [base]
+    notebook: balance
+    parameters: {run: "{each}", out: "{here}", rounds: 1, steps: 2}
+    grid: {tau: [0.5, 5.0]}
+  verdicts:
+    each: [base, fair]
+    notebook: evaluate
+    parameters: {runs: "{each}", attacks: "clean,fgsm"}
+  report:
+    after: [verdicts]
+    notebook: report
+    parameters: {runs: "{base},{fair}", out: "{here}.html"}
+"""
+
+
+def test_a_balance_is_a_stage(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, BALANCED), tmp_path / "out")
+    check_plan(plan)
+    fair = plan.jobs["fair/0.5"]
+    assert fair.parameters["run"] == str(tmp_path / "out" / "base")
+    assert fair.product == fair.folder == tmp_path / "out" / "fair" / "0.5"
+    assert plan.jobs["verdicts/fair-0.5"].parameters["runs"] == str(fair.folder)
+    with pytest.raises(ValueError, match="Unknown parameter of balance.ipynb 'average_flor'. Did you mean 'average_floor'"):
+        check_plan(read_plan(write(tmp_path, BALANCED, fair__parameters={"run": "{each}", "average_flor": 40.0})))
+    with pytest.raises(ValueError, match="rounds must be of type int, got 'many'"):
+        check_plan(read_plan(write(tmp_path, BALANCED, fair__parameters={"run": "{each}", "rounds": "many"})))
+
+
 def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path), tmp_path / "out")
     for count in (1, 2, 3, 5):

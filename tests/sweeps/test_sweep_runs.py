@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from in_lab import wait_until
+from test_sweep import BALANCED
 
 from faal_lab.runs import RunFolder
 from faal_lab.sweeps import run as make
@@ -104,6 +105,27 @@ def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch,
     panel.close()
     assert "5 done" in panel.table.value
     assert panel.bar.value == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_base_is_balanced_evaluated_and_reported(tmp_path: Path, capsys) -> None:
+    """As `test_a_balance_is_a_stage` of the plan has it, with one tau; the base is not evaluated."""
+    plan = yaml.safe_load(BALANCED)
+    plan["stages"]["fair"]["grid"] = {"tau": [0.5]}
+    plan["stages"]["verdicts"]["each"] = ["fair"]
+    plan["stages"]["report"]["parameters"]["runs"] = "{fair}"
+    (tmp_path / "fair.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    out = tmp_path / "out"
+    assert make.sweep(tmp_path / "fair.yaml", out, workers=1) == 0
+    fair = RunFolder(out / "fair" / "0.5")
+    assert [type(e).__name__ for e in fair.events()] == ["RunStarted", "Balanced", "RunFinished", "Evaluated"]
+    assert fair.verdicts_file().exists()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "A bias for each class was found on" in page
+    capsys.readouterr()
+    assert make.sweep(tmp_path / "fair.yaml", out, dry_run=True) == 0
+    assert "Nothing is left to be made." in capsys.readouterr().out
 
 
 def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path: Path, capsys) -> None:

@@ -67,7 +67,7 @@ def test_free_training_climbs_with_the_gradient_of_the_step_itself(few: Splits) 
     steps = train(Trainer(state, few, config))
     by_hand = torch.zeros(128, 1, 8, 8)
     for step in range(6):
-        images, labels, _ = Sampler(few.train, 0, 0, 128, "none").batch(step // 3)
+        images, labels, *_ = Sampler(few.train, 0, 0, 128, "none").batch(step // 3)
         adv = (images + by_hand).clamp(images - 0.1, images + 0.1).clamp(0, 1).requires_grad_()
         model = fresh(config).model
         model.load_state_dict(state.model.state_dict())
@@ -82,7 +82,7 @@ def test_free_training_climbs_with_the_gradient_of_the_step_itself(few: Splits) 
 def test_l2_training_attacks_stay_in_their_ball(few: Splits) -> None:
     config = replace(SHORT, norm="l2", epsilon=0.7)
     state = fresh(config)
-    images, labels, keys = Sampler(few.train, 0, 0, 64, "none").batch(0)
+    images, labels, keys, _ = Sampler(few.train, 0, 0, 64, "none").batch(0)
     adv = attack(Trainer(state, few, config), Batch(images, labels, keys)).images
     lengths = (adv - images).flatten(1).norm(dim=1)
     assert float(lengths.max()) <= 0.7 + 1e-5

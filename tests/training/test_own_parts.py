@@ -17,7 +17,7 @@ from faal_lab.dro import CVaR, KLBall
 from faal_lab.errors import ConfigError, OwnPartError, RecipeError, UnknownName
 from faal_lab.methods.fairness.base import NoFairness, Weighing, fixed
 from faal_lab.methods.objectives import Outcome
-from faal_lab.models.external import ModelProblem
+from faal_lab.models.build import ModelProblem
 from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import StepDone

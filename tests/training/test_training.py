@@ -426,9 +426,8 @@ def test_a_killed_run_is_lost_and_resumes_from_its_checkpoint(tmp_path: Path) ->
     while not RunFolder(path).checkpoint().exists():
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert live._process is not None
-    live._process.kill()
-    live._process.wait()
+    live._processes[0].kill()
+    live._processes[0].wait()
     assert RunFolder(path).status() == "lost"
     finish(config, path, resume=True)
     finish(config, tmp_path / "whole")
@@ -445,11 +444,24 @@ def test_a_base_of_another_kind_is_refused(base: Path, tmp_path: Path, image_fol
         finish(tuned(data="folder", data_dir=str(image_folder)), tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"split_seed is 0, expected 5 \(the model would be tested on images its base"):
         finish(tuned(split_seed=5), tmp_path / "b")
+    with pytest.raises(CheckpointError, match="split_seed is 0, expected 5"):
+        finish(tuned(split_seed=5, imbalance=10.0), tmp_path / "b")
     with pytest.raises(CheckpointError, match="base .*nothing does not exist"):
         finish(Config(base=str(tmp_path / "nothing")), tmp_path / "c")
     with pytest.raises(RunFolderError, match="is not a run folder"):
         finish(Config(base=str(image_folder)), tmp_path / "d")
     assert not list(tmp_path.glob("[a-d]")), "bad input leaves nothing behind"
+
+
+def test_a_checkpoint_says_how_its_images_were_thinned_out(base: Path, tmp_path: Path) -> None:
+    config = Config(imbalance=10.0, epochs=1, batch_size=250, attack_steps=1, validation_steps=1, filters=4)
+    finish(config, tmp_path / "tail")
+    source = read_checkpoint(RunFolder(tmp_path / "tail").checkpoint()).header["source"]
+    assert source == {"data": "digits", "data_dir": "", "split_seed": 0, "imbalance": 10.0}
+    assert "imbalance" not in read_checkpoint(RunFolder(base).checkpoint()).header["source"], "as in checkpoints before it"
+    finish(replace(config, base=str(tmp_path / "tail"), imbalance=1.0), tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="split_seed is 0, expected 5"):
+        finish(replace(config, base=str(tmp_path / "tail"), imbalance=1.0, split_seed=5), tmp_path / "other")
 
 
 def test_a_missing_and_a_damaged_base_checkpoint(base: Path, tmp_path: Path) -> None:

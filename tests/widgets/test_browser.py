@@ -29,6 +29,8 @@ def pause_turn_and_resume(page: Any, run: RunFolder) -> None:
     stood = wait_until(lambda: run.status() == "paused" and steps(run)[-1].step)
     press_tau_right(page)
     wait_until(lambda: list(run.control.glob("*.json"))[1:])
+    page.wait_for_function(f"() => {STATUS}.includes('tau 0.55 waits for the next batch')")
+    assert page.evaluate("() => document.querySelector('.faal-view').faal.marks") == [], "no batch had it"
     time.sleep(0.5)
     assert steps(run)[-1].step == stood, "paused: no step is made"
     page.click("button.faal-pause")

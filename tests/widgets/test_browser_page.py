@@ -20,6 +20,8 @@ import pytest
 from in_lab import LAST, SCREENSHOTS, STATUS, require_browser, start_and_see_it_move, steps, wait_until, watch
 
 from faal_lab.runs import RunFolder
+from faal_lab.runs.config import Config
+from faal_lab.runs.events import DialTurned, EpochDone, RunFinished, RunStarted, StepDone
 
 
 @contextmanager
@@ -114,3 +116,86 @@ def test_the_page_of_the_dashboard(tmp_path: Path) -> None:
         again.click("button.faal-stop")
         again.wait_for_function(f"() => {STATUS}.startsWith('stopped')")
         assert not again.errors + again.outside + page.outside
+
+
+TOLD = """() => Object.fromEntries([...document.querySelector('.faal-view').faal.panels].map(([id, p]) => [id, {
+  head: p.numbers.textContent, keys: [...p.box.querySelectorAll('.faal-key')].map(k => k.textContent), places: p.places || [],
+  note: (p.box.querySelector('.faal-panel-note') || {}).textContent || '', height: p.canvas.clientHeight,
+  levels: p.levels}]))"""
+GONE = "(document.querySelector('.faal-disconnected') || {}).textContent"
+
+
+def steered(path: Path) -> None:
+    """A run of three epochs in ten batches each, in which tau was turned after batch 15."""
+    with RunFolder.create(path, Config(fairness="faal", epochs=3), {}).recording() as recorder:
+        recorder.write(RunStarted(["ant", "bee", "cow"], 10, 3, 0.5, 0.1, 0.05))
+        for n in range(1, 31):
+            tau, weights = 0.5 if n < 16 else 0.7, [0.2, 0.5, 0.3] if n < 30 else [0.4, 0.4, 0.2]
+            recorder.write(StepDone(n, n // 10, 1.0, tau, 0.1, 0.05, weights, tau, [4] * 3, [0.1, 0.3, 0.2], [3, 1, 2], None))
+            if n == 15:
+                recorder.write(DialTurned(15, "tau", 0.5, 0.6))
+                recorder.write(DialTurned(15, "tau", 0.6, 0.7))
+            if n % 10 == 0:
+                recorder.write(EpochDone(n // 10, n, [50] * 3, [45, 40, 42], [40, 20 + n // 2, 35]))
+        recorder.write(RunFinished(30, "done"))
+
+
+def shoot_looks(page: Any, name: str) -> None:
+    for width, height in ((390, 2600), (1440, 1500)) if SCREENSHOTS else ():
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(1200)
+        page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}-{width}.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_page_states_what_holds(tmp_path: Path) -> None:
+    """Legends and headers of the panels, a run without a method, and the seconds since the page was cut off."""
+    require_browser()
+    steered(tmp_path / "runs" / "told")
+    with in_browser.chromium() as page, served(tmp_path) as (address, server):
+        watch(page, address.split("?")[0])
+        open_page(page, address)
+        page.set_viewport_size({"width": 1440, "height": 1500})  # only panels in view are drawn
+        page.select_option(".faal-opened select", "runs/told")
+        page.wait_for_function(f"() => {LAST} === 30")
+        page.wait_for_function("() => document.querySelector('.faal-view').faal.panels.get('epochs').places")
+        told = page.evaluate(TOLD)
+        assert told["epochs"]["keys"] == ["clean, average", "clean, worst class", "PGD, average", "PGD, worst class"]
+        assert told["epochs"]["places"] == [0, 1, 2, 3]
+        assert told["epochs"]["head"].startswith("PGD, worst class: now 70,")
+        assert told["divergence"]["keys"] == ["spent", "tau"]
+        assert told["accuracy"]["head"].startswith("lowest bee: now 25,")
+        assert told["margin"]["head"].startswith("highest bee: now 0.3,")
+        assert told["weights"]["head"].startswith("heaviest bee: now 0.49,"), "a mean over ten batches"
+        assert all(len(panel["places"]) > 1 for name, panel in told.items() if name != "classes")
+        assert all(len(panel["levels"]) > 1 for panel in told.values())
+        marks = page.evaluate("() => document.querySelector('.faal-view').faal.marks.map(m => m.text)")
+        assert marks == ["tau 0.7"]
+        page.wait_for_function(f"() => {STATUS}.includes('Validation under PGD-10, 150 images')")
+        shoot_looks(page, "told")
+        page.fill(".faal-epochs input", "500")
+        page.keyboard.press("Enter")
+        page.click("button.faal-start")  # without a fairness method, as the form begins: class weights stay
+        page.wait_for_function(f"() => {LAST} !== 30 && {LAST} > 3 && document.querySelector('.faal-panel-note')")
+        page.wait_for_selector(".faal-tau .noUi-target[disabled]")
+        told = page.evaluate(TOLD)
+        assert told["divergence"]["note"].startswith("No fairness method")
+        assert told["divergence"]["height"] == 0
+        page.wait_for_function(f"() => ({TOLD})().weights.head === 'all classes: now 0.1'")
+        assert "heaviest" not in page.evaluate(f"() => {STATUS}")
+        shoot_looks(page, "plain")
+        (voila,) = [p for p in psutil.Process(server.pid).children() if "voila" in " ".join(p.cmdline())]
+        voila.suspend()
+        try:
+            page.wait_for_function(f"() => /^disconnected since [0-9]+ s$/.test({GONE})")
+            assert page.evaluate("() => getComputedStyle(document.querySelector('.faal-status')).opacity") == "0.4"
+            shoot_looks(page, "cut-off")
+        finally:
+            voila.resume()
+        page.wait_for_function(f"() => {GONE} === ''")
+        page.click("button.faal-stop")
+        page.wait_for_function(f"() => {STATUS}.startsWith('stopped')")
+        page.wait_for_timeout(8000)
+        assert page.evaluate(f"() => {GONE}") == "", "nothing is to be heard of a run that ended"
+        assert not page.errors

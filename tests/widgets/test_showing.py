@@ -137,7 +137,7 @@ def test_every_panel_gets_what_its_lines_ask_for(classes: int) -> None:
     assert shown["accuracy"].low is None, "no class is followed"
     assert (band.low is None) == (classes > MANY), "a heatmap has none"
     assert band.low is None or (band.low[0], band.low[-1]) == pytest.approx((20.65, 72.25), abs=0.01), "1 in 1, and 10 in 10"
-    assert turn_marks([DialTurned(3, "learning_rate", 0.5, 0.7)]) == [{"x": 3, "text": "learning rate 0.7"}]
+    assert turn_marks([DialTurned(3, "learning_rate", 0.5, 0.7)], 900) == [{"x": 3, "text": "learning rate 0.7"}]
 
 
 def test_a_stream_waits_for_the_page_and_answers_its_questions() -> None:
@@ -395,7 +395,7 @@ def test_the_workbench_says_what_is_wrong(tmp_path: Path) -> None:
     try:
         bench.settings["base"].value = str(tmp_path / "nothing")
         bench.buttons["start"].click()
-        until(lambda: "does not exist. Train it first" in bench.message.value)
+        until(lambda: "does not exist. Choose a run" in bench.message.value)
         assert not bench.buttons["start"].disabled
     finally:
         bench.dashboard.close()
@@ -529,7 +529,7 @@ def test_recorded_runs_come_along_for_replay(tmp_path: Path) -> None:
         bench.opened.value = steered
         until(lambda: bench.dashboard.status == "done" and not bench.dashboard.until.disabled)
         assert bench.dashboard.until.max == 160
-        assert [t["text"] for t in turn_marks(bench.dashboard._follower.turns)] == ["tau 1.5", "tau 0"]
+        assert [t["text"] for t in turn_marks(bench.dashboard._follower.turns, 160)] == ["tau 1.5", "tau 0"]
         bench.strip.look()
         assert bench.strip.shown.value.count("<img") == 18
     finally:

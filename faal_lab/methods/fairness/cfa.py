@@ -20,6 +20,9 @@ class CFA:
     So hard classes are attacked less, unlike in FRL and DAFA. Both factors are 1 until the first epoch has ended. With all
     factors 1 the TRADES loss is scaled by 1 / (1 + beta), for the baseline too, as in the authors' code. The weight
     averaging of the paper is `averaging=fawa`.
+
+    `variant="release"` scales the TRADES loss with the margin alone, too. Its accuracy of a class is C times the correct
+    images of the class over all images, which is the accuracy where classes are balanced.
     """
 
     needs: tuple[str, ...] = ("error",)
@@ -38,10 +41,16 @@ class CFA:
         own = _TRADES_SHARE if objective == "trades" and variant == "paper" else _SHARE
         self.strength = strength if strength is not None else own
         self.regular_strength, self.beta = regular_strength, beta
+        self.released = variant == "release"
+        self._scales = self.regularise or (self.released and objective == "trades")
         self.state: State = {}
 
     def end_epoch(self, epoch: ClassStats, measure: object) -> None:
         """Keep each class's robust accuracy in the epoch; a class that was not seen counts as average."""
+        if self.released:  # a class that was not seen has accuracy 0, a class of twice its share up to 2
+            correct = (epoch.count - epoch.sums["error"]).double()
+            self.state["accuracy"] = len(correct) * correct / epoch.count.sum()
+            return
         accuracy = 1 - epoch.mean("error").double()
         mean = accuracy[epoch.present].mean()
         self.state["accuracy"] = torch.where(epoch.present, accuracy, mean)
@@ -58,11 +67,11 @@ class CFA:
 
         TRADES' robust term already holds beta.
         """
-        if not self.regularise:
+        if not self._scales:
             weights = uniform_over(stats.present)
             return Weighing(weights, {}, torch.zeros((), dtype=torch.float64, device=weights.device))
         factor = torch.ones_like(stats.count, dtype=torch.float64)
-        if "accuracy" in self.state:
+        if self.regularise and "accuracy" in self.state:
             factor = self.regular_strength + self.state["accuracy"]
         scale = 1 / (1 + factor * self.beta)
         weights, spent = fixed(factor * scale)

@@ -7,6 +7,7 @@ import torch
 from faal_lab.dro.base import check_radius
 from faal_lab.methods.class_stats import ClassStats
 from faal_lab.methods.fairness.base import AttackedBatch, AttackPlan, Measure, State, Weighing, fixed
+from faal_lab.models import processes
 
 _SMALLEST = 0.05  # lowest weight: a large strength would push it to 0 or below
 _STEPS = 10  # PGD steps of FAIR-TAT's pass over the training images
@@ -93,14 +94,14 @@ class TRIX:
     def plan_attack(self, batch: AttackedBatch) -> AttackPlan:
         """Return DAFA's radii and steps, and a random target for each sample of an easy class."""
         values = {"softmax": batch.clean_logits().softmax(1)}
-        similarity = ClassStats.of(batch.labels, batch.num_classes, values).mean(
-            "softmax"
-        )  # rows of absent classes are 0: they trade nothing
-        weights = distance_weights(similarity, ties=self._ties)[batch.labels]
+        stats = ClassStats.of(batch.labels, batch.num_classes, values)
+        processes.total([stats.count, *stats.sums.values()])
+        # rows of absent classes are 0: they trade nothing
+        weights = distance_weights(stats.mean("softmax"), ties=self._ties)[batch.labels]
         shift = 1 + (batch.draw() * (batch.num_classes - 1)).long().clamp(max=batch.num_classes - 2)
         other = (batch.labels + shift) % batch.num_classes
         plan = self.dafa.plan_attack(batch)
-        return AttackPlan(plan.radius, plan.step, torch.where(weights < weights.mean(), other, -1))
+        return AttackPlan(plan.radius, plan.step, torch.where(weights < processes.mean(weights), other, -1))
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
         """Return DAFA's weights."""

@@ -8,6 +8,7 @@ import torch
 
 from faal_lab.catalogue import SCORES
 from faal_lab.dro import AmbiguitySet, KLBall, conic
+from faal_lab.dro.base import has_kernel
 from faal_lab.errors import check_name
 from faal_lab.methods.class_stats import CLASS_SCORES, ClassStats
 from faal_lab.methods.fairness.base import State, Weighing, uniform_over
@@ -73,7 +74,7 @@ class FAAL:
             tau: radius of the ambiguity set.
 
         Returns:
-            Weights [C] on the simplex (on the CPU), the multipliers [C] of every term, and the divergence [] from uniform.
+            Weights [C] on the simplex, the multipliers [C] of every term, and the divergence [] from uniform.
 
         >>> import torch
         >>> from faal_lab import FAAL
@@ -82,10 +83,12 @@ class FAAL:
         >>> FAAL().weigh(stats, terms=("robust",), tau=0.0).multipliers["robust"]  # tau 0: plain training
         tensor([1., 1.], dtype=torch.float64)
         """
-        # A GPU would run two thousand tiny kernels to find C numbers, so the problem is solved on the CPU.
-        scores, taking_part = self._scores(stats)
-        scores, taking_part = torch.stack([scores, taking_part.to(scores.dtype)]).cpu()
-        present = taking_part > 0
+        scores, present = self._scores(stats)
+        if not (self.solver == "exact" and has_kernel(self.ambiguity, scores.device, len(scores))):
+            # A GPU would run two thousand tiny kernels to find C numbers, so the problem is solved on the CPU. There numbers that
+            # are not finite would raise; the step itself refuses them, and says why.
+            scores, taking_part = torch.stack([scores, present.to(scores.dtype)]).cpu()
+            scores, present = scores.nan_to_num() if stats.count.device.type != "cpu" else scores, taking_part > 0
         solve = self.ambiguity.worst_case if self.solver == "exact" else partial(conic.solve, self.ambiguity)
         worst = solve(scores, radius=tau, present=present)
         reference = uniform_over(present)

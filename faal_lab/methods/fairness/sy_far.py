@@ -9,6 +9,7 @@ from faal_lab.errors import check_name
 from faal_lab.methods.class_stats import ClassStats, class_sums
 from faal_lab.methods.fairness.base import State, Weighing, fixed
 from faal_lab.methods.objectives import Outcome, Terms
+from faal_lab.models.processes import joint
 
 _OFFSET = 0.1  # keeps the ratio of a pair that is never confused at 0
 
@@ -37,8 +38,8 @@ class SyFAR:
         logits = outcome.adv_logits if outcome.adv_logits is not None else outcome.clean_logits
         assert logits is not None, "an objective must return the logits that classes are scored by"
         p, classes = logits.softmax(1), logits.shape[1]
-        count = class_sums(torch.ones_like(p[:, 0]), labels, classes)
-        confusion = class_sums(p, labels, classes) / count.clamp(min=1)[:, None]
+        count = joint(class_sums(torch.ones_like(p[:, 0]), labels, classes))
+        confusion = joint(class_sums(p, labels, classes)) / count.clamp(min=1)[:, None]
         return {"asymmetry": self._halves(confusion, count > 0).sum().expand(len(labels))}
 
     def weigh(self, stats: ClassStats, terms: tuple[str, ...], tau: float) -> Weighing:
