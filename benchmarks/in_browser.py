@@ -62,7 +62,7 @@ def jupyter(root: Path, private: Path, start: str) -> Iterator[tuple[str, subpro
         yield address, server
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def browser(height: int = 900) -> Iterator[Any]:
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         context = opened.new_context(viewport={"width": 1440, "height": height})
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         yield context
         opened.close()
 

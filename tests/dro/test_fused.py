@@ -20,7 +20,6 @@ CUDA = torch.device("cuda", 0)
 
 
 @needs_triton
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "chosen",
     ["radii and not 1024 or takes or bad", pytest.param("not (radii and not 1024 or takes or bad)", marks=pytest.mark.slow)],
@@ -46,7 +45,6 @@ def test_the_interpreter_gives_the_numbers_of_the_exact_solvers(chosen: str) -> 
 
 
 @needs_triton
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["kl", *(pytest.param(k, marks=pytest.mark.slow) for k in fused.KINDS if k != "kl")])
 def test_it_compiles_to_machine_code_without_a_gpu(kind: str, tmp_path: Path) -> None:
     code = f"""

@@ -137,7 +137,6 @@ def test_what_the_third_lesson_says_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.notebook
-@pytest.mark.timeout(300)
 def test_what_the_fifth_and_sixth_lessons_say_holds(tmp_path: Path) -> None:
     found = execute("notebooks/05_compare_methods.ipynb", tmp_path)
     assert found.error is None, found.error

@@ -108,7 +108,6 @@ def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_base_is_balanced_evaluated_and_reported(tmp_path: Path, capsys) -> None:
     """As `test_a_balance_is_a_stage` of the plan has it, with one tau; the base is not evaluated."""
     plan = yaml.safe_load(BALANCED)
@@ -162,7 +161,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(600)
 def test_a_training_in_the_middle_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     stages = {"base": {"notebook": "train", "parameters": {"epochs": 4, "batch_size": 250, "attack_steps": 2}}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump({"name": "t", "threads": 1, "stages": stages}))

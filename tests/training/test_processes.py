@@ -129,7 +129,6 @@ def test_a_signal_to_any_process_stops_all_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_what_a_kill_left_goes_on_as_if_nothing_had_been() -> None:
     for found in benchmark.kills(3):
         assert found["same"], found

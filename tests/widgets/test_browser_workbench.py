@@ -172,7 +172,7 @@ PICTURES = {"00": 0, "01": 5, "02": 5, "03": 2, "04": 7, "05": 1, "06": 2, "07":
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.timeout(1800 if SCREENSHOTS else 150)
+@pytest.mark.timeout(1800 if SCREENSHOTS else 600)
 def test_every_notebook_runs_to_its_end(lab: Lab, page: Any) -> None:
     """Two at a time, each in its own tab of one page; small where a notebook can be made so."""
     notebooks = sorted((lab.root / "notebooks").glob("*.ipynb"))
