@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 
 from faal_lab.catalogue import ANY_RADIUS
-from faal_lab.dro import fused
+from faal_lab.dro import floats, fused
 
 
 class WorstCase(NamedTuple):
@@ -129,6 +129,7 @@ class Ball:
     positive: ClassVar[bool] = False  # refuse a reference without mass on a class that is present
     inside: ClassVar[bool] = False  # such a class is infinitely far: leave it out
     kernel: ClassVar[str] = ""  # the set's part of the fused kernel, if it has one
+    plain: ClassVar[floats.Plain | None] = None  # its solver for one problem on a CPU, if it has one
 
     def __post_init__(self) -> None:
         if self.named:
@@ -142,8 +143,16 @@ class Ball:
         present: torch.Tensor | None = None,
         check: bool | None = None,
     ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`."""
+        """Solve for the worst case; see `AmbiguitySet.worst_case`.
+
+        One small problem on a CPU is solved in plain floats, to the same digits.
+        """
         bound = self.radius if radius is None else radius
+        plain = vars(type(self)).get("plain")  # as of `has_kernel`: a subclass may solve otherwise
+        if plain and scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
+            one = floats.solve(plain, self, scores, float(bound), present)
+            if one is not None:
+                return WorstCase(*one)
         if scores.is_cuda:
             found = self._fused(scores, bound, reference, present, check)
             if found is not None:

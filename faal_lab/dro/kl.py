@@ -3,19 +3,18 @@
     w_c = u_c * lam / (nu - score_c),   u the reference, nu above the largest score
 
 Let d be the gaps to the largest score, divided by the spread, s = log eps and q = eps / (eps + d). The root is g(s) = tau for
-g(s) = KL(u || w) = log E_u[q] - s + E_u[log(eps + d)]. For one small problem on a CPU, a hundred torch operations cost ten times
-the arithmetic: `_solve_floats` finds the same root in plain floats.
+g(s) = KL(u || w) = log E_u[q] - s + E_u[log(eps + d)].
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from faal_lab.catalogue import PRICES
+from faal_lab.dro import floats
 from faal_lab.dro.base import (
     Ball,
     Posed,
@@ -25,114 +24,6 @@ from faal_lab.dro.base import (
     settle,
     settle_priced,
 )
-
-_CLASSES = 500  # with more classes, tensors are as fast
-_SMALL = 1e-3  # for a smaller tau the plain sum of logarithms loses digits to cancellation
-
-
-def _solve_floats(scores: torch.Tensor, tau: float, present: torch.Tensor | None) -> WorstCase | None:
-    """Solve one problem in plain floats: `scores` [C], uniform reference over the present classes.
-
-    Return None where only the general path can answer: many classes, all absent, equal scores, tau 0, tau so large that a weight
-    underflows, and bad input (which the general path refuses by name).
-    """
-    if len(scores) > _CLASSES or not 0 < tau < 100:
-        return None
-    values = scores.tolist()
-    kept: list[int] | None = None
-    used = values
-    if present is not None:
-        if present.dtype != torch.bool or present.shape != scores.shape:
-            return None
-        kept = [c for c, here in enumerate(present.tolist()) if here]
-        used = [values[c] for c in kept]
-    if not used or not math.isfinite(sum(used)):
-        return None
-    top, bottom = max(used), min(used)
-    spread = top - bottom
-    if spread <= 1e-12 * max(abs(top), abs(bottom)):
-        return None
-    gaps = [(top - s) / spread for s in used]
-    s = _root(gaps, tau)
-    if s is None:
-        return None
-    gap, _, near = (_gap_small if tau < _SMALL else _gap)(s, gaps)
-    eps, count = math.exp(s), len(used)
-    unit = eps / (near * count)
-    weights = [unit / (eps + d) for d in gaps]
-    total = sum(weights)
-    weights = [w / total for w in weights]
-    value = sum(map(float.__mul__, weights, map(float, used)))
-    if kept is not None:
-        spare, weights = iter(weights), [0.0] * len(values)
-        for c in kept:
-            weights[c] = next(spare)
-    found = torch.tensor([*weights, value, gap, unit * count * spread], dtype=torch.float64)
-    classes = len(values)
-    return WorstCase(found[:classes], found[classes], found[classes + 1], found[classes + 2])
-
-
-def _gap(s: float, gaps: list[float]) -> tuple[float, float, float]:
-    """Return g, its slope in s, and E[q]; the module docstring defines them."""
-    eps, count = math.exp(s), len(gaps)
-    first = second = logs = 0.0
-    for d in gaps:
-        a = eps + d
-        q = eps / a
-        first += q
-        second += q * q
-        logs += math.log(a)
-    near = first / count
-    return math.log(near) - s + logs / count, near - second / first, near
-
-
-def _gap_small(s: float, gaps: list[float]) -> tuple[float, float, float]:
-    """Return the same for a small tau, around the mean gap: the first order cancels before rounding."""
-    eps, count = math.exp(s), len(gaps)
-    mean = eps + sum(gaps) / count
-    first = second = inverse = logs = 0.0
-    for d in gaps:
-        z = (eps + d) / mean - 1
-        if z < 1e-6 - 1:
-            return _gap(s, gaps)
-        q = eps / (eps + d)
-        first += q
-        inverse -= z / (1 + z)
-        logs += math.log1p(z)
-    near = first / count
-    for d in gaps:
-        second += (eps / (eps + d) - near) ** 2
-    return math.log1p(inverse / count) + logs / count, -second / first, near
-
-
-def _root(gaps: list[float], tau: float) -> float | None:
-    """Find s = log eps by Newton's method on log(exp(g) - 1), in a bracket that every evaluation narrows."""
-    count, tops = len(gaps), gaps.count(0.0)
-    look = _gap_small if tau < _SMALL else _gap
-    logs = sum([math.log(d) for d in gaps if d])
-    low = (logs / count + math.log(tops / count) - tau) * count / (count - tops)
-    if low < -650:
-        return None
-    high = max(low, math.log(max(1e-300, 0.5 * ((-math.expm1(-tau)) ** -0.5 - 1))))  # Kantorovich's inequality
-    s, target = high, tau + math.log(-math.expm1(-tau))
-    for _ in range(100):
-        g, slope, _ = look(s, gaps)
-        if g > tau:
-            low = s
-        else:
-            high = s
-        if g > 0 and slope < 0:
-            moved = s - (g + math.log(-math.expm1(-g)) - target) * -math.expm1(-g) / slope
-            if low <= moved <= high:
-                if abs(moved - s) <= 1e-9:
-                    return moved
-                s = moved
-                continue
-        if high - low <= 1e-14:
-            return s
-        s = (low + high) / 2
-    return s
-
 
 _LOG_TINY = -700.0  # below it, eps leaves the range of float64, and so do all weights but those of the hardest classes
 
@@ -160,26 +51,8 @@ class KLBall(Ball):
 
     radius: float = 0.5
     kernel: ClassVar[str] = "kl"
+    plain: ClassVar[floats.Plain | None] = floats.kl
     named: ClassVar[str] = "tau, the radius of the KL ball,"
-
-    def worst_case(
-        self,
-        scores: torch.Tensor,
-        radius: torch.Tensor | float | None = None,
-        reference: torch.Tensor | None = None,
-        present: torch.Tensor | None = None,
-        check: bool | None = None,
-    ) -> WorstCase:
-        """Solve for the worst case; see `AmbiguitySet.worst_case`.
-
-        One small problem on a CPU is solved in plain floats, to the same digits.
-        """
-        bound = self.radius if radius is None else radius
-        if scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
-            found = _solve_floats(scores, float(bound), present)
-            if found is not None:
-                return found
-        return super().worst_case(scores, bound, reference, present, check)
 
     def _solve(self, posed: Posed) -> WorstCase:
         return _solve(posed)
@@ -209,6 +82,7 @@ class KLPenalty(Ball):
     radius: float = 1.0
     limits: ClassVar[tuple[float, float]] = PRICES
     named: ClassVar[str] = "the price of the KL penalty"
+    plain: ClassVar[floats.Plain | None] = floats.kl_penalty
     positive: ClassVar[bool] = True
 
     def _solve(self, posed: Posed) -> WorstCase:

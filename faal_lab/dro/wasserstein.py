@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from faal_lab.dro import floats
 from faal_lab.dro.base import Ball, Posed, WorstCase, eager_on_cpu, settle
 
 _HALVINGS = 64
@@ -40,6 +41,7 @@ class WassersteinBall(Ball):
 
     radius: float = 0.2
     named: ClassVar[str] = "r, the radius of the Wasserstein ball,"
+    plain: ClassVar[floats.Plain | None] = floats.wasserstein
     cost: torch.Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
