@@ -23,18 +23,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from side_by_side import machine, ratio
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from training import EPSILON, Case, default_file, network, ours, phase_two, pictures, timed
 
 from faal_lab.catalogue import AMBIGUITY_SETS
 from faal_lab.dro.base import has_kernel
 from faal_lab.evaluation.autoattack import autoattack
+from faal_lab.methods.pgd import climber
 from faal_lab.models.build import device_of, frozen
 from faal_lab.models.layout import placed
 from faal_lab.runs.config import Config
@@ -152,7 +155,7 @@ def peak(day: Day, kind: str) -> float:
 
 
 def work(case: Case) -> int:
-    """FLOP of a training step: those of a forward pass, counted, times the passes that `training.py` measures."""
+    """FLOP of a training step: those of a forward pass, counted, times the passes, which a test counts."""
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         network(case)(torch.zeros(case.batch, 3, 32, 32))
     return PASSES * counted.get_total_flops()
@@ -183,6 +186,43 @@ def resnet(day: Day) -> dict[str, Any]:
 def wide(day: Day) -> dict[str, Any]:
     """WideResNet-34-10."""
     return rates(day, day.case("wrn-34-10", 128, 4))
+
+
+Climb = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def step_of_pgd(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **settings: Any) -> Climb:
+    """One step as a region to compile whole: passes, gradient, move, projection. Radius and size of the step are tensors []."""
+
+    def climb(adv: torch.Tensor, radius: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        return climber(model, images, labels, radius=radius, step=size, **{"loss": "cross-entropy", **settings})(adv)[1]
+
+    return climb
+
+
+def graphs(day: Day) -> dict[str, Any]:
+    """How many times as quick PGD-10 is with its steps compiled as one region, and as CUDA graphs. Training has neither."""
+    case = day.case("preact-resnet-18", 128, 1)
+    model, images = placed(network(case), day.device), torch.rand(case.batch, 3, 32, 32, device=day.device)
+    labels, size = torch.arange(case.batch, device=day.device) % 10, torch.tensor(EPSILON / 4, device=day.device)
+    ways: dict[str, dict[str, Any]] = {"one region": {}, "CUDA graphs": {"mode": "reduce-overhead"}}
+    climb = step_of_pgd(model, images, labels)
+
+    def attack(step: Climb) -> torch.Tensor:
+        adv = images
+        for _ in range(10):
+            adv = step(adv, 4 * size, size).clone()  # a graph writes its result to the same place each time
+        return adv
+
+    with frozen(model), torch._dynamo.config.patch(trace_autograd_ops=True):
+        calls: dict[str, Callable[[], Any]] = {"as it is": partial(attack, climb)}
+        for name, way in ways.items():
+            how: Any = {"backend": "aot_eager"} if day.tiny else way
+            calls[name] = partial(attack, torch.compile(climb, fullgraph=True, **how))
+        known = calls["as it is"]()
+        far = {name: float((call() - known).abs().max()) for name, call in calls.items()}
+        seconds = timed(calls, day.rounds, "graphs")
+    return {"furthest pixel": far} | {f"as it is / {name}": ratio(seconds["as it is"], seconds[name]) for name in ways}
 
 
 def strong(day: Day) -> dict[str, Any]:
@@ -238,7 +278,7 @@ def training(day: Day) -> dict[str, Any]:
 
 PARTS: dict[str, tuple[Callable[[Day], dict[str, Any]], float]] = {  # in order of worth, with the seconds each may take
     "tests": (tests, 120), "solver": (solver, 40), "cost": (cost, 50), "resnet": (resnet, 120), "wide": (wide, 120),
-    "autoattack": (strong, 40), "training": (training, 180),
+    "autoattack": (strong, 40), "training": (training, 180), "graphs": (graphs, 100),
 }  # fmt: skip
 
 

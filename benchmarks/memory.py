@@ -5,6 +5,9 @@
 The same networks, batches and contenders as `training.py`, two batches each, in a process of its own: of a GPU what torch took at
 its highest, of a CPU by how much the process grew (on Linux; elsewhere too little is found). Weights, momentum and the images are
 part of it; libraries are not.
+
+What `step_memory` predicts is held to that: of a GPU to what torch took, of a CPU to a process whose tensors are mapped one by
+one (MALLOC_MMAP_THRESHOLD_), so that a freed one leaves no gap. How much more glibc's own way takes is the size of its gaps.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,16 +27,23 @@ from typing import Any
 import torch
 from side_by_side import machine
 from tqdm import tqdm
-from training import Case, cases, default_file, ours, plain
+from training import CASES, Case, cases, default_file, network, ours, plain, training
 
 from faal_lab.models.build import device_of
-from faal_lab.models.fast import memory_kept
+from faal_lab.models.fast import has_bfloat16, memory_kept, takes_bfloat16
+from faal_lab.training.measure import step_memory
 
 _STATUS = Path("/proc/self/status")
 CONTENDERS = ("written down", "ours, plain", "ours")
+PREDICTED = {  # other networks and batches than the table's
+    "small-cnn": Case("small-cnn", 24, 1024, 2),
+    "preact-resnet-18, 16 filters": Case("preact-resnet-18", 16, 128, 2),
+    "preact-resnet-18": Case("preact-resnet-18", 64, 48, 2),
+    "wrn-34-10": CASES["wrn-34-10"],
+}
 
 
-def peak(case: Case, who: str, name: str) -> float:
+def peak(case: Case, who: str, name: str, **changes: Any) -> float:
     """MB that two batches take at their highest. Call it in a process that has done nothing else."""
     device = torch.device(name)
     for warm in CONTENDERS:  # libraries that are loaded when they are first used are not part of it
@@ -41,12 +52,12 @@ def peak(case: Case, who: str, name: str) -> float:
     with memory_kept():  # its end hands back what is free, which would be used again without being counted
         pass
     before = _highest(device, afresh=True)
-    _contender(case, who, device)()
+    _contender(case, who, device, **changes)()
     return _highest(device) - before
 
 
-def _contender(case: Case, who: str, device: torch.device) -> Callable[[], None]:
-    return plain(case, device) if who == "written down" else ours(case, device, quick=who == "ours")
+def _contender(case: Case, who: str, device: torch.device, **changes: Any) -> Callable[[], None]:
+    return plain(case, device) if who == "written down" else ours(case, device, quick=who == "ours", **changes)
 
 
 def _highest(device: torch.device, *, afresh: bool = False) -> float:
@@ -73,6 +84,24 @@ def compared(case: Case, device: torch.device) -> dict[str, Any]:
     return {"batch": case.batch, "MB": found, "written down / ours": found["written down"] / found["ours"]}
 
 
+def prediction(case: Case, device: torch.device, precision: str = "float32") -> dict[str, float]:
+    """MB that a step takes at its highest: predicted, measured, and with the allocator's gaps."""
+    held = step_memory(training(case, device, precision=precision)) / 1e6
+    found = {"predicted": held, "measured": _alone(case, device, precision, MALLOC_MMAP_THRESHOLD_="65536")}
+    return found | {"with gaps": _alone(case, device, precision)}
+
+
+def _alone(case: Case, device: torch.device, precision: str, **environment: str) -> float:
+    before = dict(os.environ)
+    os.environ.update(environment)  # which a process reads when it begins
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            return alone.submit(peak, replace(case, batches=2), "ours", str(device), precision=precision).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def main() -> None:
     """Measure every network, and write it down."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -84,8 +113,16 @@ def main() -> None:
     out = options.out or default_file(device, "memory")
     out.parent.mkdir(parents=True, exist_ok=True)
     found = {name: compared(case, device) for name, case in cases(device, options.quick)}
-    out.write_text(json.dumps({"machine": {**machine(), "device": device.type}, "cases": found}, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    ways = ("float32", *(["bfloat16"] if has_bfloat16(device) else []))
+    guessed = [
+        {"network": name, "batch": case.batch, "precision": way, **prediction(case, device, way)}
+        for name, case in PREDICTED.items()
+        for way in ways
+        if takes_bfloat16(network(case)) or way == "float32"
+    ]
+    result = {"machine": {**machine(), "device": device.type}, "cases": found, "predicted": guessed}
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -129,11 +129,8 @@ def plain(case: Case, device: torch.device) -> Callable[[], None]:
     return batches
 
 
-def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = False, **changes: Any) -> Callable[[], None]:
-    """A contender: so many batches of our training loop, with its quick paths or without; `compiled` takes a minute first.
-
-    `changes` are settings other than those of this benchmark.
-    """
+def training(case: Case, device: torch.device, *, quick: bool = True, compiled: bool = False, **changes: Any) -> Trainer:
+    """Our training with its quick paths or without, before its first step; `changes` are settings other than the benchmark's."""
     images = pictures(case.batch * case.batches)
     names = tuple(map(str, range(CLASSES)))
     splits = Splits("random", names, images, images.part(torch.arange(0)), images, "crop-flip").to(device)
@@ -149,7 +146,13 @@ def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = Fals
         low = wants_bfloat16(config.precision, model, device)
         shape = images.pixels.shape[1:]
         state.quick, _ = try_to_compile(model, case.model, shape, images=case.batch, low=low, training=True)
-    events = train(Trainer(state, splits, config))
+    return Trainer(state, splits, config)
+
+
+def ours(case: Case, device: torch.device, *, quick: bool, compiled: bool = False, **changes: Any) -> Callable[[], None]:
+    """A contender: so many batches of our training loop; arguments as of `training`. Compiling takes a minute first."""
+    trainer = training(case, device, quick=quick, compiled=compiled, **changes)
+    state, events = trainer.state, train(trainer)
 
     def batches() -> None:
         end = state.step + case.batches

@@ -126,6 +126,16 @@ def memory() -> int:
     return min(limits)
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still take on a device."""
+    import psutil
+
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min(psutil.virtual_memory().available, memory() - psutil.Process().memory_info().rss)
+
+
 def _limits() -> Iterator[Path]:
     """Yield the files with the limits of this process's control group and of those around it."""
     lines: list[str] = []

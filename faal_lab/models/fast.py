@@ -1,4 +1,4 @@
-"""Run forward passes in bfloat16, compiled by torch.compile, or with freed memory kept for the next one.
+"""Run forward passes in bfloat16, compiled by torch.compile, or with freed memory kept for the next one. Count what tensors hold.
 
 A pixel near 1 has steps of 1/256 in bfloat16, so a PGD step of 2/255 would be rounded away. Pixels, normalisation and the first
 convolution therefore stay float32. From that convolution's output on, rounding is noise like any other. Logits are float32
@@ -7,15 +7,19 @@ again, and so is every loss. Compiled passes are for batches of one size in trai
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from faal_lab.models.build import frozen
 from faal_lab.models.examine import ModelProblem, train_mode, untouched
@@ -117,6 +121,46 @@ def _glibc() -> Any:
         return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
     except (OSError, TypeError):  # no such thing on Windows
         return None
+
+
+class Held(TorchDispatchMode):
+    """Count the bytes of all tensors that operations make inside: those that live `now`, and the `most` that lived at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count what it made."""
+        made = func(*args, **(kwargs or {}))
+        self.count(tensor for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor))
+        return made
+
+    def count(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors, each storage once."""
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            if storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+
+    def _freed(self, which: int, size: int) -> None:
+        self._known.discard(which)
+        self.now -= size
+
+
+@contextmanager
+def imagined(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield a copy of a network whose tensors have shapes and no numbers, as has every tensor that is made inside."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode()
+    kept: dict[int, Any] = {id(t): mode.from_tensor(t) for t in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, kept)
+    with mode:
+        yield twin
 
 
 BACKEND = "inductor"

@@ -199,9 +199,9 @@ class Config:
         "BatchNorm's statistics in an average: average, or copy (those of the last step).")
     epochs: int = setting(4, low=1, about="Passes over the training images.")
     batch_size: int = setting(64, low=1, about="Images per step.")
-    accumulation: int = setting(1, low=1, high=65_536, about=
-        "Parts of a batch that go through the network one after the other, where memory is short: one forward pass more a "
-        "step. Class weights stay those of the whole batch; BatchNorm sees each part alone.")
+    accumulation: int = setting(1, low=0, high=65_536, about=
+        "Parts of a batch that go through the network one by one, where memory is short (0: as many as it takes, by prediction): "
+        "one forward pass more a step. Class weights stay those of the whole batch; BatchNorm sees each part alone.")
     learning_rate: float = setting(0.05, low=0, high=1e30, about="Peak learning rate of SGD.")
     lr_schedule: str = setting("cosine", among=LR_SCHEDULES, kind="learning-rate schedule", about=
         "Learning rate over the run: constant, cosine, one-cycle, or step (x0.1 at each of lr_drops).")
@@ -256,7 +256,7 @@ class Config:
                     check_release(self.objective, self.fairness, f"{name}=release", self.awp_gamma > 0, self.replays)
         except RecipeError as error:
             raise ConfigError(str(error)) from error
-        if self.accumulation > 1 and (other := self._needs_whole_batches()):
+        if self.accumulation > 1 and (other := self.needs_whole_batches()):
             raise ConfigError(
                 f"accumulation={self.accumulation} attacks a batch part by part, and {other} needs it whole. "
                 "Set accumulation to 1 and lower batch_size."
@@ -306,7 +306,7 @@ class Config:
         mode = facts.get("batch_norm", "eval")
         return facts.get("first_batch", mode) if first_batch else mode
 
-    def _needs_whole_batches(self) -> str:
+    def needs_whole_batches(self) -> str:
         """Return the setting that needs the whole batch at once; empty if none does."""
         if self.replays or self.attack_mode() == "train":
             return "replays" if self.replays else "batch_norm=train"

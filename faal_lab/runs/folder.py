@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,6 +128,11 @@ class RunFolder:
         except (ValueError, TypeError) as error:  # UnknownName and ConfigError are ValueErrors
             hint = "" if "Unknown setting" in str(error) else " Or it names a part of a package that is not installed here."
             raise RunFolderError(f"{self.config_file} is of another version of faal-lab: {error}{hint}") from error
+
+    def made_with(self, config: Config) -> bool:
+        """Return whether these are the settings of the run; the number of parts that it chose for itself is 0 in them."""
+        mine = self.config()
+        return mine == (config if config.accumulation else replace(config, accumulation=mine.accumulation))
 
     def versions(self) -> dict[str, str]:
         """Return the versions of Python, faal-lab and the libraries that the run was created with."""

@@ -58,7 +58,7 @@ class LiveRun:
         path = Path(out)
         if not resume and (path / "config.json").exists():
             raise RunFolderError(f"{path} already holds a run. Choose another folder, or resume it.")
-        if resume and RunFolder.open(path).config() != config:
+        if resume and not RunFolder.open(path).made_with(config):
             raise ConfigError(f"{path} was made with other settings; resume it with those.")
         path.mkdir(parents=True, exist_ok=True)
         live = LiveRun(path)

@@ -1,10 +1,11 @@
-"""Measure between two epochs for fairness methods, find the batch size that fits in memory, probe for masked gradients, balance.
+"""Measure between two epochs for fairness methods, predict what fits in memory, probe for masked gradients, balance.
 
 Test images are never read.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,19 +16,24 @@ from torch.nn import functional as F
 from faal_lab.data import keyed_random
 from faal_lab.data.batches import Batch
 from faal_lab.data.images import Images, Splits
+from faal_lab.data.storage import free_memory
 from faal_lab.dro.balance import Round, best, play
 from faal_lab.errors import ConfigError, FaalLabError, RecipeError
 from faal_lab.methods.averaging import wearing
+from faal_lab.methods.awp import weight_perturbed
 from faal_lab.methods.class_stats import ClassStats
+from faal_lab.methods.fairness.base import NoFairness
 from faal_lab.methods.pgd import AttackTick
 from faal_lab.methods.predict import Attack, adversarial, count_by_class, predictions, taken_for
 from faal_lab.models.build import frozen
-from faal_lab.models.fast import in_bfloat16
-from faal_lab.models.processes import count
+from faal_lab.models.examine import train_mode
+from faal_lab.models.fast import Held, imagined, in_bfloat16, wants_bfloat16
+from faal_lab.models.processes import count, largest
 from faal_lab.models.shift import bias_name
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import Balanced
-from faal_lab.training.attack import attack
+from faal_lab.training.attack import attack, parts_of
+from faal_lab.training.step import Passes, before_batch
 from faal_lab.training.trainer import Trainer, TrainingState
 
 _CHUNK = 250  # images at once
@@ -125,6 +131,55 @@ def _class_means(values: torch.Tensor, labels: torch.Tensor, num_classes: int) -
     stats = ClassStats.of(labels, num_classes, {"value": values})
     means = stats.mean("value")
     return torch.where(stats.present, means, means[stats.present].mean())
+
+
+class MemoryNote(UserWarning):
+    """The number of parts that was chosen for a batch, and why."""
+
+
+def step_memory(trainer: Trainer, parts: int = 1) -> int:
+    """Predict the most bytes that the tensors of a training step hold at once, with weights, gradients and momentum.
+
+    Two steps are made with tensors that have no numbers: a second of work. The allocator's gaps come on top, up to as much again
+    by glibc on a CPU (`benchmarks/step_memory.py`). Fairness methods are left out: they hold a few numbers for each class.
+    """
+    config, images = replace(trainer.config, accumulation=parts), trainer.splits.train
+    size, device = -(-min(config.batch_size, len(images)) // count()), images.labels.device
+    low = wants_bfloat16(config.precision, trainer.state.model, device)
+    with imagined(trainer.state.model) as model, Held() as held, in_bfloat16(model, low):
+        held.count((*model.parameters(), *model.buffers()))
+        optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=config.momentum)
+        recipe = replace(trainer.state.recipe, fairness=NoFairness(), plain=None)
+        state = replace(trainer.state, model=model, optimizer=optimizer, recipe=recipe, average={}, epoch=config.awp_start)
+        twin = replace(trainer, state=state, config=config)
+        labels = torch.zeros(size, dtype=torch.long, device=device)
+        batch = Batch(torch.zeros(size, *images.pixels.shape[1:], device=device), labels, labels)
+        for _ in range(2):  # the second one has momentum
+            before, attacked = before_batch(state), attack(twin, batch)
+            pieces = parts_of(size, parts)
+            passes = Passes(train_mode(model), state.acting(), batch.images, attacked.images.detach(), labels, pieces, size)
+            with weight_perturbed(model, passes.unweighted, state.recipe.awp_gamma):
+                state.optimizer.zero_grad(set_to_none=True)
+                passes.backward(passes.whole(), {})
+                state.optimizer.step()
+            state.averaged = state.recipe.averaging.after_step(state.average, model, state.epoch, state.averaged)
+            del before, attacked, passes
+    return held.most
+
+
+def fewest_parts(trainer: Trainer) -> int:
+    """Return the fewest parts of a batch with which a step fits in memory by prediction; a note states them."""
+    config, device = trainer.config, trainer.splits.train.labels.device
+    free, gaps = free_memory(device), 2.0 if device.type == "cpu" else 1.2
+    parts, whole = 1, config.needs_whole_batches()
+    while (needed := step_memory(trainer, parts)) * gaps > free and not whole and 4 * parts <= config.batch_size:
+        parts *= 2
+    said = f"the tensors of a step hold about {needed / 1e6:,.0f} MB at once, {free / 1e6:,.0f} MB are free"
+    if needed * gaps > free:
+        said += f". This may not fit: lower batch_size{f' ({whole} needs it whole)' if whole else ''}"
+    parts = largest(parts)
+    warnings.warn(f"accumulation={parts}: {said}.", MemoryNote, stacklevel=3)
+    return parts
 
 
 class BatchTooLarge(FaalLabError, RuntimeError):

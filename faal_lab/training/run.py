@@ -45,7 +45,7 @@ from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFaile
 from faal_lab.runs.files import tensors_sha256, versions
 from faal_lab.training.attack import parts_of
 from faal_lab.training.loop import train
-from faal_lab.training.measure import balance_run, check_balance, check_last_layer
+from faal_lab.training.measure import balance_run, check_balance, check_last_layer, fewest_parts
 from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
 from faal_lab.training.steering import Stopped, caught_signals
 from faal_lab.training.step import TrainingDiverged
@@ -111,6 +111,8 @@ def prepare(
         if config.balance != "none":
             check_balance(splits, config)
             check_last_layer(model, trainer.splits, name)  # on the device, as the model is
+    if not config.accumulation:
+        trainer.config = config = replace(config, accumulation=fewest_parts(trainer))
     if config.compile:
         low = wants_bfloat16(config.precision, model, device)
         size = -(-config.batch_size // config.accumulation)
@@ -236,7 +238,7 @@ def run(
     if resume:
         folder = RunFolder.open(out)
         _check_own(folder, own)
-        if folder.config() != config:
+        if not folder.made_with(config):
             raise ConfigError(
                 f"{out} was made with other settings; resume it with those: fl.train(out={str(out)!r}, resume=True)"
             )
@@ -253,7 +255,7 @@ def run(
     else:
         trainer = prepare(config, model, recipe, parts=parts)  # before the folder: bad input leaves nothing behind
         check_processes(trainer)
-        first_alone(lambda: RunFolder.create(out, config, made_by(trainer), own))
+        first_alone(lambda: RunFolder.create(out, trainer.config, made_by(trainer), own))
         folder = RunFolder(out)
     total = config.epochs * trainer.steps_per_epoch
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHORT
+from gpu_day import step_of_pgd
 from made_up import AutoAttack, shorter
 from torch._dynamo.utils import counters
 
 from faal_lab.evaluation.evaluate import evaluate_run
+from faal_lab.methods.pgd import ATTACK_LOSSES, NORMS, climber
+from faal_lab.models.build import ModelSpec, build, frozen
 from faal_lab.models.examine import ModelProblem
 from faal_lab.models.fast import CompileWarning
 from faal_lab.runs import RunFolder
@@ -45,6 +48,7 @@ def test_turning_a_dial_compiles_nothing(traced: None) -> None:
         next(events)
     before = counters["stats"]["unique_graphs"]
     assert before > 0
+    assert not counters["graph_break"]
     first = next(iter(experiment.state.model.parameters())).clone()
     for number, (dial, value) in enumerate([("tau", 0.9), ("epsilon", 0.05), ("learning_rate", 0.001), ("fairness_on", 0)], 1):
         commands.append(Command("turn", dial, value, number=number))
@@ -53,6 +57,29 @@ def test_turning_a_dial_compiles_nothing(traced: None) -> None:
     assert counters["stats"]["unique_graphs"] == before
     assert not torch.equal(first, next(iter(experiment.state.model.parameters())))
     assert experiment.state.model.quick is None, "outside a step nothing is compiled"
+
+
+@pytest.mark.skipif(not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this torch does not trace a gradient")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("loss", ATTACK_LOSSES)
+def test_a_step_of_an_attack_is_one_region(loss: str, norm: str) -> None:
+    """What a CUDA graph needs: no graph break, and nothing is compiled again while epsilon and the size of a step are turned."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = build(ModelSpec("preact-resnet-18", 10, 1, 8, 8, (0.3,), (0.4,), filters=4), seed=0)
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6)
+    settings = {"loss": loss, "norm": norm, "clean_logits": torch.randn(6, 10), "target": torch.tensor([-1, 3, -1, 2, -1, -1])}
+    climb = step_of_pgd(model, images, labels, **settings)
+    start = (images + 0.01).clamp(0, 1)
+    with frozen(model), torch._dynamo.config.patch(trace_autograd_ops=True):
+        region = torch.compile(climb, fullgraph=True, backend="aot_eager")
+        for number, epsilon in enumerate((0.1, 0.2, 0.05)):
+            radius, size = torch.tensor(epsilon), torch.tensor(epsilon / 4)
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                found = region(start, radius, size)
+            plain = climber(model, images, labels, radius=epsilon, step=epsilon / 4, **settings)(start)[1]
+            torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+            assert not torch.equal(found, start)
 
 
 def test_only_full_batches_run_compiled(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
