@@ -43,9 +43,10 @@ class Answer(NamedTuple):
 Plain = Callable[[One], Answer | None]
 
 
-def solve(
-    plain: Plain, ambiguity: Any, scores: torch.Tensor, radius: float, present: torch.Tensor | None
-) -> tuple[torch.Tensor, ...] | None:
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def solve(plain: Plain, ambiguity: Any, scores: torch.Tensor, radius: float, present: torch.Tensor | None) -> Tensors | None:
     """Solve for `scores` [C]: the four tensors of `WorstCase`, or None where the general path must answer or refuse."""
     low, high = ambiguity.limits
     if not 0 < len(scores) <= _CLASSES or not low <= radius <= high:
@@ -71,14 +72,13 @@ def solve(
         return None
     if answer is None:
         return None
-    weights = answer.weights
+    weights, classes = answer.weights, len(values)
     value = sum(map(float.__mul__, weights, used)) - answer.paid
-    if len(used) < len(values):
-        spare, weights = iter(weights), [0.0] * len(values)
-        for c in kept:
-            weights[c] = next(spare)
+    if len(used) < classes:
+        weights = [0.0] * classes
+        for c, weight in zip(kept, answer.weights, strict=True):
+            weights[c] = weight
     found = torch.tensor([*weights, value, answer.divergence, answer.dual], dtype=torch.float64)
-    classes = len(values)
     return found[:classes], found[classes], found[classes + 1], found[classes + 2]
 
 
@@ -98,12 +98,11 @@ def _corner(one: One) -> list[float]:
 
 def total_variation(one: One) -> Answer | None:
     """Empty the easiest classes first, and give their mass to the hardest."""
-    count, radius = len(one.gaps), one.radius
-    if radius <= 0:
+    if one.radius <= 0:
         return None
-    share, most = 1.0 / count, (count - one.tops) / count
-    moved = left = min(radius, most)
-    level, rest = 0.0, 0.0
+    share, most = 1.0 / len(one.gaps), 1 - one.tops / len(one.gaps)
+    moved = left = min(one.radius, most)
+    level = rest = 0.0
     for gap, classes in sorted(Counter(one.gaps).items(), reverse=True):
         if not gap:
             break
@@ -113,7 +112,7 @@ def total_variation(one: One) -> Answer | None:
         left -= classes * share
     up = share + moved / one.tops
     weights = [up if not d else 0.0 if d > level else rest if d == level else share for d in one.gaps]
-    return Answer(weights, moved, 0.0 if radius >= most else level * one.spread)
+    return Answer(weights, moved, 0.0 if one.radius >= most else level * one.spread)
 
 
 def wasserstein(one: One) -> Answer | None:
@@ -164,10 +163,10 @@ def _send(weights: list[float], to: list[tuple[float, float]], place: tuple[floa
 
 def cvar(one: One) -> Answer | None:
     """Fill the hardest classes up to their cap."""
-    count, alpha = len(one.gaps), one.radius
-    if alpha >= 1:
+    count = len(one.gaps)
+    if one.radius >= 1:
         return None
-    cap, above, level, edge = 1.0 / count / alpha, 0.0, 1.0, 1
+    cap, above, level, edge = 1.0 / count / one.radius, 0.0, 1.0, 1
     for gap, classes in sorted(Counter(one.gaps).items()):
         level, edge = gap, classes
         if above + classes * cap >= 1 - 1e-15:
@@ -197,8 +196,8 @@ def chi_square(one: One) -> Answer | None:
         active.append(d)
         first, second = more, squares
     mean = first / len(active)
-    variance = sum([(d - mean) ** 2 for d in active]) / len(active)
-    theta = mean + math.sqrt(variance / max(1e-300, (1 + rho) * len(active) / count - 1))
+    share, variance = len(active) / count, sum([(d - mean) ** 2 for d in active]) / len(active)
+    theta = mean + math.sqrt(variance / max(1e-300, (1 + rho) * share - 1))
     heights = [max(0.0, theta - d) if d <= active[-1] else 0.0 for d in one.gaps]
     total = sum(heights)
     weights = [h / total for h in heights]
@@ -212,8 +211,7 @@ def hellinger(one: One) -> Answer | None:
     count, rho, gaps = len(one.gaps), one.radius, one.gaps
     if rho <= 0:
         return None
-    most = 1 - math.sqrt(one.tops / count)
-    if rho >= most:
+    if rho >= (most := 1 - math.sqrt(one.tops / count)):
         return Answer(_corner(one), most, 0.0)
     target = math.log(math.expm1(-2 * math.log1p(-rho)))
 
@@ -246,10 +244,9 @@ def hellinger(one: One) -> Answer | None:
 def reverse_kl(one: One) -> Answer | None:
     """Find the sharpness at which a softmax of the scores has the divergence."""
     gaps, tau = one.gaps, one.radius
-    most = math.log(len(gaps) / one.tops)
     if tau <= 0:
         return None
-    if tau >= most:
+    if tau >= (most := math.log(len(gaps) / one.tops)):
         return Answer(_corner(one), most, 0.0)
 
     def curve(s: float) -> tuple[float, float]:
@@ -257,7 +254,7 @@ def reverse_kl(one: One) -> Answer | None:
         weights, spent = _tilted(sharpness, gaps)
         mean = sum(map(float.__mul__, weights, gaps))
         spreads = sum([w * (d - mean) ** 2 for w, d in zip(weights, gaps, strict=True)])
-        return math.log(tau) - math.log(max(spent, 1e-300)), -sharpness * sharpness * spreads / spent
+        return math.log(tau / max(spent, 1e-300)), -sharpness * sharpness * spreads / spent
 
     low = 0.5 * math.log(8 * tau)  # Hoeffding: the temperature is at most range / sqrt(8 tau)
     high = max(low, math.log(700 / min([d for d in gaps if d])))
@@ -294,8 +291,7 @@ def kl(one: One) -> Answer | None:
     gaps, tau, count = one.gaps, one.radius, len(one.gaps)
     if not 0 < tau < _LARGE:
         return None
-    s = _kl_root(gaps, tau)
-    if s is None:
+    if (s := _kl_root(gaps, tau)) is None:
         return None
     gap, _, near = (_gap_small if tau < _SMALL else _gap)(s, gaps)
     eps = math.exp(s)
@@ -331,11 +327,10 @@ def _gap(s: float, gaps: list[float]) -> tuple[float, float, float]:
     eps, count = math.exp(s), len(gaps)
     first = second = logs = 0.0
     for d in gaps:
-        a = eps + d
-        q = eps / a
+        q = eps / (eps + d)
         first += q
         second += q * q
-        logs += math.log(a)
+        logs += math.log(eps + d)
     near = first / count
     return math.log(near) - s + logs / count, near - second / first, near
 
@@ -364,8 +359,7 @@ def _kl_root(gaps: list[float], tau: float) -> float | None:
     count, tops = len(gaps), gaps.count(0.0)
     look = _gap_small if tau < _SMALL else _gap
     logs = sum([math.log(d) for d in gaps if d])
-    low = (logs / count + math.log(tops / count) - tau) * count / (count - tops)
-    if low < -650:
+    if (low := (logs / count + math.log(tops / count) - tau) * count / (count - tops)) < -650:
         return None
     high = max(low, math.log(max(1e-300, 0.5 * ((-math.expm1(-tau)) ** -0.5 - 1))))  # Kantorovich's inequality
     s, target = high, tau + math.log(-math.expm1(-tau))
