@@ -2,10 +2,13 @@
 
 import re
 from importlib import metadata
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+
+import faal_lab as fl
 
 project = "faal_lab"
 author = "the faal_lab contributors"
@@ -79,7 +82,15 @@ def _inside(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = re.sub(rf"\]\((?:\.\./)+{re.escape(file)}(?=[\w-]*(?:\.md)?[)#])", f"]({place}", source[0])
 
 
+def _play(app: Sphinx, failed: Exception | None) -> None:
+    """Put a page beside the front page that plays a recorded run."""
+    if failed is None and app.builder.format == "html":
+        recorded = Path(__file__).parents[1] / "notebooks" / "recorded" / "faal-steered"
+        fl.open_run(recorded).export("replay", Path(app.outdir) / "replay.html", force=True, say=lambda _: None)
+
+
 def setup(app: Sphinx) -> None:
     """Write formulas as MathML, which browsers draw by themselves: no script, no network."""
+    app.connect("build-finished", _play)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("source-read", _inside)

@@ -229,8 +229,8 @@ class Run(os.PathLike[str]):
         """Write the history or the weights for other tools; return the path.
 
         Args:
-            to: tensorboard, csv or parquet (folders of the history); safetensors, state_dict, robustbench or torchattacks
-                (files of the weights), or timm (a folder of the weights).
+            to: replay (a page that plays the run); tensorboard, csv or parquet (folders of the history); safetensors,
+                state_dict, robustbench or torchattacks (files of the weights), or timm (a folder of the weights).
             out: the file or folder, which is missing or empty.
             checkpoint: whose weights and verdicts: last, or best (by validation).
             force: replace an earlier export.
@@ -249,7 +249,12 @@ class Run(os.PathLike[str]):
         >>> sorted(file.name for file in run.export("csv", "tables", say=lambda text: None).iterdir())
         ['epochs.csv', 'history.csv', 'test.csv']
         """
-        say(export_run(self.path, to, Path(out), checkpoint, force, network))
+        if to == "replay":
+            from faal_lab.widgets.panels import write_replay
+
+            say(write_replay(self.path, Path(out), force))
+        else:
+            say(export_run(self.path, to, Path(out), checkpoint, force, network))
         return Path(out)
 
 
@@ -291,9 +296,8 @@ def train(
         quiet: show no bar; default False.
         processes: start so many processes here that train as one, on as many GPUs or with the cores divided; default 1: this one.
         settings: any setting of Config, such as fairness="faal", tau=0.5. objective, fairness, ambiguity and attack also take
-            objects.
-            data may be your own: (images, labels), a Dataset, or a dict of these for train, validation and test. It is kept
-            beside the run, as `out`.npz.
+            objects. data may be your own: (images, labels), a Dataset, or a dict of these for train, validation and test. It
+            is kept beside the run, as `out`.npz.
 
     Returns:
         The finished run.

@@ -303,7 +303,7 @@ ATTACKS = (
 )  # fmt: skip
 DEFAULT_ATTACKS = ("clean", "pgd-20", "cw-20", "autoattack")
 MODES = ("per-image", "compat")  # AutoAttack's noise
-EXPORTS = ("tensorboard", "csv", "parquet", "safetensors", "state_dict", "robustbench", "torchattacks", "timm")
+EXPORTS = ("replay", "tensorboard", "csv", "parquet", "safetensors", "state_dict", "robustbench", "torchattacks", "timm")
 
 
 def parts() -> dict[str, dict[str, str]]:

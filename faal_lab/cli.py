@@ -331,12 +331,12 @@ def figures(runs: Annotated[list[str], Several], /, *, out: Path, formats: str =
 
 def export(run: Path, /, *, to: Annotated[str, Parameter(choices=EXPORTS)], out: Path, checkpoint: Which = "last",
            force: Annotated[bool, Flag] = False) -> None:  # fmt: skip
-    """Write a run for other tools: its history as tables or for TensorBoard, or its weights.
+    """Write a run for others: as a page that plays it, its history as tables or for TensorBoard, or its weights.
 
     Args:
         run: its run folder; one that is training gives what it has reported so far
-        to: tensorboard, csv, parquet (folders of the history); safetensors, state_dict, robustbench, torchattacks (files of
-            the weights); timm (a folder of the weights)
+        to: replay (a page that plays the run); tensorboard, csv, parquet (folders of the history); safetensors, state_dict,
+            robustbench, torchattacks (files of the weights); timm (a folder of the weights)
         out: the file or folder, which is missing or empty
         checkpoint: whose weights and verdicts
         force: replace an earlier export

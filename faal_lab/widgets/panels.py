@@ -1,11 +1,15 @@
-"""List the dashboard's panels, and fill them from a run's history as plain dicts and arrays.
+"""List the dashboard's panels, and fill them from a run's history: live, or in a page that plays the run by itself.
 
 Panels with a line per class become heatmaps (a row per class) above MANY classes, where lines are unreadable.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,17 @@ from faal_lab.evaluation.statistics import average_accuracy, class_accuracy, wil
 from faal_lab.results.figures import class_style
 from faal_lab.runs import Follower, RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.runs.control import held, turned
+from faal_lab.runs.control import held, reads_tau, turned, weighs
 from faal_lab.runs.events import DialTurned, EpochDone
+from faal_lab.runs.export import free_place
+from faal_lab.runs.files import replace_file
 from faal_lab.runs.history import MAX_POINTS, History, thinned
-from faal_lab.widgets.stream import Picture
+from faal_lab.widgets.stream import Picture, StreamView
 
 MANY = 12
 _COLUMNS = 200  # columns of a heatmap, at most
+_REPLAYED = 1500  # points of a line in a page that plays a run
+_WINDOW = 10  # batches that it averages over
 _DASHES = {"solid": [], "dash": [7, 4], "dot": [2, 3], "dashdot": [7, 3, 2, 3]}
 _NO_METHOD = "No fairness method: all classes count the same, and tau does nothing."
 
@@ -72,9 +80,10 @@ def panel_spec(
 
 
 def pictures(
-    history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None, followed: int = -1
-) -> dict[str, Picture]:
-    """Return each panel's data by its id, at most 400 points a line.
+    history: History, window: int, span: tuple[float, float] | None = None, until: int | None = None, followed: int = -1,
+    most: int = MAX_POINTS,
+) -> dict[str, Picture]:  # fmt: skip
+    """Return each panel's data by its id, at most `most` points a line.
 
     Data are from batches in `span`, none after batch `until`. Accuracy, margins and weights are means over the last
     `window` batches. Each batch's own weights are drawn faintly behind, and Wilson's 95 % interval behind the accuracy of the
@@ -87,8 +96,8 @@ def pictures(
         first = int(np.clip(np.searchsorted(steps, span[0]) - 1, 0, end))
         last = int(np.clip(np.searchsorted(steps, span[1], side="right") + 1, first, end))
     many = history.num_classes > MANY
-    at = first + thinned(last - first, _COLUMNS if many else MAX_POINTS)
-    x, few = steps[at], first + thinned(last - first)
+    at = first + thinned(last - first, _COLUMNS if many else most)
+    x, few = steps[at], first + thinned(last - first, most)
     shown = {
         "weights": Picture(x, history.mean_weights(window, at).T, None if many else history.weights.values[at].T),
         "accuracy": _accuracy(history, window, x, at, -1 if many else followed),
@@ -138,15 +147,20 @@ def validation_result(config: Config, names: list[str], epochs: list[EpochDone],
 
     A balanced network (`balance`) was not validated, nor is one without images or attack.
     """
-    last, where = epochs[-1] if epochs else None, shlex.quote(str(path))
-    there = RunFolder(path).verdicts_file().exists()
+    where, there = shlex.quote(str(path)), RunFolder(path).verdicts_file().exists()
     following = f"Evaluated. Next: faal-lab report {where}" if there else f"Next, the test images: faal-lab evaluate {where}"
+    return " ".join(filter(None, [validation_sentence(config, names, epochs), following]))
+
+
+def validation_sentence(config: Config, names: list[str], epochs: list[EpochDone]) -> str:
+    """State the last validation under attack and the one before it, or nothing; see `validation_result`."""
+    last = epochs[-1] if epochs else None
     if last is None or not sum(last.count) or not config.validation_steps or not config.epsilon or config.balance != "none":
-        return following
+        return ""
     head = f"Validation under PGD-{config.validation_steps}, {sum(last.count)} images, 95 % intervals:"
     earlier = ("The base", base) if (base := _of_base(config, last)) else ("After epoch 1", epochs[0])
     before = f" {earlier[0]}: {_in_words(earlier[1], names)}." if earlier[1] is not last else ""
-    return f"{head} {_in_words(last, names)}.{before} {following}"
+    return f"{head} {_in_words(last, names)}.{before}"
 
 
 def _in_words(epoch: EpochDone, names: list[str]) -> str:
@@ -170,3 +184,64 @@ def _of_base(config: Config, last: EpochDone) -> EpochDone | None:
         return None
     alike = all(getattr(base, name) == getattr(config, name) for name in _ALIKE) and base.balance == "none"
     return next((e for e in reversed(follower.epochs) if alike and e.count == last.count), None)
+
+
+def write_replay(path: str | Path, out: str | Path, force: bool = False) -> str:
+    """Write a page that plays a run by itself, without Python or a network; return a sentence about it.
+
+    Raises ConfigError where `out` is in use, and RunFolderError where no run was started in the folder.
+    """
+    follower, folder = Follower(path, keep_steps=False), RunFolder.open(path)
+    follower.poll()
+    started = follower.started
+    if started is None or follower.latest is None:
+        raise RunFolderError(f"{path} holds no run that made a step: there is nothing to play.")
+    place, config, own, names = (
+        free_place(Path(out), force, folder=False),
+        folder.config(),
+        set(folder.own()),
+        started.class_names,
+    )
+    history, tau = History(len(names)), reads_tau(config, own)
+    history.add(follower.new)
+    drawn = pictures(history, _WINDOW, most=_REPLAYED)
+    if not tau:
+        drawn["divergence"] = Picture(drawn["divergence"].x, drawn["divergence"].y[:1])
+    del drawn["classes"]
+    ends = history.epoch_step.values
+    bars = [_bars(history, epoch) for epoch in range(1, len(ends) + 1)]
+    run = {
+        "spec": panel_spec(names, config.ambiguity, weighs=weighs(config, own), tau=tau, batches=max(1, started.steps_per_epoch)),
+        "panels": {name: {"rows": len(p.y), **_encoded(p)} for name, p in drawn.items()},
+        "bars": {part: _text(np.array([getattr(bar, part) for bar in bars])) for part in ("y", "low", "high")},
+        "ends": ends.tolist(), "marks": turn_marks(follower.turns, follower.latest.step), "window": _WINDOW,
+    }  # fmt: skip
+    shown = [f"fairness {config.fairness}", f"objective {config.objective}"]
+    shown += [
+        f"network {Path(config.model).name}",
+        f"data {config.data}",
+        f"{config.epochs} epochs",
+        f"epsilon {config.epsilon:g}",
+    ]
+    here, name = Path(__file__).parent, html.escape(folder.path.resolve().name)
+    said = [", ".join(shown), validation_sentence(config, names, follower.epochs)]
+    style = StreamView._css + (here / "replay.css").read_text(encoding="utf-8")
+    data = json.dumps(run, allow_nan=False).replace("<", "\\u003c")  # no class name ends the script
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{name}</title><style>{style}</style></head><body><main><h1>{name}</h1>"
+        f"{''.join(f'<p>{html.escape(line)}</p>' for line in said if line)}</main>"
+        f"<script type='application/json' id='run'>{data}</script>"
+        f"<script type='module'>{StreamView._esm}{(here / 'replay.js').read_text(encoding='utf-8')}</script></body></html>"
+    )
+    replace_file(place, page.encode())
+    return f"{place}: plays {len(history.step.values)} batches in a browser, {place.stat().st_size / 1e6:.2f} MB."
+
+
+def _encoded(picture: Picture) -> dict[str, str]:
+    held = {part.name: getattr(picture, part.name) for part in fields(picture)}
+    return {name: _text(values) for name, values in held.items() if values is not None}
+
+
+def _text(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
