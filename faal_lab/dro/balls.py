@@ -47,7 +47,7 @@ class ChiSquareBall(Ball):
 
     radius: float = 1.0
     kernel: ClassVar[str] = "chi-square"
-    plain: ClassVar[floats.Plain | None] = floats.chi_square
+    _plain: ClassVar[floats.Plain | None] = floats.chi_square
     named: ClassVar[str] = "rho, the radius of the chi-square ball,"
     inside: ClassVar[bool] = True
 
@@ -102,7 +102,7 @@ class HellingerBall(Ball):
     radius: float = 0.1
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
     kernel: ClassVar[str] = "hellinger"
-    plain: ClassVar[floats.Plain | None] = floats.hellinger
+    _plain: ClassVar[floats.Plain | None] = floats.hellinger
     named: ClassVar[str] = "rho, the radius of the Hellinger ball,"
     positive: ClassVar[bool] = True
 
@@ -164,7 +164,7 @@ class TotalVariationBall(Ball):
     radius: float = 0.2
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
     kernel: ClassVar[str] = "total-variation"
-    plain: ClassVar[floats.Plain | None] = floats.total_variation
+    _plain: ClassVar[floats.Plain | None] = floats.total_variation
     named: ClassVar[str] = "delta, the radius of the total variation ball,"
 
     def _solve(self, posed: Posed) -> WorstCase:
@@ -208,7 +208,7 @@ class CVaR(Ball):
     radius: float = 0.5
     limits: ClassVar[tuple[float, float]] = (1e-12, 1.0)
     kernel: ClassVar[str] = "cvar"
-    plain: ClassVar[floats.Plain | None] = floats.cvar
+    _plain: ClassVar[floats.Plain | None] = floats.cvar
     named: ClassVar[str] = "alpha of the conditional value at risk"
     inside: ClassVar[bool] = True
 
@@ -245,7 +245,7 @@ class Simplex(Ball):
     """
 
     radius: float = float("inf")
-    plain: ClassVar[floats.Plain | None] = floats.simplex
+    _plain: ClassVar[floats.Plain | None] = floats.simplex
 
     def _solve(self, posed: Posed) -> WorstCase:
         # `divergence` is the mass that moved.
@@ -267,7 +267,7 @@ class Point(Ball):
     """
 
     radius: float = 0.0
-    plain: ClassVar[floats.Plain | None] = floats.point
+    _plain: ClassVar[floats.Plain | None] = floats.point
 
     def _solve(self, posed: Posed) -> WorstCase:
         nothing = torch.zeros_like(posed.spread)

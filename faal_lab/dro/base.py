@@ -129,7 +129,7 @@ class Ball:
     positive: ClassVar[bool] = False  # refuse a reference without mass on a class that is present
     inside: ClassVar[bool] = False  # such a class is infinitely far: leave it out
     kernel: ClassVar[str] = ""  # the set's part of the fused kernel, if it has one
-    plain: ClassVar[floats.Plain | None] = None  # its solver for one problem on a CPU, if it has one
+    _plain: ClassVar[floats.Plain | None] = None  # its solver for one problem on a CPU, if it has one
 
     def __post_init__(self) -> None:
         if self.named:
@@ -148,7 +148,7 @@ class Ball:
         One small problem on a CPU is solved in plain floats, to the same digits.
         """
         bound = self.radius if radius is None else radius
-        plain = vars(type(self)).get("plain")  # as of `has_kernel`: a subclass may solve otherwise
+        plain = vars(type(self)).get("_plain")  # as of `has_kernel`: a subclass may solve otherwise
         if plain and scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
             one = floats.solve(plain, self, scores, float(bound), present)
             if one is not None:

@@ -51,7 +51,7 @@ class KLBall(Ball):
 
     radius: float = 0.5
     kernel: ClassVar[str] = "kl"
-    plain: ClassVar[floats.Plain | None] = floats.kl
+    _plain: ClassVar[floats.Plain | None] = floats.kl
     named: ClassVar[str] = "tau, the radius of the KL ball,"
 
     def _solve(self, posed: Posed) -> WorstCase:
@@ -82,7 +82,7 @@ class KLPenalty(Ball):
     radius: float = 1.0
     limits: ClassVar[tuple[float, float]] = PRICES
     named: ClassVar[str] = "the price of the KL penalty"
-    plain: ClassVar[floats.Plain | None] = floats.kl_penalty
+    _plain: ClassVar[floats.Plain | None] = floats.kl_penalty
     positive: ClassVar[bool] = True
 
     def _solve(self, posed: Posed) -> WorstCase:

@@ -46,7 +46,7 @@ class ReverseKLBall(Ball):
 
     radius: float = 0.5
     kernel: ClassVar[str] = "reverse-kl"
-    plain: ClassVar[floats.Plain | None] = floats.reverse_kl
+    _plain: ClassVar[floats.Plain | None] = floats.reverse_kl
     named: ClassVar[str] = "tau, the radius of the reverse KL ball,"
     inside: ClassVar[bool] = True
 
@@ -97,7 +97,7 @@ class ReverseKLPenalty(Ball):
     radius: float = 1.0
     limits: ClassVar[tuple[float, float]] = PRICES
     named: ClassVar[str] = "the price of the reverse KL penalty"
-    plain: ClassVar[floats.Plain | None] = floats.reverse_kl_penalty
+    _plain: ClassVar[floats.Plain | None] = floats.reverse_kl_penalty
     inside: ClassVar[bool] = True
 
     def _solve(self, posed: Posed) -> WorstCase:

@@ -41,7 +41,7 @@ class WassersteinBall(Ball):
 
     radius: float = 0.2
     named: ClassVar[str] = "r, the radius of the Wasserstein ball,"
-    plain: ClassVar[floats.Plain | None] = floats.wasserstein
+    _plain: ClassVar[floats.Plain | None] = floats.wasserstein
     cost: torch.Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

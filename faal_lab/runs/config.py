@@ -256,7 +256,7 @@ class Config:
                     check_release(self.objective, self.fairness, f"{name}=release", self.awp_gamma > 0, self.replays)
         except RecipeError as error:
             raise ConfigError(str(error)) from error
-        if self.accumulation > 1 and (other := self.needs_whole_batches()):
+        if self.accumulation > 1 and (other := needs_whole_batches(self)):
             raise ConfigError(
                 f"accumulation={self.accumulation} attacks a batch part by part, and {other} needs it whole. "
                 "Set accumulation to 1 and lower batch_size."
@@ -270,11 +270,8 @@ class Config:
             raise ConfigError("multiplier and tau_changes both set the radius. Give one of them.")
         if 0 < self.multiplier <= 1:
             raise ConfigError(f"multiplier must be above 1 (or 0, to go by tau), got {self.multiplier}.")
-        starts = {
-            "fairness_start": self.fairness,
-            "average_start": self.averaging,
-            "awp_start": "awp" if self.awp_gamma else "none",
-        }
+        awp = "awp" if self.awp_gamma else "none"
+        starts = {"fairness_start": self.fairness, "average_start": self.averaging, "awp_start": awp}
         for name, part in starts.items():
             if part != "none" and getattr(self, name) >= self.epochs:
                 raise ConfigError(
@@ -305,13 +302,6 @@ class Config:
         facts = check_release(self.objective, self.fairness, "variant=release", self.awp_gamma > 0, self.replays)
         mode = facts.get("batch_norm", "eval")
         return facts.get("first_batch", mode) if first_batch else mode
-
-    def needs_whole_batches(self) -> str:
-        """Return the setting that needs the whole batch at once; empty if none does."""
-        if self.replays or self.attack_mode() == "train":
-            return "replays" if self.replays else "batch_norm=train"
-        looks = self.fairness in ("trix", "sy-far") or (self.fairness in ("frl-rm", "frl-rwrm") and self.variant == "release")
-        return f"fairness={self.fairness}" if looks else ""
 
     def tau_schedule(self) -> dict[int, float]:
         """Parse tau_changes.
@@ -398,3 +388,11 @@ def check_dial(name: str, value: object, config: Config) -> float:
             raise ConfigError("fairness_on: the run has no fairness method to turn on or off (fairness=none).")
         return float(value)
     return getattr(replace(config, **{name: value}), name)
+
+
+def needs_whole_batches(config: Config) -> str:
+    """Return the setting that needs the whole batch at once; empty if none does."""
+    if config.replays or config.attack_mode() == "train":
+        return "replays" if config.replays else "batch_norm=train"
+    looks = config.fairness in ("trix", "sy-far") or (config.fairness in ("frl-rm", "frl-rwrm") and config.variant == "release")
+    return f"fairness={config.fairness}" if looks else ""

@@ -30,7 +30,7 @@ from faal_lab.models.examine import train_mode
 from faal_lab.models.fast import Held, imagined, in_bfloat16, wants_bfloat16
 from faal_lab.models.processes import count, largest
 from faal_lab.models.shift import bias_name
-from faal_lab.runs.config import Config
+from faal_lab.runs.config import Config, needs_whole_batches
 from faal_lab.runs.events import Balanced
 from faal_lab.training.attack import attack, parts_of
 from faal_lab.training.step import Passes, before_batch
@@ -171,7 +171,7 @@ def fewest_parts(trainer: Trainer) -> int:
     """Return the fewest parts of a batch with which a step fits in memory by prediction; a note states them."""
     config, device = trainer.config, trainer.splits.train.labels.device
     free, gaps = free_memory(device), 2.0 if device.type == "cpu" else 1.2
-    parts, whole = 1, config.needs_whole_batches()
+    parts, whole = 1, needs_whole_batches(config)
     while (needed := step_memory(trainer, parts)) * gaps > free and not whole and 4 * parts <= config.batch_size:
         parts *= 2
     said = f"the tensors of a step hold about {needed / 1e6:,.0f} MB at once, {free / 1e6:,.0f} MB are free"

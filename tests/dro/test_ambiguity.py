@@ -203,7 +203,7 @@ def test_plain_floats_give_the_duals_of_the_tensors(kind: type, seed: int) -> No
 def test_plain_floats_solve_the_usual_problems(kind: type) -> None:
     for seed in range(20):
         s, ball = drawn(10, seed=seed), kind(PLAIN[kind](0.6))
-        assert floats.solve(vars(kind)["plain"], ball, s, ball.radius, None) is not None, "and do not leave them to tensors"
+        assert floats.solve(vars(kind)["_plain"], ball, s, ball.radius, None) is not None, "and do not leave them to tensors"
 
 
 @pytest.mark.parametrize("seed", range(30))
