@@ -80,8 +80,21 @@ class View {
     for (const panel of this.panels.values()) if (panel.data && panel.spec.kind === "lines") panel.data.low = null; // another class's
   }
 
+  // ipywidgets gives no name to the handle of a slider, nor to a player's buttons: a screen reader would be silent there.
+  name() {
+    const place = this.root.closest(".jp-OutputArea") || document;
+    for (const handle of place.querySelectorAll(".widget-slider .noUi-handle")) {
+      const label = handle.closest(".widget-slider").querySelector(".widget-label"), name = label ? label.textContent.trim() : "";
+      if (name && handle.getAttribute("aria-label") !== name) handle.setAttribute("aria-label", name);
+    }
+    for (const [icon, name] of Object.entries({ play: "Play", pause: "Pause", stop: "Stop", retweet: "Repeat" }))
+      for (const sign of place.querySelectorAll(`.widget-play .fa-${icon}`))
+        if (sign.parentElement.getAttribute("aria-label") !== name) sign.parentElement.setAttribute("aria-label", name);
+  }
+
   // While a run is live, Python sends a sign of life every two seconds.
   listen() {
+    this.name();
     const since = Math.round((Date.now() - this.heardAt) / 1000), lost = this.live && since >= SILENT, page = this.root.closest(".faal-dashboard");
     this.offline.hidden = !lost;
     this.offline.textContent = lost ? `disconnected since ${since} s` : "";
