@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -38,31 +39,44 @@ def jupyter(root: Path, private: Path, start: str) -> Iterator[tuple[str, subpro
     settings = private / "config" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(_SETTINGS))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folders = {
         "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }  # fmt: skip
     environment = {**os.environ, **{k: str(private / v) for k, v in folders.items()}}
-    words = lab_command(port, browser=False, start=start)
-    words += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
     log = private / "lab.log"
-    with open(log, "wb") as stream:
-        server = subprocess.Popen(words, cwd=root, env=environment, stdout=stream, stderr=stream)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2).close()
-                break
-            assert server.poll() is None, log.read_text()[-2000:]
+    for _ in range(5):  # a kernel of another server may take the port before this one does
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = lab_command(port, browser=False, start=start)
+        words += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]
+        with open(log, "wb") as stream:
+            server = subprocess.Popen(words, cwd=root, env=environment, stdout=stream, stderr=stream)
+        address = f"http://127.0.0.1:{port}"
+        try:
+            if _answers(address, server):
+                yield address, server
+                return
+        finally:
+            server.terminate()
+            server.wait(60)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+def _answers(address: str, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until JupyterLab answers; return False where it ended, or something else answers there."""
+    for _ in range(600):
+        if server.poll() is not None:
+            return False
+        try:
+            urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2).close()
+            return True
+        except http.client.HTTPException:
+            return False
+        except OSError:
             time.sleep(0.1)
-        yield address, server
-    finally:
-        server.terminate()
-        server.wait(60)
+    return False
 
 
 @contextlib.contextmanager

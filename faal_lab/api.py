@@ -288,7 +288,7 @@ def train(
         config: all settings at once; default None: give some of them by name.
         out: the run folder (default: a free name in runs/).
         base: a run or checkpoint file to fine-tune. Settings that are not given are then the base's, but for epochs (4),
-            batch_size (50), learning_rate (0.01), starts of parts and balance (none).
+            batch_size (50), learning_rate (0.01), starts of parts, accumulation and balance (none).
         recipe: a method by its name, such as "faal-trades-awp", or a Recipe of your own parts; default none.
         protocol: a paper's experiment by its name, such as "finetune-2ep"; default none.
         model: a network by its name (default small-cnn), or an object of your own that takes pixels in [0, 1] and returns logits.

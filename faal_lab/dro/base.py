@@ -150,7 +150,8 @@ class Ball:
         bound = self.radius if radius is None else radius
         plain = vars(type(self)).get("_plain")  # as of `has_kernel`: a subclass may solve otherwise
         if plain and scores.ndim == 1 and reference is None and check is not False and eager_on_cpu(scores):
-            one = floats.solve(plain, self, scores, float(bound), present)
+            number = bound.item() if isinstance(bound, torch.Tensor) and bound.ndim == 0 else bound
+            one = floats.solve(plain, self, scores, number, present) if isinstance(number, (int, float)) else None
             if one is not None:
                 return WorstCase(*one)
         if scores.is_cuda:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 
 _CLASSES = 500  # with more classes, tensors are as fast
-_COSTED = 40  # the same for Wasserstein with costs: its work is quadratic
 _SMALL = 1e-3  # for a smaller KL divergence the plain sum of logarithms loses digits to cancellation
 _LARGE = 100.0  # above it a weight of the KL ball may underflow
 
@@ -28,6 +27,7 @@ class One(NamedTuple):
     spread: float  # largest score less the smallest
     radius: float
     kept: list[int] | range  # the place of each among all classes
+    classes: int  # all of them
     ambiguity: Any  # the set
 
 
@@ -49,7 +49,7 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 def solve(plain: Plain, ambiguity: Any, scores: torch.Tensor, radius: float, present: torch.Tensor | None) -> Tensors | None:
     """Solve for `scores` [C]: the four tensors of `WorstCase`, or None where the general path must answer or refuse."""
     low, high = ambiguity.limits
-    if not 0 < len(scores) <= _CLASSES or not low <= radius <= high:
+    if not 0 < len(scores) <= _CLASSES or not low <= radius <= high or scores.is_complex():
         return None
     values = [float(s) for s in scores.tolist()]
     kept: list[int] | range = range(len(values))
@@ -67,7 +67,7 @@ def solve(plain: Plain, ambiguity: Any, scores: torch.Tensor, radius: float, pre
         return None
     gaps = [(top - s) / spread for s in used]
     try:
-        answer = plain(One(gaps, gaps.count(0.0), spread, radius, kept, ambiguity))
+        answer = plain(One(gaps, gaps.count(0.0), spread, radius, kept, len(values), ambiguity))
     except (ArithmeticError, ValueError):  # a number left the range of floats, or is no argument of a logarithm
         return None
     if answer is None:
@@ -78,7 +78,10 @@ def solve(plain: Plain, ambiguity: Any, scores: torch.Tensor, radius: float, pre
         weights = [0.0] * classes
         for c, weight in zip(kept, answer.weights, strict=True):
             weights[c] = weight
-    found = torch.tensor([*weights, value, answer.divergence, answer.dual], dtype=torch.float64)
+    numbers = [*weights, value, answer.divergence, answer.dual]
+    if not math.isfinite(sum(numbers)):
+        return None
+    found = torch.tensor(numbers, dtype=torch.float64, device=scores.device)
     return found[:classes], found[classes], found[classes + 1], found[classes + 2]
 
 
@@ -115,52 +118,6 @@ def total_variation(one: One) -> Answer | None:
     return Answer(weights, moved, 0.0 if one.radius >= most else level * one.spread)
 
 
-def wasserstein(one: One) -> Answer | None:
-    """Make the journeys that pay most for their cost, until the radius is spent.
-
-    Each class starts at its cheapest place and goes on along the upper edge of its (cost, gain); all steps are taken in order of
-    gain per cost. Steps that pay alike are taken by the same share.
-    """
-    if one.ambiguity.cost is None:
-        return total_variation(one)
-    costs, count = one.ambiguity.costs(one.ambiguity.cost.shape[0]).tolist(), len(one.gaps)
-    if one.radius <= 0 or count > _COSTED:
-        return None
-    weights, steps = [0.0] * count, []
-    for row in one.kept:
-        to = [(costs[row][column], gap) for column, gap in zip(one.kept, one.gaps, strict=True)]
-        cost, gap = min(to)
-        _send(weights, to, (cost, gap), 1.0 / count)
-        while True:
-            ways = [((gap - g) / (c - cost), c, g) for c, g in to if g < gap and c > cost]
-            if not ways:
-                break
-            slope = max(ways)[0]
-            _, far, low = max(way for way in ways if way[0] >= slope * (1 - 1e-13))
-            steps.append((slope, (far - cost) / count, to, (cost, gap), (far, low)))
-            cost, gap = far, low
-    spent, dual = 0.0, 0.0
-    steps.sort(key=lambda step: -step[0])
-    while steps and not dual:
-        alike = [step for step in steps if step[0] >= steps[0][0] * (1 - 1e-13)]
-        needed, share = sum(step[1] for step in alike), 1.0
-        if spent + needed > one.radius:
-            share, dual = (one.radius - spent) / needed, steps[0][0] * one.spread
-        for _, _, to, old, new in alike:
-            _send(weights, to, old, -share / count)
-            _send(weights, to, new, share / count)
-        spent, steps = spent + share * needed, steps[len(alike) :]
-    return Answer([max(0.0, w) for w in weights], spent, dual)
-
-
-def _send(weights: list[float], to: list[tuple[float, float]], place: tuple[float, float], mass: float) -> None:
-    """Add mass to the classes at a (cost, gap), in equal shares."""
-    share = mass / to.count(place)
-    for column, there in enumerate(to):
-        if there == place:
-            weights[column] += share
-
-
 def cvar(one: One) -> Answer | None:
     """Fill the hardest classes up to their cap."""
     count = len(one.gaps)
@@ -169,7 +126,7 @@ def cvar(one: One) -> Answer | None:
     cap, above, level, edge = 1.0 / count / one.radius, 0.0, 1.0, 1
     for gap, classes in sorted(Counter(one.gaps).items()):
         level, edge = gap, classes
-        if above + classes * cap >= 1 - 1e-15:
+        if gap == 1 or above + classes * cap >= 1 - 1e-15:
             break
         above += classes * cap
     partly = (1 - above) / edge
@@ -267,7 +224,7 @@ def reverse_kl(one: One) -> Answer | None:
 
 def reverse_kl_penalty(one: One) -> Answer | None:
     """Return the softmax of the scores; the radius is its temperature."""
-    weights, spent = _tilted(one.spread / one.radius, one.gaps)
+    weights, spent = _tilted(min(1e300, one.spread / one.radius), one.gaps)
     return Answer(weights, spent, -spent, max(0.0, one.radius * spent)) if math.isfinite(one.radius) else None
 
 

@@ -22,7 +22,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,8 +130,8 @@ class RunFolder:
 
     def made_with(self, config: Config) -> bool:
         """Return whether these are the settings of the run; the number of parts that it chose for itself is 0 in them."""
-        mine = self.config()
-        return mine == (config if config.accumulation else replace(config, accumulation=mine.accumulation))
+        mine, theirs = self.config().to_mapping(), config.to_mapping()
+        return mine == (theirs if config.accumulation else theirs | {"accumulation": mine["accumulation"]})
 
     def versions(self) -> dict[str, str]:
         """Return the versions of Python, faal-lab and the libraries that the run was created with."""

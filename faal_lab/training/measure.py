@@ -5,6 +5,7 @@ Test images are never read.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from faal_lab.methods.predict import Attack, adversarial, count_by_class, predic
 from faal_lab.models.build import frozen
 from faal_lab.models.examine import train_mode
 from faal_lab.models.fast import Held, imagined, in_bfloat16, wants_bfloat16
-from faal_lab.models.processes import count, largest
+from faal_lab.models.processes import count, joint_batch_norm, largest, rank
 from faal_lab.models.shift import bias_name
 from faal_lab.runs.config import Config, needs_whole_batches
 from faal_lab.runs.events import Balanced
@@ -140,17 +141,21 @@ class MemoryNote(UserWarning):
 def step_memory(trainer: Trainer, parts: int = 1) -> int:
     """Predict the most bytes that the tensors of a training step hold at once, with weights, gradients and momentum.
 
-    Two steps are made with tensors that have no numbers: a second of work. The allocator's gaps come on top, up to as much again
-    by glibc on a CPU (`benchmarks/step_memory.py`). Fairness methods are left out: they hold a few numbers for each class.
+    Two steps are made with tensors that have no numbers: a second of work. The allocator's gaps come on top, as much again
+    and more by glibc on a CPU (`benchmarks/memory.py`). Fairness methods are left out: they hold a few numbers for each class.
     """
     config, images = replace(trainer.config, accumulation=parts), trainer.splits.train
     size, device = -(-min(config.batch_size, len(images)) // count()), images.labels.device
     low = wants_bfloat16(config.precision, trainer.state.model, device)
-    with imagined(trainer.state.model) as model, Held() as held, in_bfloat16(model, low):
+    # copies, as a part of somebody else may remember what it saw
+    recipe = copy.deepcopy(replace(trainer.state.recipe, fairness=NoFairness(), plain=None))
+    with imagined(trainer.state.model) as model, Held() as held, in_bfloat16(model, low), joint_batch_norm(model):
         held.count((*model.parameters(), *model.buffers()))
-        optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=config.momentum)
-        recipe = replace(trainer.state.recipe, fairness=NoFairness(), plain=None)
-        state = replace(trainer.state, model=model, optimizer=optimizer, recipe=recipe, average={}, epoch=config.awp_start)
+        decay, weights = config.weight_decay, model.parameters()
+        optimizer = torch.optim.SGD(weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=decay)
+        average = {n: t.clone() for n, t in model.state_dict().items()} if recipe.averaging.kind != "none" else {}
+        changed = {"model": model, "optimizer": optimizer, "recipe": recipe, "average": average, "averaged": 1}
+        state = replace(trainer.state, **changed, epoch=config.awp_start)
         twin = replace(trainer, state=state, config=config)
         labels = torch.zeros(size, dtype=torch.long, device=device)
         batch = Batch(torch.zeros(size, *images.pixels.shape[1:], device=device), labels, labels)
@@ -168,17 +173,25 @@ def step_memory(trainer: Trainer, parts: int = 1) -> int:
 
 
 def fewest_parts(trainer: Trainer) -> int:
-    """Return the fewest parts of a batch with which a step fits in memory by prediction; a note states them."""
-    config, device = trainer.config, trainer.splits.train.labels.device
-    free, gaps = free_memory(device), 2.0 if device.type == "cpu" else 1.2
-    parts, whole = 1, needs_whole_batches(config)
-    while (needed := step_memory(trainer, parts)) * gaps > free and not whole and 4 * parts <= config.batch_size:
-        parts *= 2
-    said = f"the tensors of a step hold about {needed / 1e6:,.0f} MB at once, {free / 1e6:,.0f} MB are free"
+    """Return the fewest parts of a batch, of 1, 2, 4, ..., with which a step fits in memory by prediction; a note states them."""
+    config, images, whole = trainer.config, trainer.splits.train, needs_whole_batches(trainer.config)
+    on_cpu = images.labels.device.type == "cpu"
+    free, gaps = free_memory(images.labels.device) // (count() if on_cpu else 1), 2.5 if on_cpu else 1.2
+    sizes = (min(config.batch_size, len(images)), len(images) % config.batch_size or config.batch_size)
+    parts, needed = 1, 0
+    try:
+        while (needed := step_memory(trainer, parts)) * gaps > free and not whole and 4 * parts <= sizes[0]:
+            if any(size // parts_of(size, 2 * parts) < count() for size in sizes):
+                break
+            parts *= 2
+        said = f"the tensors of a step hold about {needed / 1e6:,.0f} MB at once, {free / 1e6:,.0f} MB are free"
+    except Exception as error:  # a network or a part of somebody else may read numbers, or refuse to be copied
+        said = f"what a step holds cannot be predicted here ({type(error).__name__}). If memory is short, state a number"
     if needed * gaps > free:
         said += f". This may not fit: lower batch_size{f' ({whole} needs it whole)' if whole else ''}"
     parts = largest(parts)
-    warnings.warn(f"accumulation={parts}: {said}.", MemoryNote, stacklevel=3)
+    if not rank():
+        warnings.warn(f"accumulation={parts}: {said}.", MemoryNote, stacklevel=3)
     return parts
 
 

@@ -56,7 +56,7 @@ def given(namespace: Mapping[str, Any]) -> dict[str, Any]:
 # those of another run. So a fine-tuning has defaults of its own.
 FINE_TUNING: dict[str, Any] = {
     "epochs": 4, "batch_size": 50, "learning_rate": 0.01, "tau_changes": "", "fairness_start": 0, "awp_start": 0,
-    "average_start": 0, "balance": "none",
+    "average_start": 0, "balance": "none", "accumulation": 1,
 }  # fmt: skip
 
 

@@ -242,6 +242,7 @@ def run(
             raise ConfigError(
                 f"{out} was made with other settings; resume it with those: fl.train(out={str(out)!r}, resume=True)"
             )
+        config = folder.config()  # with the number of parts that the run chose
         missing = not folder.checkpoint().exists()
         checkpoint = None if missing else read_checkpoint(folder.checkpoint())
         if checkpoint is not None and checkpoint.header.keys() & {"adopted", "apart"}:

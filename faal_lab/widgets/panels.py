@@ -194,7 +194,9 @@ def write_replay(path: str | Path, out: str | Path, force: bool = False) -> str:
     follower, folder = Follower(path, keep_steps=False), RunFolder.open(path)
     follower.poll()
     started = follower.started
-    if started is None or follower.latest is None:
+    history = History(len(started.class_names) if started else 0)
+    history.add(follower.new)
+    if started is None or not len(history.step.values):
         raise RunFolderError(f"{path} holds no run that made a step: there is nothing to play.")
     place, config, own, names = (
         free_place(Path(out), force, folder=False),
@@ -202,8 +204,7 @@ def write_replay(path: str | Path, out: str | Path, force: bool = False) -> str:
         set(folder.own()),
         started.class_names,
     )
-    history, tau = History(len(names)), reads_tau(config, own)
-    history.add(follower.new)
+    tau, last = reads_tau(config, own), int(history.step.values[-1])
     drawn = pictures(history, _WINDOW, most=_REPLAYED)
     if not tau:
         drawn["divergence"] = Picture(drawn["divergence"].x, drawn["divergence"].y[:1])
@@ -211,18 +212,16 @@ def write_replay(path: str | Path, out: str | Path, force: bool = False) -> str:
     ends = history.epoch_step.values
     bars = [_bars(history, epoch) for epoch in range(1, len(ends) + 1)]
     run = {
-        "spec": panel_spec(names, config.ambiguity, weighs=weighs(config, own), tau=tau, batches=max(1, started.steps_per_epoch)),
+        "spec": panel_spec(
+            names, Path(config.ambiguity).name, weighs=weighs(config, own), tau=tau, batches=max(1, started.steps_per_epoch)
+        ),
         "panels": {name: {"rows": len(p.y), **_encoded(p)} for name, p in drawn.items()},
         "bars": {part: _text(np.array([getattr(bar, part) for bar in bars])) for part in ("y", "low", "high")},
-        "ends": ends.tolist(), "marks": turn_marks(follower.turns, follower.latest.step), "window": _WINDOW,
+        "ends": ends.tolist(), "marks": turn_marks(follower.turns, last), "window": _WINDOW,
     }  # fmt: skip
-    shown = [f"fairness {config.fairness}", f"objective {config.objective}"]
-    shown += [
-        f"network {Path(config.model).name}",
-        f"data {config.data}",
-        f"{config.epochs} epochs",
-        f"epsilon {config.epsilon:g}",
-    ]
+    parts = {"fairness": config.fairness, "objective": config.objective, "network": config.model, "data": config.data}
+    shown = [f"{part} {Path(name).name}" for part, name in parts.items()]  # of a part that is a path, no more than the file
+    shown += [f"{config.epochs} epochs", f"epsilon {config.epsilon:g}"]
     here, name = Path(__file__).parent, html.escape(folder.path.resolve().name)
     said = [", ".join(shown), validation_sentence(config, names, follower.epochs)]
     style = StreamView._css + (here / "replay.css").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ class Recorded {
     this.table = make("table", "", this.numbersBox);
     this.numbersBox.addEventListener("toggle", () => this.tabulate());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.view.redraw());
-    addEventListener("hashchange", () => this.go(this.linked() || this.last));
+    addEventListener("hashchange", () => { this.pause(); this.go(this.linked() || this.last); });
     this.go(this.at);
   }
 
@@ -92,7 +92,7 @@ class Recorded {
     const panels = {}, buffers = [], put = (array) => buffers.push(array) - 1;
     for (const [id, rows, arrays] of this.parts) {
       const x = arrays.find(([name]) => name === "x")[1], whole = x.length;
-      let kept = id === "epochs" ? epochs : x.findIndex((step) => step > this.at);
+      let kept = x.findIndex((place) => place > (id === "epochs" ? epochs : this.at));
       if (kept < 0) kept = whole;
       panels[id] = { rows };
       for (const [name, array] of arrays) {

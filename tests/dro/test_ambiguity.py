@@ -221,6 +221,46 @@ def test_uneven_costs_in_plain_floats(seed: int) -> None:
     assert float(one.dual) == pytest.approx(float(batch.dual), rel=1e-9)
 
 
+@pytest.mark.parametrize("classes", range(1, 120, 7))
+@pytest.mark.parametrize("alpha", [0.7 + 0.2 + 0.1, 1 - 1e-14, 1 - 1e-9])
+def test_an_alpha_just_below_1_keeps_every_class(alpha: float, classes: int) -> None:
+    s = torch.arange(float(classes), dtype=torch.float64)
+    one, batch = CVaR(alpha).worst_case(s), CVaR(alpha).worst_case(s[None])
+    assert float(one.weights.sum()) == pytest.approx(1, abs=1e-12)
+    assert torch.allclose(one.weights, batch.weights[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_costs_of_another_number_of_classes_are_refused_for_one_problem_too(size: int) -> None:
+    with pytest.raises(ValueError, match=r"cost must be \[4, 4\] for scores of 4 classes"):
+        WassersteinBall(0.2, cost=torch.ones(size, size).fill_diagonal_(0)).worst_case(drawn(4))
+
+
+def test_a_dual_where_a_class_is_just_emptied_is_the_worth_of_more() -> None:
+    s = torch.arange(10.0, dtype=torch.float64) ** 1.5
+    ball, more = WassersteinBall(0.2), WassersteinBall(0.2 + 1e-7)  # two of ten classes
+    assert float(ball.worst_case(s).dual) == pytest.approx(float(ball.worst_case(s[None]).dual), rel=1e-9)
+    slope = (more.worst_case(s).value - ball.worst_case(s).value) / 1e-7
+    assert float(ball.worst_case(s).dual) == pytest.approx(float(slope), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_extreme_scores_and_radii_are_left_to_tensors(kind: type) -> None:
+    for scores in ([0.0, 1e10], [0.0, 1e-300], [1e300, -1e300, 0.0]):
+        for part in (0.0, 1e-12, 1.0):
+            radius = 1e-300 if kind in PENALISED and not part else PLAIN[kind](part)
+            one, batch = (kind(radius).worst_case(double(*scores)[place]) for place in (slice(None), None))
+            assert torch.allclose(one.weights, batch.weights[0], atol=1e-9, equal_nan=True), (scores, radius)
+
+
+def test_a_radius_that_is_no_number_is_refused_for_one_problem_too() -> None:
+    for radius in (torch.tensor([0.5]), "0.5"):
+        with pytest.raises((RuntimeError, TypeError)):
+            ChiSquareBall().worst_case(drawn(4), radius=radius)  # pyright: ignore[reportArgumentType]
+    turned = torch.tensor(0.5, requires_grad=True)
+    assert not KLBall().worst_case(drawn(4), radius=turned).weights.requires_grad
+
+
 def test_a_subclass_that_solves_otherwise_is_not_solved_in_plain_floats() -> None:
     class Mine(KLBall):
         def _solve(self, posed: object) -> object:

@@ -15,7 +15,7 @@ import faal_lab as fl
 from faal_lab.errors import ConfigError, RunFolderError
 from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config
-from faal_lab.runs.events import EpochDone, RunStarted, StepDone
+from faal_lab.runs.events import EpochDone, RunResumed, RunStarted, StepDone
 from faal_lab.runs.history import load_history
 from faal_lab.widgets.panels import write_replay
 
@@ -24,10 +24,24 @@ WEIGHTS = """() => { const panel = window.faal.view.panels.get('weights'), last 
   return [panel.data.x[last], Array.from({length: panel.data.rows}, (_, r) => panel.at(r, last))]; }"""
 
 
-def a_long_run(path: Path, names: list[str], steps: int) -> Path:
+PARTS = """
+from faal_lab.dro import KLBall
+from faal_lab.methods.objectives import AdversarialTraining
+
+
+class Mine(KLBall):
+    pass
+
+
+class Loss(AdversarialTraining):
+    pass
+"""
+
+
+def a_long_run(path: Path, names: list[str], steps: int, **settings: Any) -> Path:
     """A run of so many steps of made-up numbers, with an epoch each 100."""
     random, count = np.random.default_rng(0), len(names)
-    folder = RunFolder.create(path, Config(epochs=max(1, steps // 100), fairness="faal"), {})
+    folder = RunFolder.create(path, Config(epochs=max(1, steps // 100), fairness="faal", **settings), {})
     with folder.recording() as recorder:
         recorder.write(RunStarted(names, 100, max(1, steps // 100), 0.5, 0.1, 0.05))
         for step in range(1, steps + 1):
@@ -67,9 +81,38 @@ def test_what_is_refused(tmp_path: Path) -> None:
     write_replay(STEERED, place, force=True)
     assert place.read_text().startswith("<!doctype html>")
     RunFolder.create(tmp_path / "empty", Config(), {})
-    with pytest.raises(RunFolderError, match="no run that made a step"):
-        write_replay(tmp_path / "empty", tmp_path / "other.html")
+    again = a_long_run(tmp_path / "again", ["a", "b"], 2)
+    with RunFolder(again).recording() as recorder:
+        recorder.write(RunResumed(0, 100))
+    for run in (tmp_path / "empty", again):
+        with pytest.raises(RunFolderError, match="no run that made a step"):
+            write_replay(run, tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
+
+
+def test_parts_of_somebody_are_named_without_their_paths(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "parts.py").write_text(PARTS)
+    named = {kind: f"{tmp_path}/home/parts.py:{name}" for kind, name in (("ambiguity", "Mine"), ("objective", "Loss"))}
+    run = a_long_run(tmp_path / "run", ["a", "b"], 3, **named)
+    write_replay(run, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "objective parts.py:Loss" in page
+    assert "Divergence (parts.py:Mine)" in page
+    assert str(tmp_path) not in page
+
+
+@pytest.mark.browser
+def test_hundreds_of_epochs_stand_in_their_places(tmp_path: Path) -> None:
+    require_browser()
+    write_replay(a_long_run(tmp_path / "run", ["a", "b"], 45_000), tmp_path / "page.html")  # 450 epochs, 400 points
+    with in_browser.browser() as context:
+        page: Any = context.new_page()
+        page.goto(f"{(tmp_path / 'page.html').as_uri()}#step=22500")
+        page.wait_for_function("() => window.faal && window.faal.view.drawn > 0")
+        shown = page.evaluate("Array.from(window.faal.view.panels.get('epochs').data.x)")
+        assert 223 <= shown[-1] <= 225
+        assert shown == sorted(shown)
 
 
 @pytest.mark.browser
