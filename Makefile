@@ -7,7 +7,8 @@ export UV_COMPILE_BYTECODE = 1
 
 PYTEST := $(BIN)/python -m pytest --durations=20
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-PAGES := -n auto --maxprocesses 2 --dist worksteal  # after the others: a page gives a widget two seconds to load
+# After the others: a page gives a widget two seconds to load. A page that fails is tried once more; the end names it.
+PAGES := -n auto --maxprocesses 2 --dist worksteal --reruns 1 -rR
 # What a processor without AVX-512 computes with, on any processor.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 

@@ -122,8 +122,22 @@ def turns(run: RunFolder) -> list[DialTurned]:
     return [e for e in run.events() if isinstance(e, DialTurned)]
 
 
+def press_slider(page: Any, handle: str, key: str) -> None:
+    """Press a key that moves a slider, again if a busy JupyterLab took the focus between focus and key."""
+    from playwright.sync_api import TimeoutError
+
+    now = "document.querySelector(handle).parentElement.style.transform"  # where it stands; its ARIA value is rounded to tenths
+    before = page.evaluate(f"handle => {now}", handle)
+    for _ in range(12):
+        page.locator(handle).first.press(key)
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_function(f"([handle, before]) => {now} !== before", arg=[handle, before], timeout=5000)
+            return
+    raise AssertionError(f"{key} never moved {handle}")
+
+
 def press_tau_right(page: Any) -> None:
-    page.locator(".faal-tau .noUi-handle").press("ArrowRight")
+    press_slider(page, ".faal-tau .noUi-handle", "ArrowRight")
 
 
 def run_again(page: Any) -> None:

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from in_browser import FIRE, READY, write_notebook
-from in_lab import LAST, POINTS, STATUS, Lab, press_tau_right, shoot, start_and_see_it_move, steps, turns, wait_until
+from in_lab import (
+    LAST,
+    POINTS,
+    STATUS,
+    Lab,
+    press_slider,
+    press_tau_right,
+    shoot,
+    start_and_see_it_move,
+    steps,
+    turns,
+    wait_until,
+)
 
 from faal_lab.dro import KLBall
 from faal_lab.dro.radius import largest_multiplier
@@ -92,10 +104,9 @@ def test_the_sliders_of_the_explanation_move_the_picture(lab: Lab, page: Any) ->
     shoot(page, "ambiguity")
 
     def press_right(selector: str, times: int) -> None:
-        """Key by key, each with the focus anew: on a busy machine JupyterLab takes it back after running the cells."""
         for _ in range(times):
             before = page.evaluate(f"() => JSON.stringify([({SIMPLEX})(), {SAID}])")
-            page.locator(f"{selector} .noUi-handle").first.press("ArrowRight")
+            press_slider(page, f"{selector} .noUi-handle", "ArrowRight")
             page.wait_for_function(f"before => JSON.stringify([({SIMPLEX})(), {SAID}]) !== before", arg=before)
 
     page.wait_for_function("() => document.querySelector('.js-plotly-plot').data.length > 4")

@@ -1,11 +1,10 @@
 """The panel of biases in a real browser: JupyterLab in headless Chromium, driven by its keys as a person would."""
 
-import contextlib
 from typing import Any
 
 import pytest
 from in_browser import FIRE, READY, open_notebook, write_notebook
-from in_lab import Lab, clean, shoot
+from in_lab import Lab, clean, press_slider, shoot
 
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import Balanced
@@ -16,18 +15,6 @@ HERE = """() => { const of = name => document.querySelector('.faal-' + name + ' 
     points: [...path.querySelectorAll('title')].map(t => t.textContent.split(':')[0]).join(), estimate: path.textContent.includes('estimated')}; }"""
 SAID = "((document.querySelector('.faal-said') || {}).innerText || '')"
 WHERE = "((document.querySelector('.faal-where') || {}).innerText || '')"
-
-
-def press_until(page: Any, handle: str, key: str, condition: str) -> None:
-    """Press a key that leads to one end of a slider, again if a busy JupyterLab took the focus back."""
-    from playwright.sync_api import TimeoutError
-
-    for _ in range(12):
-        page.locator(handle).press(key)
-        with contextlib.suppress(TimeoutError):
-            page.wait_for_function(f"() => {condition}", timeout=5000)
-            return
-    raise AssertionError(f"{key} on {handle}: never {condition}")
 
 
 @pytest.mark.browser
@@ -42,12 +29,14 @@ def test_a_bias_is_set_attacked_and_kept_by_keys(lab: Lab, page: Any) -> None:
         page.wait_for_function(f"() => {WHERE}.startsWith('round')")
         found = page.evaluate(HERE)
 
-        press_until(page, ".faal-round .noUi-handle", "Home", f"{WHERE} === 'no bias'")
+        press_slider(page, ".faal-round .noUi-handle", "Home")
+        page.wait_for_function(f"() => {WHERE} === 'no bias'")
         page.wait_for_function(f"before => ({HERE})().at !== before", arg=found["at"])
         assert page.evaluate(HERE)["bars"] != found["bars"]
 
         weak = ".faal-bias:nth-child(9) .noUi-handle"
-        press_until(page, weak, "End", f"{SAID}.startsWith('Estimate') && ({HERE})().estimate")
+        press_slider(page, weak, "End")
+        page.wait_for_function(f"() => {SAID}.startsWith('Estimate') && ({HERE})().estimate")
         shoot(page, "estimate")
         page.click("button.faal-attack")
         page.wait_for_function(f"() => {SAID}.startsWith('Attacked') && !({HERE})().estimate")

@@ -21,6 +21,7 @@ from in_lab import (
     STATUS,
     Lab,
     clean,
+    press_slider,
     press_tau_right,
     run_again,
     shoot,
@@ -82,12 +83,10 @@ def test_a_recorded_run_is_replayed(lab: Lab, page: Any) -> None:
         page.wait_for_function(f"() => {LAST} === {len(made)} && {MARKS} === {len(turns(recorded))}")
         shoot(page, "replay")
         page.wait_for_selector(".faal-until .noUi-target:not([disabled])")
-        page.focus(".faal-until .noUi-handle")
-        page.keyboard.press("Home")
+        press_slider(page, ".faal-until .noUi-handle", "Home")
         page.wait_for_function(f"() => {LAST} === -1")
-        for _ in range(10):
-            page.keyboard.press("PageUp")
-        page.keyboard.press("ArrowRight")
+        for key in ["PageUp"] * 10 + ["ArrowRight"]:
+            press_slider(page, ".faal-until .noUi-handle", key)
         at = int(float(page.get_attribute(".faal-until .noUi-handle", "aria-valuenow")))
         assert 16 < at < len(made), "in the middle of the run"
         page.wait_for_function(f"() => {LAST} === {at}")
