@@ -12,7 +12,7 @@ PAGES := -n auto --maxprocesses 2 --dist worksteal --reruns 1 -rR
 # What a processor without AVX-512 computes with, on any processor.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 
-.PHONY: demo lab test test-slow test-all test-avx2 test-gpu test-lowest check docs seeds clean
+.PHONY: demo lab test test-slow test-all test-avx2 test-gpu test-lowest check docs seeds reliability clean
 
 demo: .venv/installed
 	$(BIN)/faal-lab demo
@@ -59,6 +59,11 @@ docs: .venv/installed-dev
 # The five-seed table of the digits: about 20 minutes on two cores; goes on where it was interrupted.
 seeds: .venv/installed
 	$(BIN)/faal-lab demo --seeds 0 1 2 3 4
+
+# Every promise of safety as a figure: half an hour on two cores. benchmarks/reliability.json, then the page.
+reliability: .venv/installed-dev
+	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python docs/reliability_page.py
 
 .venv/bin/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; this is " + sys.version.split()[0])'

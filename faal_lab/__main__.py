@@ -10,7 +10,7 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from faal_lab.cli import application
-from faal_lab.errors import FaalLabError
+from faal_lab.errors import FaalLabError, printable
 from faal_lab.training.options import Misuse
 
 
@@ -48,7 +48,7 @@ def _reader_left() -> bool:
 def _in_a_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
     """Format our own warnings for people who did not write the code."""
     if category.__module__.startswith("faal_lab"):
-        return f"faal-lab: {message}\n"
+        return printable(f"faal-lab: {message}\n")
     return _FORMAT(message, category, *place, **more)
 
 
@@ -67,10 +67,10 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (Misuse, CycloptsError) as error:
-        print(f"faal-lab: {error}", file=sys.stderr)
+        print(printable(f"faal-lab: {error}"), file=sys.stderr)
         return 2
     except (FaalLabError, ImportError, OSError) as error:
-        print(f"faal-lab: {error}", file=sys.stderr)
+        print(printable(f"faal-lab: {error}"), file=sys.stderr)
         return 1
 
 

@@ -14,13 +14,14 @@ from faal_lab.catalogue import ATTACKS, DEFAULT_ATTACKS, EXPORTS, MODES
 from faal_lab.errors import EXIT_CODES, ConfigError, RunFolderError, check_name, check_part
 from faal_lab.methods.presets import listing, preset_settings
 from faal_lab.methods.releases import comparison
+from faal_lab.models.doctor import doctor
 from faal_lab.runs import RunFolder, free_name
 from faal_lab.runs.config import Config
 from faal_lab.runs.config import settings as declared
 from faal_lab.runs.control import spoken
 from faal_lab.runs.progress import shown
 from faal_lab.training import options as words
-from faal_lab.training.options import ADOPTED, EVERYTHING, MODEL_WORDS, Flag, Misuse, Several, Which, Whole, options, whole
+from faal_lab.training.options import ADOPTED, EVERYTHING, MODEL_WORDS, Flag, Misuse, Several, Which, Whole, options, plain, whole
 from faal_lab.training.parameters import ADOPTION_SETTINGS, listed, run_name, settings_of
 
 
@@ -33,11 +34,11 @@ def application(kind: type[Config] = Config) -> App:
         suppress_keyboard_interrupt=False,  # or cyclopts ends the process before `main` reports it
     )  # fmt: skip
     commands = (
-        demo, lab, notebooks, dashboard, look, _run(kind), balance, sweep, evaluate, compare, check, report, figures, export,
-        tell, methods, settings, doctor, completion,
+        demo, lab, notebooks, dashboard, look, _run(kind), balance, sweep, evaluate, compare, check, verify, report, figures,
+        export, tell, methods, settings, doctor, completion,
     )  # fmt: skip
     for command in commands:
-        app.command(command, help_epilogue="", sort_key=commands.index(command))
+        app.command(plain(command), help_epilogue="", sort_key=commands.index(command))
     return app
 
 
@@ -237,11 +238,9 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
     from faal_lab.results.tables import each_seed, notes, spread_table
 
     groups = read_seeds(runs, checkpoint)
-    print(fl.compare(groups, attack=attack))
-    each = each_seed(groups)
-    if len(each) == len(groups):
-        print("", spread_table(each, attack), "", sep="\n")
-    print(*notes(each), sep="\n")
+    said, each = [fl.compare(groups, attack=attack)], each_seed(groups)
+    spread = ["", spread_table(each, attack), ""] if len(each) == len(groups) else []
+    print(*said, *spread, *notes(each), sep="\n")
 
 
 def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = None, average_min: float | None = None,
@@ -270,6 +269,17 @@ def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = 
     except ConfigError as error:
         raise Misuse(str(error)) from error
     return 0 if good else 1
+
+
+def verify(runs: Annotated[list[Path], Several], /) -> int:
+    """Check all files of run folders by their checksums; tell what is damaged and what can still be used. Returns 1 where one is.
+
+    Args:
+        runs: run folders
+    """
+    from faal_lab.results.check import verified
+
+    return 0 if verified(runs) else 1
 
 
 def report(runs: Annotated[list[str], Several], /, *, out: Path = Path("report.html"), title: str = "Class-wise robustness",
@@ -379,15 +389,6 @@ def settings(*, recipe: str = "", protocol: str = "") -> None:
         protocol: a name that `faal-lab methods` lists
     """
     print(json.dumps(Config.from_mapping(preset_settings(recipe, protocol)).to_mapping(), indent=2))
-
-
-def doctor() -> int:
-    """Show versions, device, cores, memory, and what is missing and what it is for. Returns 1 where something is."""
-    from faal_lab.models.doctor import examine
-
-    text, missing = examine()
-    print(text)
-    return 1 if missing else 0
 
 
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:

@@ -17,6 +17,7 @@ EXIT_CODES = {
     0: "done; for check: no demand failed",
     1: "an error, printed in one line; for check, sweep, demo and doctor also: something failed or is missing",
     2: "words that are no command, or demands of check that make no sense",
+    129: "ended as its terminal was closed (SIGHUP); a run has saved its state",
     130: "ended by Ctrl-C; a run has saved its state",
     141: "nobody reads the output any more",
     143: "ended by SIGTERM; a run has saved its state",
@@ -61,6 +62,28 @@ def check_name(kind: str, name: object, valid: Iterable[str]) -> str:
     close = get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise UnknownName(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.{getattr(valid, 'also', '')}")
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return text without marks that steer a terminal or turn its direction: names in files may come from strangers."""
+    return _STEERING.sub("\ufffd", text)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell of a table that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it.
+
+    Numbers stay as they are, as texts too.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value
 
 
 def check_part(option: str, text: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """What tests make up, count and parse: verdicts by their numbers, a shorter AutoAttack, operations, command lines."""
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,27 @@ from torch.utils.flop_counter import flop_registry
 
 from faal_lab.cli import application
 from faal_lab.evaluation.verdicts import Verdicts
+from faal_lab.runs.files import checksum, first_seal, seal_of, sealed
 
-__all__ = ["ABOUT", "AutoAttack", "Counting", "parsed", "shorter", "unpadded", "unspaced", "verdicts"]
+__all__ = ["ABOUT", "AutoAttack", "Counting", "parsed", "resealed", "shorter", "unpadded", "unspaced", "verdicts"]
 
 ABOUT = {"epsilon": 0.1, "norm": "linf", "data_sha256": "same", "mode": "per-image", "queries": 5000}
+
+
+def resealed(file: Path) -> None:
+    """Put right the checksums of a run's config.json or of a file of its records, after a test has changed it."""
+    if file.name == "config.json":
+        record = json.loads(file.read_text())
+        record.pop("check", None)
+        file.write_text(json.dumps(record | {"check": checksum(record)}))
+        return
+    lines, before = [], first_seal(file) or 0
+    for line in file.read_bytes().splitlines():
+        record = json.loads(line)
+        record.pop("check", None)
+        lines.append(sealed(json.dumps(record).encode(), before))
+        before = seal_of(lines[-1]) or 0
+    file.write_bytes(b"\n".join([*lines, b""]))
 
 
 def verdicts(right: list[int], total: int = 100, **header) -> Verdicts:

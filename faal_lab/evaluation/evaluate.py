@@ -33,7 +33,7 @@ from faal_lab.runs.events import Evaluated
 from faal_lab.runs.files import replace_file, tensors_sha256, versions
 from faal_lab.runs.progress import share_bar
 from faal_lab.training.parameters import listed
-from faal_lab.training.restore import delivered, load_model
+from faal_lab.training.restore import check_recorded, delivered, load_model
 from faal_lab.training.run import load_data
 
 Runs = str | os.PathLike[str]  # a run, the path of its folder, or "name=path" to give it another name
@@ -182,7 +182,10 @@ def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
     file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
     verdicts = Verdicts.read(file)
     measured = verdicts.header.get("weights_sha256")
-    if measured and weights.is_file() and tensors_sha256(delivered(read_checkpoint(weights))) != measured:
+    held = read_checkpoint(weights) if measured and weights.is_file() else None
+    if held is not None and folder.metrics_file.exists():  # weights and verdicts may travel alone
+        check_recorded(folder, held)
+    if held is not None and tensors_sha256(delivered(held)) != measured:
         raise VerdictsError(
             f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
             f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"

@@ -201,6 +201,16 @@ class Journal:
         """Return the checksum of an entry, under these conditions: a file of another folder does not fit."""
         return f"{zlib.crc32(entry, self._key):08x}".encode()
 
+    @staticmethod
+    def whole(file: Path) -> tuple[int, int]:
+        """Return how many batches of a part's file fit their checksums, and how many there are."""
+        try:
+            key = zlib.crc32((file.parent / "identity.json").read_bytes().rstrip(b"\n"))
+        except OSError:
+            key = None
+        lines = [line.rpartition(b" ") for line in file.read_bytes().split(b"\n")[:-1]]
+        return sum(key is not None and check == b"%08x" % zlib.crc32(entry, key) for entry, _, check in lines), len(lines)
+
     def of(self, attack: str) -> Pieces:
         """Return the batches of one attack."""
         return Pieces(self, attack)

@@ -34,6 +34,13 @@ _NEEDED_FOR = {
 }
 
 
+def doctor() -> int:
+    """Show versions, device, cores, memory, and what is missing and what it is for. Returns 1 where something is."""
+    text, missing = examine()
+    print(text)
+    return 1 if missing else 0
+
+
 def examine() -> tuple[str, list[str]]:
     """Return a report as text, and a list of faults, empty if there are none.
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from faal_lab.errors import ConfigError, RunFolderError, UnknownName
+from faal_lab.errors import ConfigError, FaalLabError, RunFolderError, UnknownName
 from faal_lab.evaluation.comparison import Difference
 from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.statistics import Estimate, average_accuracy, worst_accuracy
-from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
+from faal_lab.evaluation.verdicts import Journal, Verdicts, VerdictsError
 from faal_lab.results.tables import comparisons
-from faal_lab.runs import CheckpointError, by_name
+from faal_lab.runs import CheckpointError, RunFolder, by_name, read_checkpoint
 from faal_lab.runs.files import replace_file
+from faal_lab.training.restore import last_state
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # forbidden in XML, but names may contain them
 # Outcome -> its element in JUnit's XML.
@@ -207,6 +209,76 @@ def lines(found: dict[str, list[Case]]) -> list[str]:
     counted = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in _ELEMENTS if kind in outcomes)
     said = [line for name, cases in found.items() for line in (name, *(f"  {c.outcome:<9} {c.name}: {c.text}" for c in cases))]
     return [*said, f"{counted}: {'all demands are met.' if met(found) else 'not all demands are met.'}"]
+
+
+def verify(path: str | Path) -> list[Case]:
+    """Check every file of a run folder that a number depends on.
+
+    Lock, log and commands are left out: no table is made from them.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        A case for each file that is there: "passed" with what it holds; or "failed" with what is wrong, the cure, and what can
+        still be used.
+
+    Raises:
+        RunFolderError: there is no run in the folder.
+
+    >>> from faal_lab.results.check import verify
+    >>> [case.name for case in verify("notebooks/recorded/control")]
+    ['config.json', 'metrics.jsonl', 'timing.jsonl', 'last.safetensors', 'verdicts-last.npz']
+    """
+    folder = RunFolder.open(path)
+
+    def of_events() -> str:
+        with suppress(CheckpointError):  # that is said of its own file
+            last_state(folder)
+        return f"{len(folder.events())} events"
+
+    found = [
+        _tried(folder.config_file, lambda: f"{len(folder.config().to_mapping())} settings", "Weights can be used, as a file."),
+        _tried(folder.metrics_file, of_events, "Weights and verdicts can be used; curves and a resume cannot."),
+        _tried(folder.timing_file, lambda: f"{len(folder.times())} times", "Delete it: only the times are lost."),
+        _tried(folder.heartbeat_file, folder.status, "Delete it once nobody writes here."),
+    ]
+    found = [case for case in found if (folder.path / case.name).exists()]
+    for file in sorted(folder.path.glob("*.safetensors")):
+
+        def of_step(file: Path = file) -> str:
+            return f"step {read_checkpoint(file).header['step']}"
+
+        found.append(_tried(file, of_step, "History and verdicts can be used."))
+    for file in sorted(folder.path.glob("*verdicts-*.npz")):
+        which = file.stem.removeprefix("verdicts-")
+
+        def of_images(file: Path = file, which: str = which) -> str:
+            verdicts = read_verdicts(folder.path, which) if which in ("last", "best") else Verdicts.read(file)
+            return f"{', '.join(verdicts.predicted)} on {len(verdicts.labels)} images"
+
+        found.append(_tried(file, of_images, "Everything else can be used."))
+    for file in sorted(folder.path.glob("*/part-*.jsonl")):
+        whole, lines = Journal.whole(file)
+        said = f"{whole} of {lines} pieces of an unfinished evaluation are whole; the others are made again by it"
+        found.append(Case(f"{file.parent.name}/{file.name}", "passed" if whole == lines else "accepted", said))
+    return found
+
+
+def verified(paths: Iterable[Path]) -> bool:
+    """Verify run folders, print what was found, and return whether no file is damaged."""
+    found = {name: verify(path) for name, path in by_name(paths).items()}
+    for name, cases in found.items():
+        print(name, *(f"  {case.outcome:<9} {case.name}: {case.text}" for case in cases), sep="\n")
+    return all(case.outcome != "failed" for cases in found.values() for case in cases)
+
+
+def _tried(file: Path, look: Callable[[], str], left: str) -> Case:
+    """Make the case of a file that `look` reads; `left` tells what can be used without it."""
+    try:
+        return Case(file.name, "passed", look())
+    except (FaalLabError, OSError) as error:
+        return Case(file.name, "failed", f"{error} {left}")
 
 
 def write_junit(found: dict[str, list[Case]], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from faal_lab.errors import ConfigError, check_name
+from faal_lab.errors import ConfigError, check_name, csv_cell
 from faal_lab.evaluation.evaluate import Runs
 from faal_lab.evaluation.groups import grouped, groups_of
 from faal_lab.evaluation.verdicts import Verdicts
@@ -217,7 +217,7 @@ def as_csv(rows: Rows, beside: Rows = ()) -> bytes:
 
 def csv_of(frame: pd.DataFrame) -> bytes:
     """Format a table as CSV; what was not measured is an empty cell."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    return frame.map(csv_cell).to_csv(index=False, lineterminator="\n").encode()
 
 
 SUFFIXES = (".csv", ".tex", ".md")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
@@ -47,7 +46,7 @@ from faal_lab.results.tables import (
     seed_sentences,
     spread_rows,
 )
-from faal_lab.runs.files import replace_file, whole_lines
+from faal_lab.runs.files import replace_file
 from faal_lab.runs.progress import clock
 from faal_lab.training.parameters import ADOPTION_SETTINGS, run_command, stated_settings
 
@@ -158,10 +157,9 @@ def what_was_run(runs: list[Reported]) -> Table:
 
 def _when(run: Reported, epochs: int) -> tuple[str, str]:
     """Return how long so many epochs took, about, and the day of their end; empty where it is not recorded."""
-    with suppress(RunFolderError):
+    ends = [time for event, _, time in run.folder.times() if event == "RunFinished"]
+    with suppress(RunFolderError):  # no two epochs in a row
         seconds = float(np.median(epoch_seconds(run.folder.path)))
-        records = [json.loads(line) for line in whole_lines(run.folder.timing_file.read_bytes())]
-        ends = [record["time"] for record in records if record["event"] == "RunFinished"]
         day = f"{datetime.fromtimestamp(ends[-1], UTC):%Y-%m-%d}" if ends else ""
         return clock(seconds * epochs), day
     return "", ""

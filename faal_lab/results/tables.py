@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from faal_lab.evaluation.statistics import (
 from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import Balanced, RunStarted
-from faal_lab.runs.files import check_schema, whole_lines
 
 ATTACK_TITLES = {
     "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
@@ -278,16 +276,8 @@ def epoch_seconds(run_folder: str | Path) -> list[float]:
     The first epoch also compiles, fills caches and waits for files. The first epoch that ends after a resume is left out,
     too: it may contain the pause. Raises RunFolderError if none is left.
     """
-    folder = RunFolder.open(run_folder)
-    try:
-        records = [json.loads(line) for line in whole_lines(folder.timing_file.read_bytes())]
-        for record in records:
-            check_schema("timing", record, folder.timing_file, RunFolderError)
-        told = [(record["event"], float(record["time"])) for record in records]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{folder.timing_file} cannot be read: {error}.") from error
     seconds, begun = [], None
-    for event, time in told:
+    for event, _, time in RunFolder.open(run_folder).times():
         if event == "RunResumed":
             begun = None
         elif event == "EpochDone":

@@ -79,7 +79,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} is not finite: {path} is left as it was, with the last good state.")
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
-    header = {"schema": SCHEMAS["checkpoint"], **checkpoint.header}  # inside, so that the checksum covers it
+    header = {"schema": SCHEMAS["checkpoint"], **_place(path), **checkpoint.header}  # inside, so that the checksum covers it
     stored = {"header": header, "sha256": digest(tensors, header)}
     replace_file(path, save(tensors, metadata={_KEY: json.dumps(stored, sort_keys=True)}))
 
@@ -136,4 +136,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     check_schema("checkpoint", header, path, CheckpointError)  # first: a newer version may compute its checksum otherwise
     if digest(tensors, header) != expected:
         raise CheckpointError(f"{path} is damaged: its SHA-256 differs from the stored one. Use an earlier checkpoint.")
-    return Checkpoint(tensors, {name: value for name, value in header.items() if name != "schema"})
+    for what, here in _place(path).items():
+        if header.get(what, here) != here:
+            raise CheckpointError(
+                f"{path} is of another {_PLACE[what]}: it was written for {header[what]}, not for {here}. To use it, copy it "
+                "to a folder of its own."
+            )
+    return Checkpoint(tensors, {name: value for name, value in header.items() if name not in ("schema", *_PLACE)})
+
+
+_PLACE = {"run": "run", "which": "checkpoint"}
+
+
+def _place(path: Path) -> dict[str, str]:
+    """Return the hash of the settings of the run folder that holds a file, and the checkpoint's name there; empty elsewhere."""
+    try:
+        settings = str(json.loads((path.parent / "config.json").read_bytes())["hash"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {"run": settings, "which": path.stem} if path.stem in ("last", "best") else {}

@@ -6,6 +6,7 @@ Events are plain numbers and text. None depends on the clock, so that the same s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
@@ -144,6 +145,19 @@ Event = (
     RunStarted | RunResumed | StepDone | EpochDone | Balanced | Evaluated | DialTurned | CommandRefused | RunFinished | RunFailed
 )
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
+_PLAIN = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "list": (list,),
+    "dict": (dict,),
+    "None": (type(None),),
+    "bool": (bool,),
+}
+_ALLOWED = {  # what a field of each event may be, by its annotation
+    kind: {f.name: tuple(t for one in re.sub(r"\[.*\]", "", str(f.type)).split(" | ") for t in _PLAIN[one]) for f in fields(kind)}
+    for kind in _KINDS.values()
+}
 
 
 def to_record(event: Event) -> dict[str, Any]:
@@ -166,6 +180,9 @@ def from_record(record: dict[str, Any], where: object = "The record") -> Event:
     missing = [f.name for f in fields(known) if f.name not in record and f.default is MISSING]
     if missing:
         raise RunFolderError(f"{where} is damaged: {record['event']} without {', '.join(missing)}.")
+    wrong = [name for name, kinds in _ALLOWED[known].items() if name in record and not isinstance(record[name], kinds)]
+    if wrong:
+        raise RunFolderError(f"{where} is damaged: {record['event']} with {wrong[0]} {str(record[wrong[0]])[:40]!r}.")
     return known(**{f.name: record[f.name] for f in fields(known) if f.name in record})
 
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faal_lab.errors import ConfigError, RunFolderError, check_name
+from faal_lab.errors import ConfigError, RunFolderError, check_name, csv_cell
 from faal_lab.runs.events import EpochDone, Event, RunStarted, StepDone
-from faal_lab.runs.files import check_schema, replace_file
+from faal_lab.runs.files import replace_file
 from faal_lab.runs.folder import ENDED, RunFolder
 from faal_lab.runs.follower import METRICS
 from faal_lab.runs.history import History, events_rows
@@ -141,18 +141,7 @@ class _Recorded:
 
     def times(self) -> dict[tuple[str, int], float]:
         """Return the clock time of each step and epoch; of one that a resume made again, the later."""
-        found = {}
-        content = self.folder.timing_file.read_bytes() if self.folder.timing_file.exists() else b""
-        for line in content[: content.rfind(b"\n") + 1].splitlines():
-            try:
-                record = json.loads(line)
-                check_schema("timing", record, self.folder.timing_file, RunFolderError)
-                found[record["event"], record["step"]] = float(record["time"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunFolderError(
-                    f"{self.folder.timing_file} is damaged: {line[:80]!r} is no time. Without the file no times are needed."
-                ) from error
-        return found
+        return {(event, step): time for event, step, time in self.folder.times() if step is not None}
 
 
 _NUMBERS = ("loss", "tau", "epsilon", "learning_rate", "divergence")
@@ -215,8 +204,9 @@ def _tables(run: _Recorded, out: Path, to: str, tests: Tests) -> str:
     if rows or (out / f"test.{to}").exists():  # by --force: rows of other weights must not stay beside this history
         tables["test"] = pd.DataFrame(rows, columns=["attack", "class", "correct", "count", "accuracy"])
     for name, table in tables.items():
-        content = table.to_csv(index=False).encode() if to == "csv" else table.to_parquet(index=False, engine="pyarrow")
-        assert content is not None, "without a path, pandas returns the content"
+        written = table.map(csv_cell).to_csv(index=False) if to == "csv" else table.to_parquet(index=False, engine="pyarrow")
+        assert written is not None, "without a path, pandas returns the content"
+        content = written.encode() if isinstance(written, str) else written
         replace_file(out / f"{name}.{to}", content)
     return "Written: " + ", ".join(f"{out / name}.{to} ({len(table)} rows)" for name, table in tables.items()) + "."
 

@@ -1,18 +1,21 @@
-"""Write a file atomically, so that a reader sees the old one or the new one; check schemas; hash tensors; list versions."""
+"""Write a file atomically, so that a reader sees the old one or the new one; check schemas and checksums; list versions."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+import re
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from faal_lab.errors import FaalLabError
+from faal_lab.errors import FaalLabError, RunFolderError
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "pyautoattack")
 _T = TypeVar("_T")
@@ -22,6 +25,7 @@ _T = TypeVar("_T")
 SCHEMAS = {
     "config": 1, "metrics": 1, "timing": 1, "command": 1, "heartbeat": 1, "checkpoint": 1, "verdicts": 1, "status": 1,
 }  # fmt: skip
+_SEAL = re.compile(rb', "check": "([0-9a-f]{8})"}$')
 _ROWS = 4096  # of a tensor, hashed at once
 _TRIES, _WAIT = 10, 0.05  # Windows refuses to replace a file that is open for reading: wait for the reader
 
@@ -57,19 +61,68 @@ def check_schema(kind: str, record: object, where: object, error: type[FaalLabEr
         )
 
 
+def checksum(record: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of a JSON object, whatever the order of its fields, as eight hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
+
+
+def sealed(line: bytes, before: int) -> bytes:
+    """Return a line of JSON with the CRC-32 of itself, and of all lines before it by theirs, as its last field `check`."""
+    return line[:-1] + b', "check": "%08x"}' % zlib.crc32(line, before)
+
+
+def seal_of(line: bytes) -> int | None:
+    """Return the checksum that a line states; None for one of another program or of an older faal_lab."""
+    found = _SEAL.search(line)
+    return int(found[1], 16) if found else None
+
+
+def first_seal(file: Path) -> int | None:
+    """Return what the first line of a run's file follows: the hash of the settings beside it. None where they cannot be read."""
+    try:
+        return zlib.crc32(json.loads((file.parent / "config.json").read_bytes())["hash"].encode())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def check_seals(lines: list[bytes], file: Path, before: int | None = None, number: int = 0) -> int | None:
+    """Check the lines of a file, of which `number` were read before and ended with the checksum `before`.
+
+    Returns the last checksum; None if no line has one. Raises RunFolderError for a line that is changed, missing, out of place
+    or of another run.
+    """
+    for place, line in enumerate(lines, number + 1):
+        stated = seal_of(line)
+        if stated is None and before is None:
+            continue
+        start = first_seal(file) if before is None else before
+        body = _SEAL.sub(b"}", line)
+        if stated is None or (start is not None and stated != zlib.crc32(body, start)):
+            raise RunFolderError(
+                f"{file} is damaged: line {place} does not fit its checksum and the lines before it. "
+                f"What can still be used: faal-lab verify {file.parent}"
+            )
+        before = stated
+    return before
+
+
 def whole_lines(content: bytes) -> list[bytes]:
     """Return the lines that are not empty, without a last one that has no line end: it is half written."""
     return [line for line in content.split(b"\n")[:-1] if line.strip()]
 
 
-def cut_half_line(file: Path) -> None:
-    """Cut off the half line that a killed writer may have left, so that the next one is not appended to it."""
+def cut_half_line(file: Path) -> bytes:
+    """Cut off the half line that a killed writer may have left, so that the next one is not appended to it.
+
+    Returns the last line that is left; empty where there is none.
+    """
     if not file.exists():
-        return
+        return b""
     with open(file, "rb+") as stream:
         content = stream.read()
         if content and not content.endswith(b"\n"):
             stream.truncate(content.rfind(b"\n") + 1)
+    return (whole_lines(content) or [b""])[-1]
 
 
 def patiently(action: Callable[[], _T]) -> _T:

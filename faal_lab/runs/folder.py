@@ -18,6 +18,7 @@ docs/formats.md describes each field.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,11 +30,25 @@ from faal_lab.errors import RunFolderError
 from faal_lab.runs import control
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import Command, Event, to_record
-from faal_lab.runs.files import SCHEMAS, check_schema, cut_half_line, replace_file
+from faal_lab.runs.files import (
+    SCHEMAS,
+    check_schema,
+    check_seals,
+    checksum,
+    cut_half_line,
+    first_seal,
+    replace_file,
+    seal_of,
+    sealed,
+    whole_lines,
+)
 from faal_lab.runs.follower import METRICS, Follower
 from faal_lab.runs.heartbeat import HEARTBEAT
 
 ENDED = ("done", "stopped", "failed", "lost")  # the states of a run that sends no more events
+
+
+_FIELDS = {"schema", "config", "hash", "versions", "own"}  # of config.json before it had a checksum
 
 
 class RunFolder:
@@ -87,6 +102,7 @@ class RunFolder:
             record |= {"hash": config.digest(), "versions": versions}
             if own:
                 record["own"] = dict(own)
+            record["check"] = checksum(record)
             replace_file(folder.config_file, json.dumps(record, indent=1).encode())
         except OSError as error:
             raise RunFolderError(f"Cannot write to the run folder {path}: {error.strerror or error}. Choose another.") from error
@@ -111,6 +127,10 @@ class RunFolder:
         try:
             record = json.loads(self.config_file.read_text(encoding="utf-8"))
             check_schema("config", record, self.config_file, RunFolderError)
+            stated = record.pop("check", None)  # an older faal_lab wrote none, and no other fields than these
+            if (stated is not None or record.keys() - _FIELDS) and stated != checksum(record):
+                said = "does not fit its checksum. If you changed it on purpose, delete its last field, check."
+                raise RunFolderError(f"{self.config_file} is damaged: it {said}")
             known = {"config": record["config"], "hash": record["hash"], "versions": record["versions"]}
             return known | {"own": record.get("own", {})}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -177,10 +197,37 @@ class RunFolder:
         Returns:
             A recorder. It flushes each line, so that another program can follow the run.
         """
-        for file in (self.metrics_file, self.timing_file):
-            cut_half_line(file)
-        with open(self.metrics_file, "a", encoding="utf-8") as metrics, open(self.timing_file, "a", encoding="utf-8") as timing:
-            yield Recorder(metrics, timing)
+        for left in self.path.glob(".*.tmp"):  # of a writer that was killed: ours ends with our number
+            if not left.name.endswith(f".{os.getpid()}.tmp"):
+                left.unlink(missing_ok=True)
+        seals = [self._last_seal(file) for file in (self.metrics_file, self.timing_file)]
+        with open(self.metrics_file, "ab") as metrics, open(self.timing_file, "ab") as timing:
+            yield Recorder([metrics, timing], seals)
+
+    @staticmethod
+    def _last_seal(file: Path) -> int:
+        """Return the checksum that the next line of a file follows."""
+        last = seal_of(cut_half_line(file))
+        return (first_seal(file) or 0) if last is None else last
+
+    def times(self) -> list[tuple[str, int | None, float]]:
+        """Return the name, the step (None for the first record) and the clock time of each event.
+
+        Raises:
+            RunFolderError: timing.jsonl is damaged, or of a newer version of faal-lab.
+        """
+        try:
+            lines = whole_lines(self.timing_file.read_bytes()) if self.timing_file.exists() else []
+            records = [json.loads(line) for line in lines]
+            for record in records:
+                check_schema("timing", record, self.timing_file, RunFolderError)
+            told = [(record["event"], record["step"], float(record["time"])) for record in records]
+            check_seals(lines, self.timing_file)
+            return told
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFolderError(
+                f"{self.timing_file} is damaged: {error} is no time. Without the file no times are needed."
+            ) from error
 
     def events(self) -> list[Event]:
         """Return all events so far, without those that a resume undid."""
@@ -202,17 +249,18 @@ class RunFolder:
 class Recorder:
     """A writer of events; their clock times go to a file of their own."""
 
-    def __init__(self, metrics: IO[str], timing: IO[str]) -> None:
-        self._metrics, self._timing = metrics, timing
+    def __init__(self, files: Sequence[IO[bytes]], seals: list[int]) -> None:
+        self._files, self._seals = files, seals
 
     def write(self, event: Event) -> None:
         """Append one event, and the current time to the file of clock times."""
-        self._metrics.write(json.dumps(to_record(event), allow_nan=False) + "\n")
-        self._metrics.flush()
         step = getattr(event, "step", None)
         told = {"event": type(event).__name__, "schema": SCHEMAS["timing"], "step": step, "time": round(time.time(), 3)}
-        self._timing.write(json.dumps(told) + "\n")
-        self._timing.flush()
+        for which, record in enumerate((to_record(event), told)):
+            line = sealed(json.dumps(record, allow_nan=False).encode(), self._seals[which])
+            self._files[which].write(line + b"\n")
+            self._files[which].flush()
+            self._seals[which] = seal_of(line) or 0
 
 
 def by_name(paths: Iterable[str | Path]) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from faal_lab.runs.events import (
     StepDone,
     from_record,
 )
-from faal_lab.runs.files import whole_lines
+from faal_lab.runs.files import check_seals, whole_lines
 from faal_lab.runs.heartbeat import HEARTBEAT, is_alive, read_heartbeat
 
 METRICS = "metrics.jsonl"
@@ -68,7 +68,7 @@ class Follower:
 
     def restart(self) -> None:
         """Forget all events; the next poll reads from the beginning."""
-        self._offset = 0
+        self._offset, self._seal, self._lines = 0, None, 0
         self.events: list[Event] = []
         self.started: RunStarted | None = None
         self.latest: StepDone | None = None
@@ -107,9 +107,10 @@ class Follower:
                 self.new.append(from_record(json.loads(line), file))
             except (ValueError, RecursionError) as error:
                 raise RunFolderError(f"{file} holds a line that is not JSON: {line[:80]!r}.") from error
+        seal = check_seals(lines, file, self._seal, self._lines)  # last: a newer version may compute it otherwise
         for event in self.new:
             self._take(event)
-        self._offset += len(whole)
+        self._offset, self._seal, self._lines = self._offset + len(whole), seal, self._lines + len(lines)
         return len(lines)
 
     def _take(self, event: Event) -> None:

@@ -196,7 +196,7 @@ def load_history(path: str | Path) -> tuple[History, list[str]]:
     follower = Follower(path, keep_steps=False)
     follower.poll()
     if follower.started is None:
-        raise RunFolderError(f"{path} holds no run that was started.")
+        raise RunFolderError(f"{path} holds no run that was started: nothing of it is in metrics.jsonl.")
     history = History(len(follower.started.class_names))
     history.add(follower.new)
     return history, list(follower.started.class_names)

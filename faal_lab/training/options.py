@@ -5,14 +5,17 @@ A setting that Config declares becomes an option with its help, its type and its
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 from cyclopts import Group, Parameter, Token
 
-from faal_lab.errors import ConfigError
+from faal_lab.errors import ConfigError, printable
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import Event
 from faal_lab.settings import Setting
@@ -23,6 +26,30 @@ Which = Literal["last", "best"]
 
 class Misuse(ConfigError):
     """Options that make no sense together: exit code 2, as for an option that does not exist."""
+
+
+class _Plain:
+    """Standard output, without marks that steer a terminal: names that are printed may come from strangers' files."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def plain(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command whose output goes through `printable`."""
+
+    @functools.wraps(command)
+    def called(*words: Any, **options: Any) -> Any:
+        with contextlib.redirect_stdout(cast(Any, _Plain(sys.stdout))):
+            return command(*words, **options)
+
+    return called
 
 
 def whole(_: Any, tokens: Sequence[Token]) -> Any:

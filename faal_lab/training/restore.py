@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import asdict
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -124,6 +128,45 @@ def to_checkpoint(trainer: Trainer) -> Checkpoint:
         **({"balanced": trainer.balanced} if trainer.balanced else {}),
     }  # fmt: skip
     return Checkpoint({n: t.detach().clone() for n, t in tensors.items()}, header)
+
+
+def last_state(folder: RunFolder) -> Checkpoint | None:
+    """Read the state from which a run is resumed; None before its first checkpoint.
+
+    Raises CheckpointError if it is damaged, and RunFolderError as `check_recorded` does.
+    """
+    if not folder.checkpoint().exists():
+        return None
+    checkpoint = read_checkpoint(folder.checkpoint())
+    check_recorded(folder, checkpoint)
+    return checkpoint
+
+
+def check_recorded(folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """Raise RunFolderError if a run's record ends before the state of a checkpoint: its last lines are missing."""
+    header = checkpoint.header
+    if header.keys() & {"adopted", "apart"}:
+        return  # the steps were made elsewhere
+    for kind, field in (("StepDone", "step"), ("EpochDone", "epoch")):
+        recorded = _last_record(folder.metrics_file, kind).get(field, 0)
+        if not isinstance(recorded, int) or recorded < header.get(field, 0):
+            raise RunFolderError(
+                f"{folder.metrics_file} is damaged: it ends with {field} {recorded}, and a checkpoint is of {field} "
+                f"{header[field]}. What can still be used: faal-lab verify {folder.path}"
+            )
+
+
+def _last_record(file: Path, kind: str) -> dict[str, Any]:
+    """Return the last whole record of a kind in a long file; empty if there is none, or if its line cannot be read."""
+    with (
+        suppress(OSError, ValueError, TypeError),
+        open(file, "rb") as stream,
+        mmap(stream.fileno(), 0, access=ACCESS_READ) as content,
+    ):
+        at = content.rfind(f'"event": "{kind}"'.encode(), 0, content.rfind(b"\n") + 1)
+        record = json.loads(content[content.rfind(b"\n", 0, at) + 1 : content.find(b"\n", at)]) if at > 0 else {}
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def from_checkpoint(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -38,7 +38,7 @@ from faal_lab.models.processes import (
     restarted,
     told,
 )
-from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, is_foreign, read_checkpoint, write_checkpoint
+from faal_lab.runs import CheckpointError, CommandReader, Heartbeat, RunFolder, is_foreign, write_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.control import last_number
 from faal_lab.runs.events import Command, DialTurned, EpochDone, Event, RunFailed, RunFinished, RunResumed, RunStarted
@@ -46,7 +46,7 @@ from faal_lab.runs.files import tensors_sha256, versions
 from faal_lab.training.attack import parts_of
 from faal_lab.training.loop import train
 from faal_lab.training.measure import balance_run, check_balance, check_last_layer, fewest_parts
-from faal_lab.training.restore import base_file, from_checkpoint, load_weights, to_checkpoint
+from faal_lab.training.restore import base_file, from_checkpoint, last_state, load_weights, to_checkpoint
 from faal_lab.training.steering import Stopped, caught_signals
 from faal_lab.training.step import TrainingDiverged
 from faal_lab.training.trainer import Trainer, TrainingState, check_last_batch
@@ -203,8 +203,8 @@ def run(
 ) -> Generator[Event, None, None]:
     """Train into a run folder, and yield every event after it was recorded.
 
-    To pause, stop pulling events; to stop, close the generator; for a single step, call `next()`. Ctrl-C or SIGTERM ends the
-    run in order: the state is saved, the folder is readable, then comes KeyboardInterrupt or SystemExit. Any error is
+    To pause, stop pulling events; to stop, close the generator; for a single step, call `next()`. Ctrl-C, SIGTERM or SIGHUP ends
+    the run in order: the state is saved, the folder is readable, then comes KeyboardInterrupt or SystemExit. Any error is
     recorded before it is raised.
 
     Args:
@@ -243,8 +243,7 @@ def run(
                 f"{out} was made with other settings; resume it with those: fl.train(out={str(out)!r}, resume=True)"
             )
         config = folder.config()  # with the number of parts that the run chose
-        missing = not folder.checkpoint().exists()
-        checkpoint = None if missing else read_checkpoint(folder.checkpoint())
+        checkpoint = last_state(folder)
         if checkpoint is not None and checkpoint.header.keys() & {"adopted", "apart"}:
             raise ConfigError(
                 f"{out} was trained elsewhere: there is nothing to go on with. Fine-tune it: faal-lab run --base {out}"

@@ -1,4 +1,4 @@
-"""Obey commands between two steps, and between two attack steps; Ctrl-C and SIGTERM between two steps."""
+"""Obey commands between two steps, and between two attack steps; Ctrl-C, SIGTERM and SIGHUP between two steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -58,7 +58,7 @@ class Caught:
 
 @contextmanager
 def caught_signals() -> Iterator[Caught]:
-    """Turn the first Ctrl-C or SIGTERM into a stop between two steps.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a stop between two steps.
 
     A second one ends the process at once. Of several processes it does nothing: torchrun hands on what each has got already.
     """
@@ -73,9 +73,13 @@ def caught_signals() -> Iterator[Caught]:
             return
         for name, old in before.items():
             signal.signal(name, old)
-        print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
+        with suppress(OSError):  # after SIGHUP the terminal is gone
+            print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
 
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    closed = getattr(signal, "SIGHUP", None)  # not on Windows
+    if closed is not None and signal.getsignal(closed) != signal.SIG_IGN:  # nohup asks to go on
+        before[closed] = signal.getsignal(closed)
     for name in before:
         signal.signal(name, handle)
     try:

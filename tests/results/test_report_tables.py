@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import unpadded, verdicts
+from made_up import resealed, unpadded, verdicts
 
 from faal_lab.__main__ import main
 from faal_lab.errors import ConfigError, RunFolderError, UnknownName
@@ -189,6 +189,7 @@ def changed(path: str, to: Path, **settings: Any) -> str:
     record = json.loads((to / "config.json").read_text())
     record["config"] |= settings
     (to / "config.json").write_text(json.dumps(record))
+    resealed(to / "config.json")
     return str(to)
 
 
@@ -247,6 +248,7 @@ def test_a_recipe_of_ones_own_is_no_control(evaluated: dict[str, str], tmp_path:
     own = Path(changed(evaluated["base-0"], tmp_path / "own"))
     record = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps(record | {"own": {"recipe": "AT with Mine"}}))
+    resealed(own / "config.json")
     runs = read_runs([str(own), words[1]])
     assert controls(runs) == {}
     assert what_was_run(runs).rows[0][2] == "AT with Mine"
@@ -260,6 +262,7 @@ def test_accuracy_over_a_setting(evaluated: dict[str, str], tmp_path: Path) -> N
             record = json.loads((path / "config.json").read_text())
             record["config"] |= {"tau": tau, "fairness": "faal"}
             (path / "config.json").write_text(json.dumps(record))
+            resealed(path / "config.json")
             words.append(f"{name}={path}")
     runs = read_runs(words)
     figure = accuracy_over(runs, "tau", "pgd-20")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+from made_up import resealed
 
 from faal_lab.cli import application
 from faal_lab.errors import ConfigError, UnknownName
@@ -155,6 +156,7 @@ def test_a_fine_tuning_does_not_count_the_epochs_of_another_run(base, tmp_path) 
     record["config"] |= {"epochs": 200, "tau_changes": "150:0.5", "fairness": "faal", "fairness_start": 100, "average_start": 100}
     record["config"] |= {"averaging": "ema"}
     (folder / "config.json").write_text(json.dumps(record))
+    resealed(folder / "config.json")
     config, *_ = run_parameters({"base": str(folder)})
     assert (config.fairness, config.averaging) == ("faal", "ema")
     assert (config.epochs, config.tau_changes, config.fairness_start, config.average_start) == (4, "", 0, 0)

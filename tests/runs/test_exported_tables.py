@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import resealed
 
 import faal_lab as fl
 from faal_lab.__main__ import main
@@ -49,6 +50,7 @@ def run(tmp_path: Path) -> Path:
             recorder.write(event)
     kinds = [json.loads(line) for line in folder.timing_file.read_text().splitlines()]
     folder.timing_file.write_text("".join(json.dumps({**k, "time": 1000.0 + i}) + "\n" for i, k in enumerate(kinds)))
+    resealed(folder.timing_file)
     return folder.path
 
 
@@ -167,6 +169,8 @@ def test_a_run_before_its_first_step(tmp_path: Path) -> None:
 def test_a_damaged_run_is_one_line(run: Path, tmp_path: Path, file: str, line: str, text: str, capsys) -> None:
     if line:
         (run / file).write_text((run / file).read_text() + line + "\n")
+        if "EpochDone" in line:
+            resealed(run / file)
     else:
         (run / file).unlink()
     if file == "timing.jsonl":
@@ -287,6 +291,7 @@ def test_a_step_that_is_not_of_numbers_is_damage(run: Path, tmp_path: Path, dama
     at = max(i for i, line in enumerate(lines) if '"StepDone"' in line)
     lines[at] = json.dumps(json.loads(lines[at]) | damage)
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    resealed(run / "metrics.jsonl")
     with pytest.raises(RunFolderError, match="is damaged"):
         export_tables(run, to, tmp_path / "out")
 

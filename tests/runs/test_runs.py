@@ -37,6 +37,7 @@ from faal_lab.runs.events import (
     from_record,
     to_record,
 )
+from faal_lab.runs.files import seal_of, sealed
 
 STEP = StepDone(1, 0, 0.5, 0.5, 0.1, 0.01, [0.4, 0.6], 0.5, [3, 0], [0.1, None], [2, 0], None)
 
@@ -82,7 +83,8 @@ def test_following_a_run_as_it_grows(folder: RunFolder) -> None:
     assert follower.poll() == 2
     assert follower.steps == [STEP]
     whole = folder.metrics_file.read_bytes()
-    line = (json.dumps(to_record(replace(STEP, step=2))) + "\n").encode()
+    before = seal_of(whole.splitlines()[-1]) or 0
+    line = sealed(json.dumps(to_record(replace(STEP, step=2))).encode(), before) + b"\n"
     folder.metrics_file.write_bytes(whole + line[:30])
     assert follower.poll() == 0, "a half-written line waits"
     folder.metrics_file.write_bytes(whole + line)
@@ -252,3 +254,103 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, checkpoint: Check
         write_checkpoint(file, Checkpoint(checkpoint.tensors, {"step": 9}))
     assert read_checkpoint(file).header == {"step": 5}
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+# --- checksums ---
+
+
+def recorded(folder: RunFolder, steps: int = 4) -> list[bytes]:
+    with folder.recording() as recorder:
+        for step in range(1, steps + 1):
+            recorder.write(replace(STEP, step=step))
+    return folder.metrics_file.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "damaged, line",
+    [
+        (lambda lines: [lines[0], lines[1].replace(b'"loss": 0.5', b'"loss": 0.4'), *lines[2:]], 2),
+        (lambda lines: [*lines[:2], lines[3]], 3),
+        (lambda lines: [lines[0], lines[2], lines[1], lines[3]], 2),
+        (lambda lines: [lines[0], lines[1], lines[1], *lines[2:]], 3),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0].replace(b"check", b"chock"), *lines[1:]], 2),
+        (lambda lines: [*lines[:2], lines[2].replace(b', "check"', b', "chick"'), lines[3]], 3),
+    ],
+    ids=["changed", "missing", "out of place", "twice", "first missing", "first without", "without"],
+)
+def test_a_line_that_does_not_fit_is_refused(folder: RunFolder, damaged, line: int) -> None:
+    folder.metrics_file.write_bytes(b"".join(damaged(recorded(folder))))
+    with pytest.raises(
+        RunFolderError, match=rf"metrics\.jsonl is damaged: line {line} does not fit .*faal-lab verify {folder.path}"
+    ):
+        folder.events()
+
+
+def test_lines_of_another_run_are_refused(folder: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder.create(tmp_path / "other", Config(seed=1), {})
+    recorded(other)
+    recorded(folder)
+    assert len(folder.times()) == len(folder.events()) == 4
+    for file in ("metrics.jsonl", "timing.jsonl"):
+        (folder.path / file).write_bytes((other.path / file).read_bytes())
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl is damaged: line 1"):
+        folder.events()
+    with pytest.raises(RunFolderError, match=r"timing\.jsonl is damaged: line 1"):
+        folder.times()
+
+
+def test_lines_of_an_older_version_are_read_and_gone_on_with(folder: RunFolder) -> None:
+    plain = [json.dumps(to_record(replace(STEP, step=step))).encode() + b"\n" for step in (1, 2)]
+    folder.metrics_file.write_bytes(b"".join(plain))
+    with folder.recording() as recorder:
+        recorder.write(replace(STEP, step=3))
+    with folder.recording() as recorder:
+        recorder.write(replace(STEP, step=4))
+    follower = Follower(folder.path)
+    assert (follower.poll(), [step.step for step in follower.steps]) == (4, [1, 2, 3, 4])
+    whole = folder.metrics_file.read_bytes()
+    folder.metrics_file.write_bytes(whole + plain[0])
+    with pytest.raises(RunFolderError, match="line 5 does not fit"):
+        folder.events()
+
+
+def test_a_config_that_was_changed_is_refused(folder: RunFolder) -> None:
+    text = folder.config_file.read_text()
+    for old, new in (('"tau": 0.5', '"tau": 0.6'), ('"python": "3"', '"python": "2"'), ('"check"', '"chock"')):
+        assert text.count(old) == 1
+        folder.config_file.write_text(text.replace(old, new))
+        with pytest.raises(RunFolderError, match=r"config\.json is damaged: it does not fit its checksum\. If you changed it on"):
+            folder.config()
+    record = json.loads(text)
+    del record["check"]
+    record["config"]["tau"] = 0.6
+    folder.config_file.write_text(json.dumps(record))
+    assert folder.config().tau == 0.6, "on purpose"
+
+
+def test_what_a_killed_writer_left_is_cleared(folder: RunFolder) -> None:
+    theirs, ours = (folder.path / f".last.safetensors.{number}.tmp" for number in (1, os.getpid()))
+    for file in (theirs, ours):
+        file.write_bytes(b"half")
+    recorded(folder)
+    assert (theirs.exists(), ours.exists()) == (False, True)
+
+
+def test_a_checkpoint_knows_its_place(folder: RunFolder, tmp_path: Path, checkpoint: Checkpoint) -> None:
+    other = RunFolder.create(tmp_path / "other", Config(seed=1), {})
+    for place in (folder, other):
+        for which in ("last", "best"):
+            write_checkpoint(place.checkpoint(which), checkpoint)
+    assert read_checkpoint(folder.checkpoint()).header == {"step": 5}
+    best = folder.checkpoint("best").read_bytes()
+    folder.checkpoint().write_bytes(best)
+    with pytest.raises(
+        CheckpointError, match=r"last\.safetensors is of another checkpoint: it was written for best, not for last"
+    ):
+        read_checkpoint(folder.checkpoint())
+    folder.checkpoint().write_bytes(other.checkpoint().read_bytes())
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is of another run"):
+        read_checkpoint(folder.checkpoint())
+    (tmp_path / "taken.safetensors").write_bytes(best)
+    assert read_checkpoint(tmp_path / "taken.safetensors").header == {"step": 5}, "a file of its own is read anywhere"

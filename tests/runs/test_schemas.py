@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up import verdicts
+from made_up import resealed, verdicts
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -37,6 +37,8 @@ def in_lines(file: Path, change: Change) -> None:
     """Change the last record of a file of lines, or the only one of a JSON file."""
     *before, last = file.read_text().strip().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
     file.write_text("\n".join([*before, json.dumps(change(json.loads(last)))]) + "\n")
+    if file.name in ("config.json", "metrics.jsonl", "timing.jsonl"):
+        resealed(file)
 
 
 def in_metadata(file: Path, change: Change) -> None:
@@ -157,6 +159,11 @@ def test_a_config_of_another_form(folder: Path, record: object) -> None:
             "metrics.jsonl has an event 'Sneezed' that this faal_lab does not know: pip install -U",
         ),
         ({"event": "RunFinished", "schema": 1, "step": 2}, "metrics.jsonl is damaged: RunFinished without reason"),
+        (
+            {"event": "RunResumed", "schema": 1, "from_step": None},
+            "metrics.jsonl is damaged: RunResumed with from_step 'None'",
+        ),
+        ({"event": "RunFinished", "schema": 1, "step": "2", "reason": "done"}, "is damaged: RunFinished with step '2'"),
     ],
 )
 def test_a_record_that_is_no_event(folder: Path, record: object, text: str) -> None:
@@ -169,6 +176,7 @@ def test_a_record_that_is_no_event(folder: Path, record: object, text: str) -> N
 def test_fields_that_came_later_may_be_missing(folder: Path) -> None:
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"event": "RunResumed", "schema": 1, "from_step": 2}\n')
+    resealed(folder / "metrics.jsonl")
     assert RunFolder(folder).events()[-1] == RunResumed(2)
 
 

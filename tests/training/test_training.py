@@ -398,7 +398,7 @@ def test_a_child_process_runs_and_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (getattr(signal, "SIGHUP", 1), 129)])
 def test_a_signal_in_mid_epoch_saves_the_state(tmp_path: Path, number: int, code: int) -> None:
     path = tmp_path / "run"
     words = ["run", "--out", str(path), "--epochs", "500", "--attack-steps", "2", "--quiet"]
@@ -415,6 +415,28 @@ def test_a_signal_in_mid_epoch_saves_the_state(tmp_path: Path, number: int, code
     last = max(e.step for e in folder.events() if isinstance(e, StepDone))
     assert folder.status() == "stopped"
     assert read_checkpoint(folder.checkpoint()).header["step"] == last
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_under_nohup_a_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    words = ["run", "--out", str(path), "--epochs", "500", "--attack-steps", "2", "--quiet"]
+    ignore = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", ignore, sys.executable, "-m", "faal_lab", *words], stderr=subprocess.PIPE)
+
+    def steps(least: int) -> None:
+        end = time.monotonic() + 60
+        while not (path / "metrics.jsonl").exists() or (path / "metrics.jsonl").read_bytes().count(b"StepDone") < least:
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.05)
+
+    steps(3)
+    process.send_signal(signal.SIGHUP)
+    steps((path / "metrics.jsonl").read_bytes().count(b"StepDone") + 5)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import unspaced
+from made_up import resealed, unspaced
 
 from faal_lab.evaluation.evaluate import evaluate_run
 from faal_lab.results.figures import RUN_COLOURS, compared_curves
@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said_and_the_rest_is_shown(runs: Path, tmp_path: Path)
     shutil.copy(runs / "deep" / "other" / "last.safetensors", broken / "last.safetensors")
     gone = Path(shutil.copytree(runs / "plain", tmp_path / "gone"))
     panel = Comparison(runs, chosen=[runs / "base", broken, gone])
-    assert "was measured on other weights" in panel.problem.value
+    assert "last.safetensors is of another run" in panel.problem.value
     assert [t["name"] for t in figure(panel.bars)["data"]] == ["base"]
     (gone / "metrics.jsonl").write_text("no run\n")
     panel.refresh.click()
@@ -127,6 +127,7 @@ def test_settings_are_text_not_markup(runs: Path, tmp_path: Path) -> None:
     record = json.loads(copy.config_file.read_text())
     record["config"]["data_dir"] = "<b>"
     copy.config_file.write_text(json.dumps(record))
+    resealed(copy.config_file)
     page = settings_html({"plain": RunFolder(runs / "plain"), "<copy>": copy})
     assert "<b>" not in page
     assert html.escape("<copy>") in page

@@ -1,0 +1,115 @@
+"""Make every promise of safety a figure: what was tried, how often, what was lost.
+
+    make reliability                                  # all rows
+    python benchmarks/reliability.py --quick          # few cases of each, as the tests do
+    python benchmarks/reliability.py --rows damage kills
+
+A row is a promise with a number of tries and a list of losses; it is met if the list is empty and the tries are as many as
+promised. The JSON is written after each row, so that an interrupted measurement keeps what it has. `docs/reliability.md` is
+written from it by `docs/reliability_page.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import reliability_files as files
+import reliability_kills as kills
+import reliability_numbers as numbers
+import reliability_words as words
+from side_by_side import machine
+
+FILE = Path(__file__).with_suffix(".json")
+Measure = Callable[[Path, bool], dict[str, Any]]  # an empty folder, whether few cases will do -> "tried", "lost", and more
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised, how many tries make it a figure, and what tries it."""
+
+    text: str
+    least: int  # tries of a whole measurement
+    measure: Measure
+
+
+ROWS = {
+    "training killed": Promise(
+        "Training killed by SIGKILL at a random instant leaves a readable folder; resumed, it ends as if nothing had happened.",
+        120,
+        kills.training,
+    ),
+    "evaluation killed": Promise(
+        "An evaluation killed at a random instant and started again gives the same verdict for each image.", 60, kills.evaluation
+    ),
+    "report killed": Promise("A report killed at a random instant leaves the old page or the new one, whole.", 10, kills.report),
+    "sweep killed": Promise(
+        "A sweep killed at a random instant and started again makes each job, with the same verdicts.", 8, kills.sweep
+    ),
+    "signals": Promise(
+        "SIGINT, SIGTERM and SIGHUP end a training with its exit code, at most one step lost, no process left behind.",
+        50,
+        kills.signals,
+    ),
+    "damage": Promise(
+        "A file of a run that is changed, cut, emptied or exchanged is refused by its name, or changes no number.",
+        1000,
+        files.damage,
+    ),
+    "not finite": Promise(
+        "A value that is not finite, or a label out of range, ends a training there in one line; the last good state stays.",
+        24,
+        files.not_finite,
+    ),
+    "hostile files": Promise(
+        "No file of a stranger runs code, leaves its folder, or takes memory without bound.", 40, files.hostile
+    ),
+    "same seed": Promise("The same seed gives the same bytes where that is promised.", 10, numbers.same),
+    "intervals": Promise("A 95 % interval holds the truth in at least 94.5 % of simulated evaluations.", 40, numbers.intervals),
+    "mixed up": Promise("Verdicts of other weights, images or settings are not joined or compared.", 20, numbers.mixed_up),
+    "fuzzing": Promise(
+        "Settings, sweep files, records and command lines of any form give our errors, no traceback.", 20000, words.fuzz
+    ),
+}
+
+
+def measured(name: str, quick: bool) -> dict[str, Any]:
+    """Measure a row in a folder of its own."""
+    promise, begun = ROWS[name], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        found = promise.measure(Path(folder).resolve(), quick)
+    met = not found["lost"] and (quick or found["tried"] >= promise.least)
+    return {"promise": promise.text, "met": met, **found, "seconds": round(time.monotonic() - begun)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the rows, write them down, and return 1 where one is not met."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few cases of each row")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--out", type=Path, default=FILE, help="the JSON; rows that are not measured are kept in it")
+    options = parser.parse_args(arguments)
+    told = json.loads(options.out.read_text()) if options.out.exists() else {}
+    rows = told.get("rows", {})
+    for name in options.rows:
+        rows[name] = measured(name, options.quick)
+        row, ordered = rows[name], {n: rows[n] for n in ROWS if n in rows}
+        options.out.write_text(json.dumps({"machine": machine(), "quick": options.quick, "rows": ordered}, indent=1) + "\n")
+        print(
+            f"{'met' if row['met'] else 'NOT MET':<8} {name}: {row['tried']} tried, {len(row['lost'])} lost, {row['seconds']} s"
+        )
+        for loss in row["lost"][:10]:
+            print(f"         {loss}")
+    return 0 if all(rows[name]["met"] for name in options.rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

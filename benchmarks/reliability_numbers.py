@@ -1,0 +1,236 @@
+"""Rows of benchmarks/reliability.py on numbers: the same seed, coverage of intervals, verdicts that do not belong together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reliability_files import SHORT, trained
+from safetensors.torch import load_file
+from scipy.stats import binom
+
+from faal_lab.catalogue import FAIRNESS, OBJECTIVES
+from faal_lab.errors import FaalLabError
+from faal_lab.evaluation.comparison import _average, worst_difference
+from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
+from faal_lab.evaluation.statistics import average_accuracy, class_accuracy, minimum_bias, worst_accuracy
+from faal_lab.evaluation.verdicts import Journal, Verdicts
+from faal_lab.results.tables import comparisons
+from faal_lab.runs import RunFolder
+from faal_lab.runs.config import Config
+from faal_lab.runs.files import tensors_sha256
+
+# --- the same seed ----------------------------------------------------------------------------------------------------------
+
+
+def _left(folder: Path) -> tuple[bytes, str]:
+    """What a run leaves: its record and a hash of its last state."""
+    return (folder / "metrics.jsonl").read_bytes(), tensors_sha256(load_file(folder / "last.safetensors"))
+
+
+def _by_words(out: Path, config: Config, threads: int = 0, **environment: str) -> Path:
+    """Train in a process of its own, by the command line."""
+    settings = out.with_suffix(".json")
+    settings.write_text(json.dumps(config.to_mapping()))
+    own = {**os.environ, **environment, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    words = [sys.executable, "-m", "faal_lab", "run", "--config", str(settings), "--out", str(out), "--quiet"]
+    subprocess.run(words, check=True, capture_output=True, env=own)
+    return out
+
+
+def _apart(one: Path, two: Path) -> float:
+    """The largest difference of any number of two last states."""
+    a, b = load_file(one / "last.safetensors"), load_file(two / "last.safetensors")
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a if a[name].numel())
+
+
+def same(folder: Path, quick: bool) -> dict[str, Any]:
+    """Train twice by the same seed, in many ways; record and weights must be the same bytes where that is promised."""
+    lost, tried, apart = [], 0, {}
+
+    def alike(what: str, one: Path, two: Path) -> None:
+        nonlocal tried
+        tried += 1
+        lost.extend([f"{what}: other bytes"] if _left(one) != _left(two) else [])
+
+    methods = [m for m in FAIRNESS.ours if m != "none"]
+    for method in methods[:2] if quick else methods:
+        fits = [o for o in ("at", "trades") if set(FAIRNESS[method].terms) <= set(OBJECTIVES[o].terms)]
+        config = replace(SHORT, fairness=method, objective=fits[0])
+        one, two = (trained(folder / f"{method}-{n}", config) for n in "ab")
+        alike(f"{method} twice", one, two)
+    threads = torch.get_num_threads()
+    alike("a process of its own", trained(folder / "here", SHORT), _by_words(folder / "there", SHORT, threads))
+    for stop in (5,) if quick else (1, 5, 10, 13):
+        place = trained(folder / f"stopped-{stop}", SHORT, stop_after=stop)
+        again = Path(shutil.copytree(place, folder / f"copy-{stop}"))
+        from faal_lab.training.run import run
+
+        for path in (place, again):
+            for _ in run(SHORT, path, resume=True):
+                pass
+        alike(f"resumed twice after step {stop}", place, again)
+        tried += 1
+        lost += [f"resumed after step {stop}: other weights"] if _apart(place, folder / "here") else []
+    for name, given in {
+        "1 thread": {"threads": 1},
+        "AVX2": {"threads": threads, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    }.items():
+        count = given.pop("threads")
+        one, two = (_by_words(folder / f"{name[:1]}-{n}", SHORT, int(count), **given) for n in "ab")  # pyright: ignore[reportArgumentType]
+        alike(f"{name}, twice", one, two)
+        apart[f"{name} against this process"] = _apart(one, folder / "here")
+    return {"tried": tried, "lost": lost, "not promised, largest difference of a weight": apart}
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------------
+
+LADDER = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99])
+EQUAL, ONE_BAD = np.full(10, 0.6), np.array([0.5] + [0.8] * 9)
+MANY = np.clip(np.random.default_rng(5).beta(2, 5, 100), 0.01, 0.95)
+TRUTHS = {"all equal": EQUAL, "one bad": ONE_BAD, "ladder": LADDER, "100 equal": np.full(100, 0.25), "100 unequal": MANY}
+PAIRS = {
+    "no difference": (EQUAL, EQUAL),
+    "same worst class": (LADDER, LADDER + np.array([0.08] + [-0.02] * 9)),
+    "other worst class": (ONE_BAD, ONE_BAD[::-1] - 0.05),
+    "one of B's bad": (EQUAL, np.array([0.4] + [0.7] * 9)),
+}
+
+
+def _paired(a: np.ndarray, b: np.ndarray, images: int, draws: int, correlation: float = 0.6) -> np.ndarray:
+    """Tables [draws, C, 4] of two networks on the same images: both right, A alone, B alone, neither."""
+    both = a * b + correlation * np.sqrt(a * (1 - a) * b * (1 - b))
+    both = np.clip(both, np.maximum(0, a + b - 1), np.minimum(a, b))
+    shares = np.stack([both, a - both, b - both, 1 - a - b + both], -1)
+    return np.random.default_rng(7).multinomial(images, shares / shares.sum(-1, keepdims=True), (draws, len(a)))
+
+
+def _cells(draws: int) -> Iterator[tuple[str, int, int]]:
+    """(what is covered where, how often the truth was in the interval, draws)."""
+    number = np.random.default_rng(11)
+    for images in (60, 1000):
+        truth = number.uniform(0.02, 0.98, draws)
+        counts = number.binomial(images, truth)
+        held = [
+            f is not None and f.low <= p <= f.high
+            for f, p in zip(class_accuracy(counts, np.full(draws, images)), truth, strict=True)
+        ]
+        yield f"one class, {images} images, truth drawn evenly", sum(held), draws
+        for name, truth in TRUTHS.items():
+            total = np.full(len(truth), images)
+            drawn = number.binomial(total, truth, (draws, len(truth)))
+            for what, call, real in (
+                ("worst class", lambda k, n: worst_accuracy(k, n)[0], truth.min()),
+                ("average", average_accuracy, truth.mean()),
+            ):
+                found = [call(k, total) for k in drawn]
+                yield f"{what}, {name}, {images} images", sum(f.low <= real <= f.high for f in found), draws
+            if len(truth) == 10:
+                found = [minimum_bias(k, total, samples=400).corrected for k in drawn]
+                yield (
+                    f"worst class without bias, {name}, {images} images",
+                    sum(f.low <= truth.min() <= f.high for f in found),
+                    draws,
+                )
+        for name, (a, b) in PAIRS.items():
+            tables = _paired(a, b, images, draws)
+            low, high = worst_difference(tables, 0.05)
+            real = b.min() - a.min()
+            yield f"difference of worst classes, {name}, {images} images", int(((low <= real) & (real <= high)).sum()), draws
+            found = [_average(table, 400, seed) for seed, table in enumerate(tables)]
+            real = (b - a).mean()
+            yield f"difference of averages, {name}, {images} images", sum(f.low <= real <= f.high for f in found), draws
+
+
+def intervals(folder: Path, quick: bool) -> dict[str, Any]:
+    """Draw evaluations of networks whose truth is known, and count how often an interval holds it."""
+    draws, lost, coverage = 150 if quick else 2000, [], {}
+    for name, hits, count in _cells(draws):
+        coverage[name] = round(100 * int(hits) / count, 2)
+        if binom.cdf(hits, count, 0.945) < 0.001:  # shown to be lower, not by chance
+            lost.append(f"{name}: {coverage[name]} %")
+    return {"tried": len(coverage), "lost": lost, "draws of each": draws, "coverage in percent": coverage}
+
+
+# --- verdicts of something else ---------------------------------------------------------------------------------------------
+
+
+def mixed_up(folder: Path, quick: bool) -> dict[str, Any]:
+    """Plant verdicts of other weights, images and settings where they could be joined or compared; each must be told apart."""
+    lost, tried = [], 0
+
+    def refused(what: str, call: Callable[[], Any]) -> None:
+        nonlocal tried
+        tried += 1
+        try:
+            call()
+            lost.append(f"{what}: taken")
+        except FaalLabError:
+            pass
+
+    runs = {}
+    for name, config in {
+        "a": SHORT,
+        "b": replace(SHORT, seed=1),
+        "c": replace(SHORT, split_seed=1),
+        "wide": replace(SHORT, filters=6),
+    }.items():
+        runs[name] = trained(folder / name, config)
+        evaluate_run(runs[name], attacks=("clean", "pgd-20"))
+    for other in ("b", "c", "wide"):
+        for file in ("verdicts-last.npz", "last.safetensors"):
+            place = Path(shutil.copytree(runs["a"], folder / f"a-with-{other}-{file}"))
+            shutil.copy(runs[other] / file, place / file)
+            refused(f"{file} of {other} in a", lambda place=place: read_verdicts(place))
+    place = Path(shutil.copytree(runs["a"], folder / "went-on"))
+    shutil.copy(place / "best.safetensors", place / "last.safetensors")
+    refused("best in place of last", lambda: read_verdicts(place))
+    held = {name: read_verdicts(path) for name, path in runs.items()}
+    refused("runs of other test images compared", lambda: comparisons({"a": held["a"], "c": held["c"]}))
+    near = read_verdicts(evaluated_otherwise(runs["a"], folder / "near", epsilon=0.05))
+    refused("runs at other radii compared", lambda: comparisons({"a": held["a"], "near": near}))
+    for field, value in {
+        "model_sha256": "x",
+        "architecture_sha256": "x",
+        "data_sha256": "x",
+        "epsilon": 0.2,
+        "norm": "l2",
+        "seed": 9,
+        "mode": "compat",
+        "checkpoint": "best",
+        "precision": "bfloat16",
+    }.items():
+        tried += 1
+        older = replace(held["a"], header={**held["a"].header, field: value}, predicted={"cw-20": held["a"].predicted["pgd-20"]})
+        new = replace(held["a"])
+        lost += [f"verdicts with another {field} were joined"] if "cw-20" in new.joined(older).predicted else []
+    for field in ("model", "data", "epsilon", "seed"):
+        tried += 1
+        mine, theirs = ({"model": "m", "data": "d", "epsilon": 0.1, "seed": 0, field: value} for value in ("x", "y"))
+        Journal(folder / field, mine).add("apgd-ce", 0, [1, 2])
+        there = Journal(folder / field, theirs)
+        lost += [f"a journal of another {field} was read"] if there.done() else []
+        (done,) = [p for p in (folder / field).glob("*/part-0.jsonl") if p.stat().st_size]
+        assert there.folder is not None
+        shutil.copy(done, there.folder / "part-1.jsonl")
+        tried += 1
+        lost += [f"pieces of another {field}, copied, were read"] if Journal(folder / field, theirs).done() else []
+    return {"tried": tried, "lost": lost}
+
+
+def evaluated_otherwise(run_folder: Path, out: Path, **options: Any) -> Path:
+    """A copy of a run, evaluated by other conditions."""
+    place = Path(shutil.copytree(run_folder, out))
+    RunFolder(place).verdicts_file().unlink()
+    evaluate_run(place, attacks=("clean", "pgd-20"), **options)
+    assert isinstance(Verdicts.read(RunFolder(place).verdicts_file()), Verdicts)
+    return place

@@ -1,0 +1,53 @@
+"""Every row of the reliability figures, with few cases of each; and the page that is made from the whole measurement."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import reliability
+import reliability_files
+import reliability_words
+
+ROOT = Path(__file__).parent.parent
+WHOLE = json.loads(reliability.FILE.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", [name for name in reliability.ROWS if name != "sweep killed"])  # test_sweep_runs.py kills one
+def test_a_few_cases_of_each_row(row: str, tmp_path: Path, capsys) -> None:
+    code = reliability.main(["--quick", "--rows", row, "--out", str(tmp_path / "few.json")])
+    assert code == 0, capsys.readouterr().out
+
+
+def test_every_promise_is_kept_by_the_whole_measurement() -> None:
+    assert not WHOLE["quick"]
+    assert list(WHOLE["rows"]) == list(reliability.ROWS)
+    for name, promise in reliability.ROWS.items():
+        row = WHOLE["rows"][name]
+        assert (row["promise"], row["met"], row["lost"]) == (promise.text, True, []), name
+        assert row["tried"] >= promise.least, name
+    killed = [WHOLE["rows"][name]["tried"] for name in reliability.ROWS if name.endswith("killed")]
+    assert sum(killed) >= 200
+
+
+def test_the_page_is_made_from_it() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    import reliability_page
+
+    page = reliability_page.PAGE.read_text(encoding="utf-8")
+    assert reliability_page.written(page) == page, "python docs/reliability_page.py writes it"
+
+
+def test_a_loss_is_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The measure itself: a reader that takes anything, and words that end in a traceback."""
+    monkeypatch.setattr(reliability_files, "_outcome", lambda *_: "silent: 1 in place of 2")
+    found = reliability_files.damage(tmp_path, quick=True)
+    assert len(found["lost"]) > 50
+    assert reliability_words._many(20, reliability_words.TEXTS, lambda text: 1 / 0)
+    monkeypatch.setitem(
+        reliability.ROWS, "damage", reliability.Promise("Nothing is lost.", 1, lambda *_: {"tried": 1, "lost": ["a file"]})
+    )
+    assert reliability.main(["--rows", "damage", "--out", str(tmp_path / "lost.json")]) == 1
+    assert "NOT MET  damage: 1 tried, 1 lost" in capsys.readouterr().out
