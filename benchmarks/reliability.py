@@ -51,9 +51,6 @@ ROWS = {
         "An evaluation killed at a random instant and started again gives the same verdict for each image.", 60, kills.evaluation
     ),
     "report killed": Promise("A report killed at a random instant leaves the old page or the new one, whole.", 10, kills.report),
-    "sweep killed": Promise(
-        "A sweep killed at a random instant and started again makes each job, with the same verdicts.", 8, kills.sweep
-    ),
     "signals": Promise(
         "SIGINT, SIGTERM and SIGHUP end a training with its exit code, at most one step lost, no process left behind.",
         50,

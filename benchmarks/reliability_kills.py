@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -217,58 +216,6 @@ def evaluation(folder: Path, quick: bool) -> dict[str, Any]:
 
     count = 2 if quick else 60
     return {"tried": count, "lost": over(range(count), one), "seconds of a whole one": round(length, 2)}
-
-
-SWEEP = """
-name: small
-stages:
-  base:
-    notebook: train
-    parameters: {epochs: 1, filters: 4, batch_size: 200, attack_steps: 1, validation_steps: 1}
-    list: [{label: at, objective: at}]
-  tuned:
-    each: [base]
-    notebook: finetune
-    parameters: {base: "{each}", epochs: 1, batch_size: 200, attack_steps: 1, validation_steps: 1}
-    list: [{label: control, fairness: none}, {label: faal, fairness: faal}]
-  verdicts:
-    each: [base, tuned]
-    notebook: evaluate
-    parameters: {runs: "{each}", attacks: "clean,pgd-20"}
-"""
-
-
-def sweep(folder: Path, quick: bool) -> dict[str, Any]:
-    """Kill sweeps with all their processes at random instants; start them again, and compare each verdict."""
-    file = folder / "small.yaml"
-    file.write_text(SWEEP)
-    words = [sys.executable, "-m", "faal_lab", "sweep", str(file), "--workers", "2", "--gpus", "none"]
-
-    def made(out: Path) -> dict[str, Any]:
-        return {path.parent.name: verdicts_of(path.parent) for path in sorted(out.glob("**/verdicts-last.npz"))}
-
-    begun = time.monotonic()
-    whole = folder / "whole"
-    subprocess.run([*words, "--out", str(whole)], check=True, capture_output=True, cwd=folder)
-    length, expected, lost = time.monotonic() - begun, made(whole), []
-    if len(expected) != 3:
-        lost.append(f"the whole sweep made {len(expected)} evaluated runs of 3")
-    count = 0 if quick else 8
-    for seed in range(count):
-        out, after = folder / f"sweep-{seed}", random.Random(seed).uniform(0.1, 0.95) * length
-        child = subprocess.Popen([*words, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
-        time.sleep(after)
-        family = [*psutil.Process(child.pid).children(recursive=True)] if child.poll() is None else []
-        for process in (psutil.Process(child.pid), *family) if child.poll() is None else ():
-            process.kill()
-        child.wait()
-        again = subprocess.run([*words, "--out", str(out)], capture_output=True, text=True, cwd=folder)
-        if again.returncode:
-            lost.append(f"killed after {after:.1f} s: started again, it ended with {again.returncode}: {again.stdout[-200:]}")
-        elif made(out) != expected:
-            lost.append(f"killed after {after:.1f} s: other verdicts")
-        shutil.rmtree(out)
-    return {"tried": count + 1, "lost": lost, "seconds of a whole one": round(length, 1)}
 
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

@@ -15,7 +15,7 @@ WHOLE = json.loads(reliability.FILE.read_text())
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("row", [name for name in reliability.ROWS if name != "sweep killed"])  # test_sweep_runs.py kills one
+@pytest.mark.parametrize("row", list(reliability.ROWS))
 def test_a_few_cases_of_each_row(row: str, tmp_path: Path, capsys) -> None:
     code = reliability.main(["--quick", "--rows", row, "--out", str(tmp_path / "few.json")])
     assert code == 0, capsys.readouterr().out
