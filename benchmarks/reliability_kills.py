@@ -241,7 +241,8 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
                 return "no step in a minute" if child.is_alive() else f"ended by itself with {child.exitcode}"
             time.sleep(0.01)
         time.sleep(drawn.uniform(0, 0.8))
-        os.kill(child.pid, which)
+        for _ in range(2 if which == signal.SIGHUP else 1):  # a shell hands it on, and its end sends another
+            os.kill(child.pid, which)
         child.join(30)
         if child.is_alive():
             child.kill()

@@ -69,7 +69,7 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 def printable(text: str) -> str:
     """Return text without marks that steer a terminal or turn its direction: names in files may come from strangers."""
-    return _STEERING.sub("\ufffd", text)
+    return _STEERING.sub("?", text)
 
 
 def csv_cell(value: Any) -> Any:

@@ -183,7 +183,7 @@ def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
     verdicts = Verdicts.read(file)
     measured = verdicts.header.get("weights_sha256")
     held = read_checkpoint(weights) if measured and weights.is_file() else None
-    if held is not None and folder.metrics_file.exists():  # weights and verdicts may travel alone
+    if held is not None:
         check_recorded(folder, held)
     if held is not None and tensors_sha256(delivered(held)) != measured:
         raise VerdictsError(

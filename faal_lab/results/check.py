@@ -20,8 +20,9 @@ from faal_lab.evaluation.evaluate import Runs, read_verdicts
 from faal_lab.evaluation.statistics import Estimate, average_accuracy, worst_accuracy
 from faal_lab.evaluation.verdicts import Journal, Verdicts, VerdictsError
 from faal_lab.results.tables import comparisons
-from faal_lab.runs import CheckpointError, RunFolder, by_name, read_checkpoint
+from faal_lab.runs import CheckpointError, RunFolder, by_name, is_foreign, read_checkpoint
 from faal_lab.runs.files import replace_file
+from faal_lab.runs.heartbeat import read_heartbeat
 from faal_lab.training.restore import last_state
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # forbidden in XML, but names may contain them
@@ -220,8 +221,8 @@ def verify(path: str | Path) -> list[Case]:
         path: the run folder.
 
     Returns:
-        A case for each file that is there: "passed" with what it holds; or "failed" with what is wrong, the cure, and what can
-        still be used.
+        A case for each file: "passed" with what it holds; "accepted" where it does not fit but nothing is damaged; or "failed"
+        with what is wrong, the cure, and what can still be used.
 
     Raises:
         RunFolderError: there is no run in the folder.
@@ -237,31 +238,31 @@ def verify(path: str | Path) -> list[Case]:
             last_state(folder)
         return f"{len(folder.events())} events"
 
+    def of_heartbeat() -> str:
+        return str((read_heartbeat(folder.heartbeat_file) or {}).get("activity", "nothing that can be read"))
+
     found = [
         _tried(folder.config_file, lambda: f"{len(folder.config().to_mapping())} settings", "Weights can be used, as a file."),
         _tried(folder.metrics_file, of_events, "Weights and verdicts can be used; curves and a resume cannot."),
         _tried(folder.timing_file, lambda: f"{len(folder.times())} times", "Delete it: only the times are lost."),
-        _tried(folder.heartbeat_file, folder.status, "Delete it once nobody writes here."),
+        _tried(folder.heartbeat_file, of_heartbeat, "Delete it once nobody writes here."),
     ]
     found = [case for case in found if (folder.path / case.name).exists()]
+    if not folder.metrics_file.exists() and folder.checkpoint().exists():
+        found.append(Case(folder.metrics_file.name, "accepted", "is missing: weights and verdicts can be used, curves cannot"))
     for file in sorted(folder.path.glob("*.safetensors")):
 
         def of_step(file: Path = file) -> str:
-            return f"step {read_checkpoint(file).header['step']}"
+            return "weights of another program" if is_foreign(file) else f"step {read_checkpoint(file).header.get('step')}"
 
         found.append(_tried(file, of_step, "History and verdicts can be used."))
     for file in sorted(folder.path.glob("*verdicts-*.npz")):
-        which = file.stem.removeprefix("verdicts-")
-
-        def of_images(file: Path = file, which: str = which) -> str:
-            verdicts = read_verdicts(folder.path, which) if which in ("last", "best") else Verdicts.read(file)
-            return f"{', '.join(verdicts.predicted)} on {len(verdicts.labels)} images"
-
-        found.append(_tried(file, of_images, "Everything else can be used."))
+        found.append(_of_verdicts(folder, file))
     for file in sorted(folder.path.glob("*/part-*.jsonl")):
-        whole, lines = Journal.whole(file)
-        said = f"{whole} of {lines} pieces of an unfinished evaluation are whole; the others are made again by it"
-        found.append(Case(f"{file.parent.name}/{file.name}", "passed" if whole == lines else "accepted", said))
+        with suppress(FileNotFoundError):  # its evaluation has just ended
+            whole, lines = Journal.whole(file)
+            said = f"{whole} of {lines} pieces of an unfinished evaluation are whole; the others are made again by it"
+            found.append(Case(f"{file.parent.name}/{file.name}", "passed" if whole == lines else "accepted", said))
     return found
 
 
@@ -271,6 +272,24 @@ def verified(paths: Iterable[Path]) -> bool:
     for name, cases in found.items():
         print(name, *(f"  {case.outcome:<9} {case.name}: {case.text}" for case in cases), sep="\n")
     return all(case.outcome != "failed" for cases in found.values() for case in cases)
+
+
+def _of_verdicts(folder: RunFolder, file: Path) -> Case:
+    """Make the case of a verdict file: whole, whole but of other weights than the run's present ones, or damaged."""
+
+    def look() -> str:
+        verdicts = Verdicts.read(file)
+        return f"{', '.join(verdicts.predicted)} on {len(verdicts.labels)} images"
+
+    case, which = _tried(file, look, "Everything else can be used."), file.stem.removeprefix("verdicts-")
+    if case.outcome == "passed" and which in ("last", "best"):
+        try:
+            read_verdicts(folder.path, which)
+        except VerdictsError as error:
+            return Case(file.name, "accepted", str(error))
+        except (RunFolderError, CheckpointError):
+            pass  # that is said of its own file
+    return case
 
 
 def _tried(file: Path, look: Callable[[], str], left: str) -> Case:

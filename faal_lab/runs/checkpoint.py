@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faal_lab.errors import FaalLabError
-from faal_lab.runs.files import SCHEMAS, check_schema, replace_file, tensors_sha256
+from faal_lab.runs.files import SCHEMAS, check_schema, replace_file, settings_hash, tensors_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +83,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
     header = {"schema": SCHEMAS["checkpoint"], **_place(path), **checkpoint.header}  # inside, so that the checksum covers it
     stored = {"header": header, "sha256": digest(tensors, header)}
+    with suppress(OSError), open(path.parent / "metrics.jsonl", "rb+") as record:
+        os.fsync(record.fileno())  # a checkpoint must not be ahead of the record, also after a loss of power
     replace_file(path, save(tensors, metadata={_KEY: json.dumps(stored, sort_keys=True)}))
 
 
@@ -131,7 +135,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         stored = json.loads(metadata[_KEY])
         header, expected = stored["header"], stored["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read. Use an earlier checkpoint.") from error
     check_schema("checkpoint", header, path, CheckpointError)  # first: a newer version may compute its checksum otherwise
     if digest(tensors, header) != expected:
@@ -150,8 +154,5 @@ _PLACE = {"run": "run", "which": "checkpoint"}
 
 def _place(path: Path) -> dict[str, str]:
     """Return the hash of the settings of the run folder that holds a file, and the checkpoint's name there; empty elsewhere."""
-    try:
-        settings = str(json.loads((path.parent / "config.json").read_bytes())["hash"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return {"run": settings, "which": path.stem} if path.stem in ("last", "best") else {}
+    settings = settings_hash(path.parent) if path.stem in ("last", "best") else None
+    return {"run": settings, "which": path.stem} if settings is not None else {}

@@ -77,12 +77,20 @@ def seal_of(line: bytes) -> int | None:
     return int(found[1], 16) if found else None
 
 
-def first_seal(file: Path) -> int | None:
-    """Return what the first line of a run's file follows: the hash of the settings beside it. None where they cannot be read."""
+def settings_hash(folder: Path) -> str | None:
+    """Return the hash that a folder's config.json states; None where there is none, or where the file is damaged."""
     try:
-        return zlib.crc32(json.loads((file.parent / "config.json").read_bytes())["hash"].encode())
+        record = json.loads((folder / "config.json").read_bytes())
+        stated = record.pop("check", None)
+        return str(record["hash"]) if stated in (None, checksum(record)) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def first_seal(file: Path) -> int | None:
+    """Return what the first line of a run's file follows: the hash of the settings beside it. None where it is not known."""
+    stated = settings_hash(file.parent)
+    return None if stated is None else zlib.crc32(stated.encode())
 
 
 def check_seals(lines: list[bytes], file: Path, before: int | None = None, number: int = 0) -> int | None:

@@ -22,7 +22,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +48,7 @@ from faal_lab.runs.heartbeat import HEARTBEAT
 ENDED = ("done", "stopped", "failed", "lost")  # the states of a run that sends no more events
 
 
+_LEFT = re.compile(r"\.(?:last\.safetensors|best\.safetensors|heartbeat\.json|config\.json|verdicts-.*\.npz)\.(\d+)\.tmp")
 _FIELDS = {"schema", "config", "hash", "versions", "own"}  # of config.json before it had a checksum
 
 
@@ -198,8 +199,10 @@ class RunFolder:
             A recorder. It flushes each line, so that another program can follow the run.
         """
         for left in self.path.glob(".*.tmp"):  # of a writer that was killed: ours ends with our number
-            if not left.name.endswith(f".{os.getpid()}.tmp"):
-                left.unlink(missing_ok=True)
+            found = _LEFT.fullmatch(left.name)
+            if found and int(found[1]) != os.getpid():
+                with suppress(OSError):
+                    left.unlink()
         seals = [self._last_seal(file) for file in (self.metrics_file, self.timing_file)]
         with open(self.metrics_file, "ab") as metrics, open(self.timing_file, "ab") as timing:
             yield Recorder([metrics, timing], seals)
@@ -221,10 +224,12 @@ class RunFolder:
             records = [json.loads(line) for line in lines]
             for record in records:
                 check_schema("timing", record, self.timing_file, RunFolderError)
-            told = [(record["event"], record["step"], float(record["time"])) for record in records]
+            told = [(str(record["event"]), record["step"], float(record["time"])) for record in records]
+            if not all(step is None or isinstance(step, int) for _, step, _ in told):
+                raise TypeError("a step that is no whole number")
             check_seals(lines, self.timing_file)
             return told
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise RunFolderError(
                 f"{self.timing_file} is damaged: {error} is no time. Without the file no times are needed."
             ) from error

@@ -144,22 +144,26 @@ def last_state(folder: RunFolder) -> Checkpoint | None:
 
 def check_recorded(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Raise RunFolderError if a run's record ends before the state of a checkpoint: its last lines are missing."""
-    header = checkpoint.header
-    if header.keys() & {"adopted", "apart"}:
-        return  # the steps were made elsewhere
+    header, file = checkpoint.header, folder.metrics_file
+    if header.keys() & {"adopted", "apart"} or not file.exists():
+        return  # the steps were made elsewhere; weights may travel alone
+    with open(file, "rb") as stream:
+        first = stream.readline()
+    if first and b'"event": "RunStarted"' not in first:
+        return  # they did, and were evaluated since
     for kind, field in (("StepDone", "step"), ("EpochDone", "epoch")):
-        recorded = _last_record(folder.metrics_file, kind).get(field, 0)
-        if not isinstance(recorded, int) or recorded < header.get(field, 0):
+        recorded, stated = _last_record(file, kind).get(field, 0), header.get(field, 0)
+        if not (isinstance(recorded, int) and isinstance(stated, int)) or recorded < stated:
             raise RunFolderError(
-                f"{folder.metrics_file} is damaged: it ends with {field} {recorded}, and a checkpoint is of {field} "
-                f"{header[field]}. What can still be used: faal-lab verify {folder.path}"
+                f"{file} is damaged: it ends with {field} {recorded}, and a checkpoint is of {field} {stated}. What can still be "
+                f"used: faal-lab verify {folder.path}. Its weights can start another run: faal-lab run --base {folder.path}"
             )
 
 
 def _last_record(file: Path, kind: str) -> dict[str, Any]:
     """Return the last whole record of a kind in a long file; empty if there is none, or if its line cannot be read."""
     with (
-        suppress(OSError, ValueError, TypeError),
+        suppress(ValueError, TypeError, RecursionError),
         open(file, "rb") as stream,
         mmap(stream.fileno(), 0, access=ACCESS_READ) as content,
     ):

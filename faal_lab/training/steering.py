@@ -71,8 +71,8 @@ def caught_signals() -> Iterator[Caught]:
         caught.signal = number
         if count() > 1:
             return
-        for name, old in before.items():
-            signal.signal(name, old)
+        for name, old in before.items():  # a terminal that is closed sends SIGHUP twice
+            signal.signal(name, signal.SIG_IGN if name == closed else old)
         with suppress(OSError):  # after SIGHUP the terminal is gone
             print("Stopping: the state is saved first. Once more to end at once.", file=sys.stderr)
 
@@ -87,7 +87,7 @@ def caught_signals() -> Iterator[Caught]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for name, old in before.items():
-                if signal.getsignal(name) is handle:  # a process that ends with others is not to be ended twice
+                if name == closed or signal.getsignal(name) is handle:  # a process that ends with others is not to be ended twice
                     signal.signal(name, signal.SIG_IGN if caught.signal and count() > 1 else old)
 
 

@@ -62,6 +62,40 @@ def test_a_record_that_ends_before_its_checkpoint(whole: Path, capsys) -> None:
     assert "metrics.jsonl is damaged" in capsys.readouterr().out
 
 
+def test_weights_may_travel_alone(base: Path, tmp_path: Path, capsys) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for file in ("config.json", "last.safetensors"):
+        shutil.copy(base / file, alone / file)
+    assert [case.name for case in verify(alone) if case.outcome == "accepted"] == ["metrics.jsonl"]
+    evaluate_run(alone, attacks=("clean",))
+    assert main(["check", str(alone), "--average-min", "1"]) == 0
+    assert main(["verify", str(alone)]) == 0
+
+
+def test_only_the_damaged_file_is_blamed(whole: Path) -> None:
+    for file, at in (("metrics.jsonl", 300), ("config.json", (whole / "config.json").read_bytes().index(b'"hash"') + 10)):
+        content = (whole / file).read_bytes()
+        (whole / file).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert [case.name for case in verify(whole) if case.outcome != "passed"] == [file]
+        (whole / file).write_bytes(content)
+
+
+def test_verdicts_of_earlier_weights_are_not_damaged(whole: Path) -> None:
+    shutil.copy(whole / "verdicts-last.npz", whole / "verdicts-best.npz")
+    found = {case.name: (case.outcome, case.text) for case in verify(whole)}
+    assert found["verdicts-last.npz"][0] == "passed"
+    if found["verdicts-best.npz"][0] != "passed":  # the last epoch need not be the best
+        assert "was measured on other weights" in found["verdicts-best.npz"][1]
+        assert found["verdicts-best.npz"][0] == "accepted"
+
+
+def test_a_record_without_an_end_is_no_traceback(whole: Path) -> None:
+    with open(whole / "metrics.jsonl", "ab") as file:
+        file.write(b'{"event": "StepDone", "step": ' + b"[" * 100_000 + b"\n")
+    assert main(["check", str(whole), "--worst-min", "1"]) == 1
+
+
 def test_pieces_of_an_unfinished_evaluation(whole: Path) -> None:
     journal = Journal(whole, {"seed": 1})
     for number in range(3):
@@ -93,4 +127,4 @@ def test_no_cell_is_a_formula(cell: object, written: object) -> None:
 
 
 def test_no_name_steers_a_terminal() -> None:
-    assert printable("a\x1b[31mb\x9bc\u202ed\re\tf\ng") == "a\ufffd[31mb\ufffdc\ufffdd\ufffde\tf\ng"
+    assert printable("a\x1b[31mb\x9bc\u202ed\re\tf\ng") == "a?[31mb?c?d?e\tf\ng"
