@@ -1,8 +1,10 @@
 """Make every promise of safety a figure: what was tried, how often, what was lost.
 
     make reliability                                  # all rows
-    python benchmarks/reliability.py --quick          # few cases of each, as the tests do
-    python benchmarks/reliability.py --rows damage kills
+    python benchmarks/reliability.py --rows damage signals
+    python benchmarks/reliability.py --quick --out few.json   # few cases of each, as the tests do
+
+It runs on Linux.
 
 A row is a promise with a number of tries and a list of losses; it is met if the list is empty and the tries are as many as
 promised. The JSON is written after each row, so that an interrupted measurement keeps what it has. `docs/reliability.md` is
@@ -94,12 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--out", type=Path, default=FILE, help="the JSON; rows that are not measured are kept in it")
     options = parser.parse_args(arguments)
+    if options.quick and options.out == FILE:
+        parser.error("--quick needs --out: the committed figures are of whole measurements")
     told = json.loads(options.out.read_text()) if options.out.exists() else {}
     rows = told.get("rows", {})
     for name in options.rows:
         rows[name] = measured(name, options.quick)
         row, ordered = rows[name], {n: rows[n] for n in ROWS if n in rows}
-        options.out.write_text(json.dumps({"machine": machine(), "quick": options.quick, "rows": ordered}, indent=1) + "\n")
+        options.out.write_text(json.dumps({"machine": machine(), "rows": ordered}, indent=1) + "\n")
         print(
             f"{'met' if row['met'] else 'NOT MET':<8} {name}: {row['tried']} tried, {len(row['lost'])} lost, {row['seconds']} s"
         )

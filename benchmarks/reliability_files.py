@@ -27,6 +27,7 @@ from faal_lab.evaluation.groups import Reported
 from faal_lab.results.check import verify
 from faal_lab.results.report import what_was_run
 from faal_lab.results.tables import spread_table, summary
+from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.config import Config
 from faal_lab.runs.events import StepDone
 from faal_lab.runs.export import history_table
@@ -87,8 +88,11 @@ def _changed(content: bytes, drawn: random.Random, other: bytes) -> dict[str, by
     }
 
 
-def _outcome(folder: Path, before: list[Any], file: str) -> str:
-    """What the tables of a folder with one damaged file are: refused, the same, or why that is a loss."""
+def _outcome(folder: Path, before: list[Any], file: str, cut: bool = False) -> str:
+    """What the tables of a folder with one damaged file are: refused, the same, or why that is a loss.
+
+    Where whole lines at the end of timing.jsonl are missing, as after a kill, times are left out: that is the same.
+    """
     try:
         after = tables(folder)
     except (FaalLabError, OSError) as error:
@@ -100,7 +104,7 @@ def _outcome(folder: Path, before: list[Any], file: str) -> str:
         return f"{type(error).__name__}: {error}"
     if after == before:
         return "harmless"
-    if file == "timing.jsonl":  # lines at its end may be missing after a kill: then times are left out
+    if file == "timing.jsonl" and cut:
         before, after = ([rest[:2], [row[:5] for row in rest[2]], rest[3:]] for rest in (before, after))
         return "harmless" if before == after else "silent: more than times"
     place = next(n for n, (a, b) in enumerate(zip(after, before, strict=True)) if a != b)
@@ -122,14 +126,15 @@ def damage(folder: Path, quick: bool) -> dict[str, Any]:
             whole, other = (one / name).read_bytes(), (two / name).read_bytes()
             for kind, content in _changed(whole, drawn, other).items() if whole else ():
                 (one / name).write_bytes(content)
-                said = _outcome(one, before, name)
+                said = _outcome(one, before, name, cut=whole.startswith(content[: content.rfind(b"\n") + 1]))
                 found = [case.name for case in verify(one) if case.outcome != "passed"] if name in names else []
                 if said == "refused" and not (found if kind.startswith("exchanged") else name in found):
                     said = "refused by the tables, and whole by verify"
                 if said == "harmless" and name == "best.safetensors" and content != whole and name not in found:
                     said = "whole by verify"  # the tables are of the last one
-                counted[said if said in counted else "refused"] += said in counted
-                if said not in counted:
+                if said in counted:
+                    counted[said] += 1
+                else:
                     lost.append(f"{name}, {kind}: {said}")
                 (one / name).write_bytes(whole)
     resumed, more = _resumed_damaged(folder, drawn, 2 if quick else 40)
@@ -140,7 +145,7 @@ def _resumed_damaged(folder: Path, drawn: random.Random, times: int) -> tuple[in
     """Resume a stopped run with one damaged file: refused by name, or it ends as the undamaged one does."""
 
     def end(path: Path) -> tuple[list[Any], str]:
-        for _ in run(RunFolderConfig(path), path, resume=True):
+        for _ in run(RunFolder.open(path).config(), path, resume=True):
             pass
         follower = Follower(path)
         follower.poll()
@@ -166,19 +171,12 @@ def _resumed_damaged(folder: Path, drawn: random.Random, times: int) -> tuple[in
     return times, lost
 
 
-def RunFolderConfig(path: Path) -> Config:
-    """The settings of a run folder."""
-    from faal_lab.runs import RunFolder
-
-    return RunFolder.open(path).config()
-
-
 # --- values that are not finite ---------------------------------------------------------------------------------------------
 
 
 def _planted(trainer: Any, what: str, value: float) -> None:
-    """Plant a value into a training's state or images."""
-    model, splits = trainer.state.model, trainer.splits
+    """Plant a value into a training's state."""
+    model = trainer.state.model
     if what == "weight":
         next(model.parameters()).data.view(-1)[0] = value
     elif what == "momentum":
@@ -191,9 +189,8 @@ def _planted(trainer: Any, what: str, value: float) -> None:
         next(model.parameters()).register_hook(lambda gradient: gradient * value)
     elif what == "average":
         for tensor in trainer.state.average.values():
-            tensor.fill_(value) if tensor.is_floating_point() else None
-    elif what == "label":
-        splits.train.labels[:] = int(value)
+            if tensor.is_floating_point():
+                tensor.fill_(value)
 
 
 def not_finite(folder: Path, quick: bool) -> dict[str, Any]:
@@ -234,7 +231,6 @@ def not_finite(folder: Path, quick: bool) -> dict[str, Any]:
 
 def _stops(out: Path, config: Config, what: str, value: float) -> str:
     """Why a training with a planted value did not stop as it should; empty if it did."""
-    from faal_lab.runs import read_checkpoint
     from faal_lab.training import run as module
 
     held: list[Any] = []
@@ -434,7 +430,7 @@ def _sweeps(folder: Path, marker: Path) -> Iterator[tuple[str, Path]]:
 
 def hostile(folder: Path, quick: bool) -> dict[str, Any]:
     """Hand hostile files to the command line, in a process of its own whose memory is watched."""
-    words = [sys.executable, __file__, str(folder), *(["--quick"] if quick else [])]
+    words = [sys.executable, __file__, str(folder)]
     ended = subprocess.run(
         words, capture_output=True, text=True, timeout=1500, env={**os.environ, "FAAL_LAB_CACHE": str(folder / "cache")}
     )

@@ -20,43 +20,18 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load_file
+from processes import outcome
 
 from faal_lab.errors import FaalLabError
 from faal_lab.evaluation.verdicts import Verdicts
 from faal_lab.results.check import verify
-from faal_lab.runs import RunFolder
+from faal_lab.runs import RunFolder, read_checkpoint
 from faal_lab.runs.events import StepDone
 from faal_lab.runs.follower import Follower
 
-_PRELOADED = [
-    "faal_lab.__main__",
-    "faal_lab.training.run",
-    "faal_lab.evaluation.evaluate",
-    "faal_lab.results.tables",
-    "sklearn.datasets",
-]
-TRAIN = [
-    "--filters",
-    "4",
-    "--batch-size",
-    "100",
-    "--attack-steps",
-    "2",
-    "--validation-steps",
-    "2",
-    "--epochs",
-    "3",
-    "--fairness",
-    "faal",
-    "--averaging",
-    "ema",
-    "--checkpoint-every",
-    "5",
-    "--device",
-    "cpu",
-    "--quiet",
-]
+_PRELOADED = "faal_lab.__main__ faal_lab.training.run faal_lab.evaluation.evaluate faal_lab.results.tables sklearn.datasets"
+TRAIN = "--filters 4 --batch-size 100 --attack-steps 2 --validation-steps 2 --fairness faal --averaging ema --device cpu --quiet"
+SHORT: list[str] = ["run", "--out", "run", *TRAIN.split(" "), "--epochs", "3", "--checkpoint-every", "5"]
 ATTACKS = ["--attacks", "clean,pgd-20,autoattack", "--images", "60", "--device", "cpu"]
 
 
@@ -78,7 +53,7 @@ def called(words: list[str], folder: str) -> None:
 def start(words: list[str], folder: Path) -> Any:
     """Start the command line in a child."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload([*_PRELOADED.split(" ")])
     child = context.Process(target=called, args=(words, str(folder)))
     child.start()
     return child
@@ -100,13 +75,6 @@ def taken(words: list[str], folder: Path) -> float:
     code = end(words, folder)
     assert code == 0, f"{' '.join(words)} ended with {code}"
     return time.monotonic() - begun
-
-
-def outcome(folder: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
-    """The record of a run that counts, and its last state."""
-    follower = Follower(folder)
-    follower.poll()
-    return [*follower.steps, *follower.epochs], load_file(folder / "last.safetensors")
 
 
 def same(a: tuple[list[Any], dict[str, torch.Tensor]], b: tuple[list[Any], dict[str, torch.Tensor]]) -> bool:
@@ -147,8 +115,8 @@ def killed(words: list[str], again: list[str], folder: Path, after: float) -> st
 
 
 def training(folder: Path, quick: bool) -> dict[str, Any]:
-    """Kill trainings at random instants between start and end, once or twice; resume, and compare with a whole one."""
-    words, again = ["run", "--out", "run", *TRAIN], ["run", "--resume", "run", "--quiet"]
+    """Kill trainings at random instants, some of them after the end; resume, and compare with a whole one."""
+    words, again = SHORT, ["run", "--resume", "run", "--quiet"]
     (folder / "whole").mkdir()
     taken(words, folder / "whole")  # starts the server, too
     shutil.rmtree(folder / "whole" / "run")
@@ -171,7 +139,7 @@ def training(folder: Path, quick: bool) -> dict[str, Any]:
 
 def report(folder: Path, quick: bool) -> dict[str, Any]:
     """Kill reports at random instants: each page that is there is whole."""
-    taken(["run", "--out", "run", *TRAIN], folder)
+    taken(SHORT, folder)
     taken(["evaluate", "run", "--attacks", "clean,pgd-20", "--device", "cpu"], folder)
     words, whole = ["report", "run", "--out"], folder / "whole.html"
     length = taken([*words, str(whole)], folder)
@@ -198,7 +166,7 @@ def verdicts_of(folder: Path) -> dict[str, list[int]]:
 def evaluation(folder: Path, quick: bool) -> dict[str, Any]:
     """Kill evaluations by PGD-20 and AutoAttack at random instants; start them again, and compare each verdict."""
     (folder / "base").mkdir()
-    taken(["run", "--out", "run", *TRAIN], folder / "base")
+    taken(SHORT, folder / "base")
     words = ["evaluate", "run", *ATTACKS]
     (folder / "whole").mkdir()
     shutil.copytree(folder / "base" / "run", folder / "whole" / "run")
@@ -223,12 +191,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 def signals(folder: Path, quick: bool) -> dict[str, Any]:
     """End trainings by SIGINT, SIGTERM and SIGHUP at random instants after the first step; look at code, steps and processes."""
-    words = (
-        " ".join(["run", "--out", "run", *TRAIN])
-        .replace("--epochs 3", "--epochs 400")
-        .replace("--checkpoint-every 5", "")
-        .split()
-    )
+    words: list[str] = ["run", "--out", "run", *TRAIN.split(" "), "--epochs", "400"]
 
     def one(seed: int) -> str:
         drawn, place = random.Random(seed), folder / str(seed)
@@ -250,7 +213,7 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
         left = [p.pid for p in psutil.process_iter() if _group(p.pid) == child.pid and p.status() != psutil.STATUS_ZOMBIE]
         follower.poll()
         made = max(e.step for e in follower.events if isinstance(e, StepDone))
-        saved = int(_step(place / "run"))
+        saved = read_checkpoint(place / "run" / "last.safetensors").header["step"]
         shutil.rmtree(place)
         if child.exitcode != CODES[which]:
             return f"{which.name}: exit code {child.exitcode}, expected {CODES[which]}"
@@ -269,9 +232,3 @@ def _group(process: int) -> int:
         return os.getpgid(process)
     except OSError:
         return 0
-
-
-def _step(folder: Path) -> int:
-    from faal_lab.runs import read_checkpoint
-
-    return read_checkpoint(RunFolder(folder).checkpoint()).header["step"]

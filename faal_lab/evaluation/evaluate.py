@@ -182,14 +182,14 @@ def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:
     file, weights = folder.verdicts_file(checkpoint), folder.checkpoint(checkpoint)
     verdicts = Verdicts.read(file)
     measured = verdicts.header.get("weights_sha256")
-    held = read_checkpoint(weights) if measured and weights.is_file() else None
-    if held is not None:
+    if measured and weights.is_file():
+        held = read_checkpoint(weights)
         check_recorded(folder, held)
-    if held is not None and tensors_sha256(delivered(held)) != measured:
-        raise VerdictsError(
-            f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
-            f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
-        )
+        if tensors_sha256(delivered(held)) != measured:
+            raise VerdictsError(
+                f"{file} was measured on other weights than {weights.name} holds: the run went on since, or the file is another "
+                f"run's. Evaluate again: faal-lab evaluate {path} --checkpoint {checkpoint}"
+            )
     return verdicts
 
 

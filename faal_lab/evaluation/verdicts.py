@@ -199,7 +199,7 @@ class Journal:
 
     def _check(self, entry: bytes) -> bytes:
         """Return the checksum of an entry, under these conditions: a file of another folder does not fit."""
-        return f"{zlib.crc32(entry, self._key):08x}".encode()
+        return b"%08x" % zlib.crc32(entry, self._key)
 
     @staticmethod
     def whole(file: Path) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from faal_lab.errors import FaalLabError
 from faal_lab.runs.files import SCHEMAS, check_schema, replace_file, settings_hash, tensors_sha256
+from faal_lab.runs.follower import METRICS
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
     header = {"schema": SCHEMAS["checkpoint"], **_place(path), **checkpoint.header}  # inside, so that the checksum covers it
     stored = {"header": header, "sha256": digest(tensors, header)}
-    with suppress(OSError), open(path.parent / "metrics.jsonl", "rb+") as record:
+    with suppress(OSError), open(path.parent / METRICS, "rb+") as record:
         os.fsync(record.fileno())  # a checkpoint must not be ahead of the record, also after a loss of power
     replace_file(path, save(tensors, metadata={_KEY: json.dumps(stored, sort_keys=True)}))
 

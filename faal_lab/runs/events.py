@@ -145,15 +145,7 @@ Event = (
     RunStarted | RunResumed | StepDone | EpochDone | Balanced | Evaluated | DialTurned | CommandRefused | RunFinished | RunFailed
 )
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
-_PLAIN = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "list": (list,),
-    "dict": (dict,),
-    "None": (type(None),),
-    "bool": (bool,),
-}
+_PLAIN = {"int": (int,), "float": (int, float), "str": (str,), "list": (list,), "dict": (dict,), "None": (type(None),)}
 _ALLOWED = {  # what a field of each event may be, by its annotation
     kind: {f.name: tuple(t for one in re.sub(r"\[.*\]", "", str(f.type)).split(" | ") for t in _PLAIN[one]) for f in fields(kind)}
     for kind in _KINDS.values()

@@ -231,7 +231,7 @@ class RunFolder:
             return told
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise RunFolderError(
-                f"{self.timing_file} is damaged: {error} is no time. Without the file no times are needed."
+                f"{self.timing_file} is damaged: it holds a line that is no time ({error}). Without the file no times are needed."
             ) from error
 
     def events(self) -> list[Event]:
