@@ -24,9 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import reliability_disk as disk
 import reliability_files as files
 import reliability_kills as kills
+import reliability_masking as masking
 import reliability_numbers as numbers
+import reliability_servers as servers
+import reliability_sweeps as sweeps
 import reliability_words as words
 from side_by_side import machine
 
@@ -54,9 +58,19 @@ ROWS = {
     ),
     "report killed": Promise("A report killed at a random instant leaves the old page or the new one, whole.", 10, kills.report),
     "signals": Promise(
-        "SIGINT, SIGTERM and SIGHUP end a training with its exit code, at most one step lost, no process left behind.",
-        50,
+        "SIGINT, SIGTERM and SIGHUP end a training with its exit code, at most one step lost. No process stays.",
+        60,
         kills.signals,
+    ),
+    "sweeps": Promise(
+        "Each job of a sweep is made once, also by two processes; one that fails or hangs is named, and the rest goes on.",
+        200,
+        sweeps.sweeps,
+    ),
+    "disk and clock": Promise(
+        "A full, read-only, slow or shared disk, or a clock set back, changes no number; what cannot be written is named.",
+        40,
+        disk.disk,
     ),
     "damage": Promise(
         "A file of a run that is changed, cut, emptied or exchanged is refused by its name, or changes no number.",
@@ -71,9 +85,17 @@ ROWS = {
     "hostile files": Promise(
         "No file of a stranger runs code, leaves its folder, or takes memory without bound.", 40, files.hostile
     ),
+    "servers": Promise(
+        "JupyterLab and the page listen on 127.0.0.1 alone, and refuse whoever has no token, another origin or another name.",
+        300,
+        servers.servers,
+    ),
     "same seed": Promise("The same seed gives the same bytes where that is promised.", 10, numbers.same),
     "intervals": Promise("A 95 % interval holds the truth in at least 94.5 % of simulated evaluations.", 40, numbers.intervals),
     "mixed up": Promise("Verdicts of other weights, images or settings are not joined or compared.", 20, numbers.mixed_up),
+    "masked gradients": Promise(
+        "Every kind of masked gradients is found, and no network without is accused.", 100, masking.masking
+    ),
     "fuzzing": Promise(
         "Settings, sweep files, records and command lines of any form give our errors, no traceback.", 20000, words.fuzz
     ),

@@ -31,8 +31,8 @@ from faal_lab.runs.follower import Follower
 
 _PRELOADED = "faal_lab.__main__ faal_lab.training.run faal_lab.evaluation.evaluate faal_lab.results.tables sklearn.datasets"
 TRAIN = "--filters 4 --batch-size 100 --attack-steps 2 --validation-steps 2 --fairness faal --averaging ema --device cpu --quiet"
-SHORT: list[str] = ["run", "--out", "run", *TRAIN.split(" "), "--epochs", "3", "--checkpoint-every", "5"]
-ATTACKS = ["--attacks", "clean,pgd-20,autoattack", "--images", "60", "--device", "cpu"]
+SHORT: list[str] = ["run", "--out", "run", *TRAIN.split(" "), "--epochs", "2", "--checkpoint-every", "4"]
+ATTACKS = ["--attacks", "clean,pgd-20,autoattack", "--images", "30", "--device", "cpu"]
 
 
 def called(words: list[str], folder: str) -> None:
@@ -210,7 +210,7 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
         if child.is_alive():
             child.kill()
             return f"{which.name}: still alive after 30 s"
-        left = [p.pid for p in psutil.process_iter() if _group(p.pid) == child.pid and p.status() != psutil.STATUS_ZOMBIE]
+        left = _children(child.pid)
         follower.poll()
         made = max(e.step for e in follower.events if isinstance(e, StepDone))
         saved = read_checkpoint(place / "run" / "last.safetensors").header["step"]
@@ -223,8 +223,38 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
             return f"{which.name}: processes {left} are left"
         return "" if made - saved <= 1 else f"{which.name}: {made - saved} steps lost"
 
-    count = 3 if quick else 54
-    return {"tried": count, "lost": over(range(count), one)}
+    count, many = (3, 1) if quick else (54, 12)
+    lost = over(range(count), one)
+    (folder / "base").mkdir()
+    taken(SHORT, folder / "base")
+    evaluate = ["evaluate", "run", *ATTACKS]
+    (folder / "evaluated").mkdir()
+    shutil.copytree(folder / "base" / "run", folder / "evaluated" / "run")
+    length = taken(evaluate, folder / "evaluated")
+    whole = verdicts_of(folder / "evaluated" / "run")
+
+    def other(seed: int) -> str:
+        place, which = folder / f"evaluation-{seed}", (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[seed % 3]
+        shutil.copytree(folder / "base", place)
+        child = start(evaluate, place)
+        time.sleep(random.Random(seed).uniform(0.3, 0.9) * length)
+        os.kill(child.pid, which)
+        child.join(30)
+        left = _children(child.pid)
+        if child.is_alive() or left:
+            child.kill()
+            return f"{which.name} to an evaluation: {'still alive after 30 s' if child.is_alive() else f'{left} are left'}"
+        if child.exitcode not in (0, CODES[which], -which):
+            return f"{which.name} to an evaluation: exit code {child.exitcode}"
+        if (code := end(evaluate, place)) != 0 or verdicts_of(place / "run") != whole:
+            return f"an evaluation, started again after {which.name}: ended with {code}, or other verdicts"
+        return ""
+
+    return {"tried": count + many, "lost": [*lost, *over(range(many), other)]}
+
+
+def _children(group: int) -> list[int]:
+    return [p.pid for p in psutil.process_iter() if _group(p.pid) == group and p.status() != psutil.STATUS_ZOMBIE]
 
 
 def _group(process: int) -> int:

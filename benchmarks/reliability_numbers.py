@@ -22,7 +22,14 @@ from faal_lab.catalogue import FAIRNESS, OBJECTIVES
 from faal_lab.errors import FaalLabError
 from faal_lab.evaluation.comparison import _average, worst_difference
 from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
-from faal_lab.evaluation.statistics import average_accuracy, class_accuracy, minimum_bias, worst_accuracy
+from faal_lab.evaluation.statistics import (
+    average_accuracy,
+    class_accuracy,
+    minimum_bias,
+    spread,
+    spread_intervals,
+    worst_accuracy,
+)
 from faal_lab.evaluation.verdicts import Journal
 from faal_lab.results.tables import comparisons
 from faal_lab.runs import RunFolder
@@ -110,8 +117,11 @@ def _paired(a: np.ndarray, b: np.ndarray, images: int, draws: int, correlation: 
     return np.random.default_rng(7).multinomial(images, shares / shares.sum(-1, keepdims=True), (draws, len(a)))
 
 
-def _cells(draws: int) -> Iterator[tuple[str, int, int]]:
-    """(what is covered where, how often the truth was in the interval, draws)."""
+def _cells(draws: int, told: dict[str, tuple[float, int]]) -> Iterator[tuple[str, int, int]]:
+    """(what is covered where, how often the truth was in the interval, draws).
+
+    `told` gets, of each comparison of two networks, the true difference and how often one was seen.
+    """
     number = np.random.default_rng(11)
     for images in (60, 1000):
         truth = number.uniform(0.02, 0.98, draws)
@@ -137,24 +147,40 @@ def _cells(draws: int) -> Iterator[tuple[str, int, int]]:
                     sum(f.low <= truth.min() <= f.high for f in found),
                     draws,
                 )
+                real = spread(np.rint(truth * 10**6).astype(int), np.full(10, 10**6))
+                many = [spread_intervals(k, total, samples=200) for k in drawn]
+                for measure in many[0]:
+                    value = getattr(real, measure)
+                    held = sum(f[measure].low <= value + 1e-9 and value - 1e-9 <= f[measure].high for f in many)
+                    yield f"{measure}, {name}, {images} images", held, draws
         for name, (a, b) in PAIRS.items():
             tables = _paired(a, b, images, draws)
             low, high = worst_difference(tables, 0.05)
             real = b.min() - a.min()
+            told[f"worst classes, {name}, {images} images"] = real, int(((low > 0) | (high < 0)).sum())
             yield f"difference of worst classes, {name}, {images} images", int(((low <= real) & (real <= high)).sum()), draws
             found = [_average(table, 400, seed) for seed, table in enumerate(tables)]
             real = (b - a).mean()
+            told[f"averages, {name}, {images} images"] = real, sum(f.clear for f in found)
             yield f"difference of averages, {name}, {images} images", sum(f.low <= real <= f.high for f in found), draws
 
 
 def intervals(folder: Path, quick: bool) -> dict[str, Any]:
     """Draw evaluations of networks whose truth is known, and count how often an interval holds it."""
-    draws, lost, coverage = 150 if quick else 2000, [], {}
-    for name, hits, count in _cells(draws):
+    draws, lost, coverage, told = 150 if quick else 2000, [], {}, dict[str, tuple[float, int]]()
+    for name, hits, count in _cells(draws, told):
         coverage[name] = round(100 * int(hits) / count, 2)
         if binom.cdf(hits, count, 0.945) < 0.001:  # shown to be lower, not by chance
             lost.append(f"{name}: {coverage[name]} %")
-    return {"tried": len(coverage), "lost": lost, "draws of each": draws, "coverage in percent": coverage}
+    level = {name: 100 * seen / draws for name, (real, seen) in told.items() if abs(real) < 1e-9}
+    power = {name: 100 * seen / draws for name, (real, seen) in told.items() if abs(real) >= 1e-9}
+    for name, share in level.items():
+        if binom.sf(round(share * draws / 100) - 1, draws, 0.055) < 0.001:
+            lost.append(f"a difference where there is none, {name}: {share:g} % of the draws")
+    return {
+        "tried": len(coverage) + len(level), "lost": lost, "draws of each": draws, "coverage in percent": coverage,
+        "differences seen where there is none, in percent": level, "differences seen where there is one, in percent": power,
+    }  # fmt: skip
 
 
 # --- verdicts of something else ---------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ def content_keys(images: torch.Tensor) -> torch.Tensor:
 
 # The most forward passes per image, for the progress bar: 9 targets, 100 iterations, 5,000 queries.
 FORWARDS = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 1800, "square": 5000}
+PATIENCE = 120.0  # seconds without a batch of the other parts, from which on theirs are computed here
 _WAIT = 0.5  # seconds between two reads of the other parts' results
 _TELL = 0.1  # seconds between two reports within a batch: a report at every pass cost a small network 4 % of its time
 
@@ -184,7 +185,7 @@ def autoattack(
     The predictions are cumulative; the last ones are the verdict. `attacks` (empty: all that make sense) run in their order, each
     on the survivors. `mode` is "per-image", or "compat" for upstream's own chunks of `batch_size` and seeds. Batches in the
     `journal` are not computed again. Of the others, this process computes those whose number is `part` modulo `parts`, and waits
-    for the rest. Raises ImportError without pyautoattack.
+    for the rest, as long as they come. Raises ImportError without pyautoattack.
     """
     names = [a for a in attacks_for(num_classes) if not attacks or a in attacks]
     journal = journal or Journal(None, {})
@@ -221,15 +222,28 @@ def autoattack(
 def _finish(
     journal: Journal, name: str, sizes: list[int], make: Callable[[int], None], meter: _Meter, part: int, parts: int
 ) -> None:
-    """Compute this part's batches of an attack that are not in the journal; wait for the other parts."""
+    """Compute this part's batches of an attack that are not in the journal, and wait for the other parts.
+
+    Where these are silent for longer than they should need, their batches are computed here, too: the verdicts are the same.
+    """
+    slowest = 0.0
     for number, size in enumerate(sizes):
         if (name, number) not in journal.done():
             if number % parts != part:
                 continue
-            meter.size = size
+            meter.size, begun = size, time.monotonic()
             make(number)
+            slowest = max(slowest, time.monotonic() - begun)
         meter.finished(size)
+    left, since = len(sizes) + 1, 0.0
     while missing := [n for n in range(len(sizes)) if (name, n) not in journal.done()]:
+        if len(missing) < left:
+            left, since = len(missing), time.monotonic()
+        if time.monotonic() - since > max(PATIENCE, 5 * slowest):
+            meter.instead(missing[0] % parts)
+            make(missing[0])
+            left -= 1
+            continue
         meter.waiting(sorted({n % parts for n in missing}))
         time.sleep(_WAIT)
 
@@ -264,7 +278,10 @@ class _Meter:
 
     def waiting(self, parts: list[int]) -> None:
         numbers = " and ".join(str(p + 1) for p in parts)
-        self._tell(f"{self.name}: waiting for part {numbers}, or start it again")
+        self._tell(f"{self.name}: waiting for part {numbers}")
+
+    def instead(self, part: int) -> None:
+        self._tell(f"{self.name}: part {part + 1} is silent, making its images here")
 
     def _tell(self, what: str) -> None:
         if self.progress is not None and self.name:

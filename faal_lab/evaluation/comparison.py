@@ -16,9 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from faal_lab.evaluation.statistics import minimum_bias
-
-_PICKING = 0.1  # share of the error rate, for each model, that its truly worst class is not among the candidates
+from faal_lab.evaluation.statistics import PICKING, candidates, minimum_bias, quantile, reach
 
 
 def worst_difference(tables: np.ndarray, error_rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -33,34 +31,19 @@ def worst_difference(tables: np.ndarray, error_rate: float) -> tuple[np.ndarray,
     """
     n = tables.sum(-1)  # [..., C]
     a, b = tables[..., :2].sum(-1), tables[..., [0, 2]].sum(-1)
-    maybe_a, maybe_b = (_candidates(k, n, _PICKING * error_rate) for k in (a, b))
-    tail = (0.5 - _PICKING) * error_rate
+    maybe_a, maybe_b = (candidates(k, n, PICKING * error_rate) for k in (a, b))
+    tail = (0.5 - PICKING) * error_rate
     together = _correlation(tables)
-    reach_up, reach_down = (_z(tail, maybe.sum(-1))[..., None] for maybe in (maybe_b, maybe_a))
-    (down_a, _), (_, up_b) = _reach(a, n, reach_up), _reach(b, n, reach_up)
+    reach_up, reach_down = (quantile(tail, maybe.sum(-1))[..., None] for maybe in (maybe_b, maybe_a))
+    (down_a, _), (_, up_b) = reach(a, n, reach_up), reach(b, n, reach_up)
     upper = (b / n)[..., None, :] - (a / n)[..., :, None] + _join(down_a, up_b, together)  # [..., i of A, j of B]
-    (_, up_a), (down_b, _) = _reach(a, n, reach_down), _reach(b, n, reach_down)
+    (_, up_a), (down_b, _) = reach(a, n, reach_down), reach(b, n, reach_down)
     lower = (b / n)[..., None, :] - (a / n)[..., :, None] - _join(up_a, down_b, together)
     high = np.where(maybe_b[..., None, :], upper, np.inf).min(-1)
     low = np.where(maybe_a[..., :, None], lower, -np.inf).max(-2)
     high = np.where(maybe_a, high, -np.inf).max(-1)
     low = np.where(maybe_b, low, np.inf).min(-1)
     return np.maximum(low, -1.0), np.minimum(high, 1.0)
-
-
-def _z(tail: float, together: np.ndarray) -> np.ndarray:
-    """Return the normal quantile that the largest of `together` independent errors exceeds at `tail`."""
-    from scipy.stats import norm
-
-    return norm.isf(-np.expm1(np.log1p(-tail) / np.maximum(together, 1)))
-
-
-def _reach(k: np.ndarray, n: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the reach of Wilson's interval below and above the share k / n."""
-    share, squared = k / n, z * z
-    centre = (share + squared / (2 * n)) / (1 + squared / n)
-    half = z / (1 + squared / n) * np.sqrt(share * (1 - share) / n + squared / (4 * n * n))
-    return share - centre + half, centre + half - share
 
 
 def _correlation(tables: np.ndarray) -> np.ndarray:
@@ -79,15 +62,6 @@ def _join(reach_a: np.ndarray, reach_b: np.ndarray, correlation: np.ndarray) -> 
     own = np.arange(correlation.shape[-1])
     squared[..., own, own] -= 2 * correlation * reach_a * reach_b
     return np.sqrt(np.maximum(squared, 0))
-
-
-def _candidates(k: np.ndarray, n: np.ndarray, error_rate: float) -> np.ndarray:
-    """Find classes that may be the worst, bool [..., C]; the true one is missed at most at `error_rate`."""
-    others = np.array(max(1, n.shape[-1] - 1))
-    down, up = _reach(k, n, _z(error_rate, others))
-    share = k / n
-    above = share[..., :, None] - share[..., None, :] - np.sqrt(down[..., :, None] ** 2 + up[..., None, :] ** 2)
-    return np.asarray((above <= 0).all(-1))
 
 
 _LEVEL = 0.95

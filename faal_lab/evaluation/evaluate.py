@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,7 @@ from faal_lab.models.build import device_of, frozen
 from faal_lab.models.examine import architecture_sha256
 from faal_lab.models.fast import compiled, memory_kept, try_to_compile
 from faal_lab.models.layout import placed
-from faal_lab.runs import Heartbeat, RunFolder, by_name, read_checkpoint
+from faal_lab.runs import Heartbeat, RunFolder, RunLocked, by_name, read_checkpoint
 from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import Evaluated
 from faal_lab.runs.files import replace_file, tensors_sha256, versions
@@ -157,7 +157,7 @@ def evaluate_run(
         if progress is not None:
             progress(what, share)
 
-    beat = Heartbeat(folder.path, lambda: now) if part == 0 else nullcontext()
+    beat = Heartbeat(folder.path, lambda: now) if part == 0 else _alone(folder.path, part, parts)
     with memory_kept(), beat, frozen(model), compiled(model, quick):
         verdicts = suite.evaluate(
             placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
@@ -171,6 +171,18 @@ def evaluate_run(
         verdicts = _noted(replace(verdicts, header=verdicts.header | about), [*notes, *([aside] if aside else [])])
         now = ("ended", 1.0)
     return verdicts
+
+
+@contextmanager
+def _alone(folder: Path, part: int, parts: int) -> Iterator[None]:
+    """Hold a part of an evaluation, so that no two processes make it. Raises RunLocked."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(str(folder / f".part-{part + 1}-of-{parts}.lock")).acquire(timeout=0):
+            yield
+    except Timeout:
+        raise RunLocked(f"Another process makes part {part + 1} of {parts} of {folder}. Give this one another part.") from None
 
 
 def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:

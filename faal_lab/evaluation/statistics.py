@@ -5,11 +5,12 @@ Intervals are at 95 % unless stated. `correct` and `total` are whole numbers [C]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 _LEVEL = 0.95
+PICKING = 0.1  # share of the error rate that a model's truly worst class is not among the candidates
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,30 @@ def wilson(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tup
     centre, reach = p + z**2 / (2 * n), z * np.sqrt((p * (1 - p) + z**2 / (4 * n)) / n)
     low, high = (centre - reach) / (1 + z**2 / n), (centre + reach) / (1 + z**2 / n)
     return np.where(correct == 0, 0.0 * n, low), np.where(correct == total, 1.0 + 0.0 * n, high)  # rounding would miss 0 and 1
+
+
+def quantile(tail: float, together: np.ndarray) -> np.ndarray:
+    """Return the normal quantile that the largest of `together` independent errors exceeds at `tail`."""
+    from scipy.stats import norm
+
+    return norm.isf(-np.expm1(np.log1p(-tail) / np.maximum(together, 1)))
+
+
+def reach(k: np.ndarray, n: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reach of Wilson's interval below and above the share k / n."""
+    share, squared = k / n, z * z
+    centre = (share + squared / (2 * n)) / (1 + squared / n)
+    half = z / (1 + squared / n) * np.sqrt(share * (1 - share) / n + squared / (4 * n * n))
+    return share - centre + half, centre + half - share
+
+
+def candidates(k: np.ndarray, n: np.ndarray, error_rate: float) -> np.ndarray:
+    """Find classes that may be the worst, bool [..., C]; the true one is missed at most at `error_rate`."""
+    others = np.array(max(1, n.shape[-1] - 1))
+    down, up = reach(k, n, quantile(error_rate, others))
+    share = k / n
+    above = share[..., :, None] - share[..., None, :] - np.sqrt(down[..., :, None] ** 2 + up[..., None, :] ** 2)
+    return np.asarray((above <= 0).all(-1))
 
 
 def average_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:
@@ -165,15 +190,113 @@ def _held(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
 def spread(correct: np.ndarray, total: np.ndarray) -> Spread:
     """Measure the inequality of class accuracies as papers do; classes without images are left out.
 
-    Noise in the observed shares adds to every measure: even truly equal classes have a spread above 0.
+    Noise in the observed shares adds to every measure: even truly equal classes have a spread above 0. `spread_intervals`
+    allows for it.
     """
     held = _held(correct, total)
-    shares = correct[held] / total[held]
-    mean = float(shares.mean())
-    deviation = float(shares.std())
-    apart = float(np.abs(shares[:, None] - shares).mean())
-    over_mean = [x / mean if mean > 0 else float("nan") for x in (deviation, apart / 2, float(shares.min()))]
-    return Spread(float(np.ptp(shares)), deviation, *over_mean)
+    return Spread(*(float(value) for value in _measures(correct[held] / total[held])))
+
+
+def _measures(shares: np.ndarray) -> np.ndarray:
+    """Compute the five measures of `Spread`, in its order [5, ...], of shares [..., C]."""
+    count, ordered, mean, deviation = shares.shape[-1], np.sort(shares, -1), shares.mean(-1), shares.std(-1)
+    apart = (ordered * (2 * np.arange(1, count + 1) - count - 1)).sum(-1) / count**2  # half the mean absolute difference
+    over = np.where(mean > 0, mean, np.nan)
+    return np.stack([np.ptp(shares, -1), deviation, deviation / over, apart / over, ordered[..., 0] / over])
+
+
+def spread_intervals(
+    correct: np.ndarray, total: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = _LEVEL
+) -> dict[str, Estimate]:
+    """Compute the measures of `spread` with intervals for the truth, by their names in `Spread`.
+
+    The gap has the bound of `class_gap`. The ratio joins the intervals of worst class and average, at half the error rate
+    each. The others are tests turned round: classes are spread around their mean by less and less until so much is no longer
+    likely to be seen, and by more and more. So the noise of the shares is allowed for, and equal classes have an interval that
+    begins at 0. Ends are nan where a mean of 0 divides.
+    """
+    held = _held(correct, total)
+    k, n = correct[held], total[held]
+    seen = _measures(k / n)
+    low, high = _inverted(k, n, seen[1:4], samples, seed, level)
+    worst, average = worst_accuracy(k, n, (1 + level) / 2)[0], average_accuracy(k, n, (1 + level) / 2)
+    gap = class_gap(k, n, level)
+    ends = [(gap.low, gap.high), *zip(low, high, strict=True)]
+    ends.append((min(1.0, worst.low / average.high), min(1.0, worst.high / average.low) if average.low > 0 else 1.0))
+    found = (Estimate(float(v), float(lo), float(hi)) for v, (lo, hi) in zip(seen, ends, strict=True))
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    return {part.name: nothing if np.isnan(one.value) else one for part, one in zip(fields(Spread), found, strict=True)}
+
+
+def class_gap(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:
+    """Compute the highest minus the lowest class accuracy, with an interval for the truth.
+
+    Candidates for the best and the worst class are those not shown to be below or above another one. The upper end is the
+    highest of Newcombe's upper ends over pairs of candidates, which holds for the true pair. The lower end is the highest
+    lower end of all pairs at once (Sidak). Where many classes are tied it is cautious.
+    """
+    held = _held(correct, total)
+    k, n, error = correct[held], total[held], 1 - level
+    shares = k / n
+    if len(held) == 1:
+        return Estimate(0.0, 0.0, 0.0)
+    pairs = np.ix_(candidates(n - k, n, PICKING * error), candidates(k, n, PICKING * error))
+    tail = (0.5 - PICKING) * error
+    between = shares[:, None] - shares
+    (down, up), many = reach(k, n, quantile(tail, np.array(1))), between[pairs].size
+    (down_all, up_all) = reach(k, n, quantile(tail, np.array(many)))
+    low = (between - np.sqrt(down_all[:, None] ** 2 + up_all**2))[pairs].max()
+    high = (between + np.sqrt(up[:, None] ** 2 + down**2))[pairs].max()
+    return Estimate(float(np.ptp(shares)), max(0.0, float(low)), min(1.0, float(high)))
+
+
+_WIDER, _STEPS, _APART = 0.8, 17, 4.0  # part of the error rate in use: the shape is estimated; amounts tried; see _grouped
+
+
+def _inverted(
+    k: np.ndarray, n: np.ndarray, seen: np.ndarray, samples: int, seed: int, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn tests round for deviation, NSD and Gini; return their lower and upper ends [3] each.
+
+    Two shapes are tried, and the wider ends are taken: the shares as seen, which noise has pulled apart, and the same in
+    groups that are equal within (a Gini index depends on ties).
+    """
+    smooth = (k + 0.5) / (n + 1)
+    variance = smooth * (1 - smooth) / (n + 1)
+    grouped, one_below = _grouped(smooth, variance), np.where(np.arange(len(n)) == np.argmin(k / n), -1.0, 0.0)
+    shapes = (k / n if np.ptp(k / n) > 0 else one_below, grouped if np.ptp(grouped) > 0 else one_below)
+    noise, tail, ends = float(np.sqrt(variance.mean())), _WIDER * (1 - level) / 2, []
+    many = max(200, min(samples, 200_000 // len(n)))
+    amounts = np.linspace(max(0.0, seen[0] - 5 * noise), seen[0] + 5 * noise, _STEPS)  # standard deviations of the classes
+    for shape in shapes if len(n) > 1 else ():
+        direction = (shape - shape.mean()) / shape.std()
+        truths = np.clip((k / n).mean() + amounts[:, None] * direction, 0, 1)
+        drawn = np.random.default_rng(seed).binomial(n, truths[:, None], (_STEPS, many, len(n))) / n
+        simulated, true = (np.nan_to_num(_measures(x)[1:4]) for x in (drawn, truths))
+        most = np.maximum.accumulate(np.quantile(simulated, 1 - tail, axis=-1), -1)
+        least = np.minimum.accumulate(np.quantile(simulated, tail, axis=-1)[:, ::-1], -1)[:, ::-1]
+        for row, quantiles in ((0, most), (1, least)):
+            at = [np.interp(value, line, amounts) for value, line in zip(np.nan_to_num(seen), quantiles, strict=True)]
+            ends.append((row, [np.interp(a, amounts, line) for a, line in zip(at, true, strict=True)]))
+    sides = [[end for row, end in ends if row == side] or [np.zeros(3)] for side in (0, 1)]
+    return np.minimum(np.min(sides[0], 0), np.nan_to_num(seen)), np.maximum(np.max(sides[1], 0), np.nan_to_num(seen))
+
+
+def _grouped(shares: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Join neighbours, nearest first, until all groups are more than four standard errors apart; return the groups' means [C]."""
+    order = np.argsort(shares, kind="stable")
+    mean, var, size = shares[order], variance[order], np.ones(len(order))
+    while len(mean) > 1:
+        apart = np.diff(mean) / np.sqrt(var[1:] + var[:-1])
+        i = int(apart.argmin())
+        if apart[i] >= _APART:
+            break
+        parts = size[i : i + 2] / size[i : i + 2].sum()
+        mean[i], var[i], size[i] = parts @ mean[i : i + 2], parts**2 @ var[i : i + 2], size[i : i + 2].sum()
+        mean, var, size = (np.delete(values, i + 1) for values in (mean, var, size))
+    found = np.empty(len(order))
+    found[order] = np.repeat(mean, size.astype(int))
+    return found
 
 
 def rho(average: float, worst: float, base_average: float, base_worst: float) -> float:

@@ -73,7 +73,7 @@ class Table(NamedTuple):
 RESULTS_NOTE = (
     "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
     "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Gap: highest minus lowest "
-    "class. Intervals cover the sampling of test images, not of training seeds. An image counts as robust under PGD if no "
+    "class, with the outermost ends of all pairs that may be these two. Intervals cover the sampling of test images, not of training seeds. An image counts as robust under PGD if no "
     "iterate fooled the model."
 )
 _SEEDS_NOTE = (
@@ -103,12 +103,13 @@ def marked_run(row: Mapping[str, Any]) -> str:
 def result_table(rows: Rows, notes: Iterable[str] = ()) -> Table:
     """Make the table of average and worst class by attack and run, from rows of `tables.group_rows`."""
     several = any(row["seeds"] > 1 for row in rows)
-    head = ["attack", "run", f"average, % {_INTERVAL}", f"worst class, % {_INTERVAL}", "which class", "gap", "test images"]
+    average, worst, gap = (f"{what} {_INTERVAL}" for what in ("average, %", "worst class, %", "gap"))
+    head = ["attack", "run", average, worst, "which class", gap, "test images"]
     order = list(ATTACK_TITLES)
     lines = [
         [
             ATTACK_TITLES[row["attack"]], marked_run(row), interval(row, "average"), interval(row, "worst"), row["worst_class"],
-            f"{row['gap']:.1f}", str(row["images"]), *([str(row["seeds"])] if several else []),
+            interval(row, "gap"), str(row["images"]), *([str(row["seeds"])] if several else []),
         ]
         for row in sorted(rows, key=lambda row: order.index(row["attack"]))
     ]  # fmt: skip
@@ -122,7 +123,8 @@ def inequality_table(rows: Rows) -> Table:
     lines = [[title, *(cell[key] for cell in cells)] for key, title in SPREAD_TITLES.items()]
     head = [f"under {ATTACK_TITLES[rows[0]['attack']]}", *(row["run"] for row in rows)]
     note = (
-        "Shares in percent. Noise alone spreads equal classes, too. Selection: the lowest of several noisy shares is biased low; "
+        "Shares in percent, with 95 % intervals for the truth. Noise alone spreads equal classes, too. The intervals allow for "
+        "that, so a value may lie near the upper end of its own. Selection: the lowest of several noisy shares is biased low; "
         "the corrected value is an estimate by bootstrap. Boundary error: what the attack adds to a class's clean error. "
         f"Spectral norm: of the confusions without their diagonal. rho: relative gain of the worst class over "
         f"{rows[0]['run']} minus relative loss of the average."
@@ -192,8 +194,7 @@ def _latex(text: str) -> str:
 
 COLUMNS = (
     "run", "attack", "seeds", "images", "average", "average_low", "average_high", "overall", "overall_low", "overall_high",
-    "worst", "worst_low", "worst_high",
-    "worst_class", "gap", "labels",
+    "worst", "worst_low", "worst_high", "worst_class", "gap", "gap_low", "gap_high", "labels",
 )  # fmt: skip
 _BESIDE = ("paper", "difference", "difference_low", "difference_high")
 

@@ -15,11 +15,12 @@ from faal_lab.evaluation.statistics import (
     average_accuracy,
     boundary_error,
     class_accuracy,
+    class_gap,
     confusion,
     minimum_bias,
     rho,
     spectral_norm,
-    spread,
+    spread_intervals,
     worst_accuracy,
     worst_share,
 )
@@ -27,6 +28,7 @@ from faal_lab.evaluation.verdicts import Verdicts, VerdictsError
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import Balanced, RunStarted
 
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))  # of a key, and the part of its estimate
 ATTACK_TITLES = {
     "clean": "Clean", "noise": "Noise", "fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-100": "PGD-100", "cw-20": "CW-20",
     "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square", "apgd-ce+t": "APGD-CE+T",
@@ -45,13 +47,15 @@ def result_rows(verdicts: dict[str, Verdicts]) -> list[dict[str, Any]]:
             counts = verdict.counts(attack)
             average, (worst, which) = average_accuracy(*counts), worst_accuracy(*counts)
             (whole,) = class_accuracy(counts[0].sum(keepdims=True), counts[1].sum(keepdims=True))
+            gap = class_gap(*counts)
             assert whole is not None, "verdicts have images"
             rows.append({
                 "run": run, "attack": attack, "images": int(counts[1].sum()),
                 "average": 100 * average.value, "average_low": 100 * average.low, "average_high": 100 * average.high,
                 "overall": 100 * whole.value, "overall_low": 100 * whole.low, "overall_high": 100 * whole.high,
                 "worst": 100 * worst.value, "worst_low": 100 * worst.low, "worst_high": 100 * worst.high,
-                "worst_class": verdict.class_names[which], "gap": 100 * spread(*counts).gap, "labels": labels_of(verdict),
+                "worst_class": verdict.class_names[which], "gap": 100 * gap.value, "gap_low": 100 * gap.low,
+                "gap_high": 100 * gap.high, "labels": labels_of(verdict),
             })  # fmt: skip
     return rows
 
@@ -73,8 +77,8 @@ def group_rows(groups: Mapping[str, Sequence[Verdicts]]) -> list[dict[str, Any]]
 
 def _over_seeds(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Combine the rows of one run and attack over seeds."""
-    found: dict[str, Any] = {"gap": combine_seeds([row["gap"] for row in alike]).mean}
-    for key in ("average", "overall", "worst"):
+    found: dict[str, Any] = {}
+    for key in ("average", "overall", "worst", "gap"):
         mean = combine_seeds([row[key] for row in alike])
         low, high = np.clip(np.array([mean.low, mean.high], dtype=float), 0, 100).tolist()
         found |= {key: mean.mean, f"{key}_low": low, f"{key}_high": high}
@@ -195,18 +199,22 @@ SPREAD_TITLES = {
 def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict[str, Any]]:
     """Measure the inequality of the classes of each run under `attack` (empty: the last one).
 
-    Values are shares in percent, except the ratios `normalised`, `gini`, `ratio`, `spectral` and `rho`. rho (WAT's) is
-    relative to the first run. None means that a run does not give the value.
+    Values are shares in percent, except the ratios `normalised`, `gini`, `ratio`, `spectral` and `rho`. What has an interval has
+    it in `_low` and `_high`. rho (WAT's) is relative to the first run. None means that a run does not give the value.
     """
     rows: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
     for run, verdict in verdicts.items():
         name = attack or last_attack(verdict)
         counts, classes = verdict.counts(name), len(verdict.class_names)
-        found, tenth, lowest = spread(*counts), worst_share(*counts), minimum_bias(*counts)
+        tenth, lowest = worst_share(*counts), minimum_bias(*counts)
+        measured = {
+            f"{key}{end}": (100 if key in ("gap", "deviation") else 1) * getattr(estimate, part)
+            for key, estimate in spread_intervals(*counts).items()
+            for end, part in _ENDS
+        }
         row: dict[str, Any] = {
-            "run": run, "attack": name, "gap": 100 * found.gap, "deviation": 100 * found.deviation,
-            "normalised": found.normalised, "gini": found.gini, "ratio": found.ratio, "tenth": 100 * tenth.observed,
+            "run": run, "attack": name, **measured, "tenth": 100 * tenth.observed,
             "tenth_low": 100 * tenth.corrected.low, "tenth_high": 100 * tenth.corrected.high,
             "corrected": 100 * lowest.corrected.value, "corrected_low": 100 * lowest.corrected.low,
             "corrected_high": 100 * lowest.corrected.high, "boundary": None, "boundary_class": None, "rho": None,
@@ -229,9 +237,10 @@ def spread_cells(row: dict[str, Any]) -> dict[str, str]:
     for key in SPREAD_TITLES:
         value = row[key]
         ratio = key in ("normalised", "gini", "ratio", "spectral", "rho")
-        cells[key] = "-" if value is None or np.isnan(value) else f"{value:.2f}" if ratio else f"{value:.1f}"
-    cells["tenth"] += f" ({row['tenth_low']:.1f} to {row['tenth_high']:.1f})"
-    cells["corrected"] += f" ({row['corrected_low']:.1f} to {row['corrected_high']:.1f})"
+        none, digits = value is None or np.isnan(value), 2 if ratio else 1
+        cells[key] = "-" if none else f"{value:.{digits}f}"
+        if f"{key}_low" in row and not none:
+            cells[key] += f" ({row[f'{key}_low']:.{digits}f} to {row[f'{key}_high']:.{digits}f})"
     if row["boundary_class"] is not None:
         cells["boundary"] += f" ({row['boundary_class']})"
     if row["rho"] is not None:
@@ -346,7 +355,7 @@ def balance_row(correct: Sequence[int], count: Sequence[int], names: Sequence[st
     numbers = {
         f"{key}{end}": 100 * getattr(estimate, part)
         for key, estimate in (("average", average_accuracy(right, total)), ("worst", worst))
-        for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+        for end, part in _ENDS
     }
     return {**numbers, "worst_class": names[which], "images": int(total.sum())}
 

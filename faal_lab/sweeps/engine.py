@@ -121,7 +121,7 @@ def wanted(plan: Plan, *, force: bool = False, any_code: bool = False) -> dict[s
             found[key] = None
         else:
             words = (str(job.notebook), completed(job), str(job.folder), str(job.home), hashes[key], code_version())
-            found[key] = Order(key, job.stage, *words, anew=force or done)
+            found[key] = Order(key, job.stage, *words, anew=force or done, limit=3600 * plan.limit_hours)
     return found
 
 

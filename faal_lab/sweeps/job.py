@@ -2,7 +2,7 @@
 
     python -m faal_lab.sweeps.job ORDER.json
 
-The process and its kernel end when the parent process is gone. So a killed sweep leaves no process that still writes to a run
+The process and its kernel end when the parent process is gone, or when the job's time is over. So a killed sweep leaves no process that still writes to a run
 folder. SIGTERM goes to the kernel first, and a run saves its state.
 """
 
@@ -49,6 +49,7 @@ class Order:
     fingerprint: str
     code: str
     anew: bool = False  # make it anew, even if a result exists
+    limit: float = 0.0  # seconds that it may take; 0: any
 
 
 def environment(more: tuple[str, ...], own: dict[str, str]) -> dict[str, str]:
@@ -123,7 +124,7 @@ def main(file: Path) -> int:
 
     order = Order(**json.loads(file.read_text(encoding="utf-8")))
     home = Path(order.home)
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), order.limit), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: _end(143))
     try:
         with FileLock(str(home / LOCK), timeout=_PATIENCE):
@@ -174,8 +175,13 @@ def _words(error: Exception) -> str:
     return f"{name}: {value}" if name else f"{type(error).__name__}: {error}"
 
 
-def _watch_parent(parent: int) -> None:
+def _watch(parent: int, limit: float) -> None:
+    """End this process when its parent is gone, or when it took longer than `limit` seconds."""
+    begun = time.monotonic()
     while os.getppid() == parent:
+        if limit and time.monotonic() - begun > limit:
+            print(f"it took longer than limit_hours: {limit / 3600:g} allows.", flush=True)
+            _end(124)
         time.sleep(0.25)
     _end(1)
 

@@ -16,7 +16,7 @@ from faal_lab.errors import FaalLabError, check_name, check_part
 from faal_lab.sweeps.shipped import HOME, sweep_file
 
 NOTEBOOKS = HOME / "parameterized"
-_TOP = ("name", "about", "hours", "threads", "environment", "cluster", "stages", "paper")
+_TOP = ("name", "about", "hours", "limit_hours", "threads", "environment", "cluster", "stages", "paper")
 _STAGE = ("notebook", "each", "after", "parameters", "grid", "list")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
@@ -61,6 +61,7 @@ class Plan:
     out: Path
     jobs: dict[str, Job]
     hours: dict[str, float] = field(default_factory=dict)
+    limit_hours: float = 0.0  # a job that takes longer is ended and counts as failed; 0: none
     threads: int = 0
     environment: tuple[str, ...] = ()
     cluster: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +120,8 @@ def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
                 )
             jobs[job.key] = job
     return Plan(
-        name, str(found.get("about", "")), root, jobs, _mapping(found, "hours"), _whole(found, "threads"),
+        name, str(found.get("about", "")), root, jobs, _mapping(found, "hours"), _limit(found),
+        _whole(found, "threads"),
         tuple(map(str, found.get("environment") or ())), _mapping(found, "cluster"), _mapping(found, "paper"),
     )  # fmt: skip
 
@@ -142,6 +144,13 @@ def _whole(found: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or value < 0:
         raise SweepError(f"{name}: expected a whole number, got {value!r}.")
     return value
+
+
+def _limit(found: Mapping[str, Any]) -> float:
+    value = found.get("limit_hours", 0)
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise SweepError(f"limit_hours: expected a number of hours, such as 2.5 (0: no limit), got {value!r}.")
+    return float(value)
 
 
 def _stage(name: str, settings: object, stages: Mapping[str, Any]) -> dict[str, Any]:

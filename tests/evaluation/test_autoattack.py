@@ -117,6 +117,18 @@ def test_two_parts_make_what_one_makes(robust: nn.Module, test_images: Images, t
     assert min(sizes) >= 4, "both have worked"
 
 
+def test_a_part_that_is_silent_is_made_by_the_other(
+    robust: nn.Module, test_images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faal_lab.evaluation.autoattack.PATIENCE", 0.5)
+    said: list[str] = []
+    journal = Journal(tmp_path, {"a": 1}, 0)
+    found = made(robust, test_images, journal=journal, part=0, parts=2, progress=lambda what, *_: said.append(what))
+    assert torch.equal(found["square"], made(robust, test_images)["square"])
+    assert "apgd-ce: waiting for part 2" in said
+    assert "apgd-ce: part 2 is silent, making its images here" in said
+
+
 # A process of its own, with one thread: it forks an evaluation, kills it after each delay, and at last lets one end.
 WORKER = """
 import json, os, signal, sys, time

@@ -344,6 +344,15 @@ def test_compare_says_it_in_a_sentence(base: Path, tmp_path: Path, capsys: pytes
     assert "a and b differ in epsilon: 0.1 against 0.2. Evaluate them alike." in capsys.readouterr().err
 
 
+def test_two_processes_do_not_make_one_part(base: Path, capsys: pytest.CaptureFixture) -> None:
+    from filelock import FileLock
+
+    with FileLock(str(base / ".part-2-of-2.lock")):
+        assert main(["evaluate", str(base), "--attacks", "clean", "--part", "2/2"]) != 0
+    assert f"Another process makes part 2 of 2 of {base}. Give this one another part." in capsys.readouterr().err
+    (base / ".part-2-of-2.lock").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("text", ["2", "0/2", "3/2", "a/b", "1/0"])
 def test_a_part_that_is_none(base: Path, text: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(base), "--part", text]) == 1

@@ -1,5 +1,7 @@
 """What is said of one model's classes: by hand in small cases, by simulation where an interval promises coverage."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
@@ -7,11 +9,13 @@ from scipy.stats import binom, binomtest
 from faal_lab.evaluation.statistics import (
     boundary_error,
     class_accuracy,
+    class_gap,
     confusion,
     minimum_bias,
     rho,
     spectral_norm,
     spread,
+    spread_intervals,
     wilson,
     worst_accuracy,
     worst_share,
@@ -127,6 +131,42 @@ def test_the_worst_share_names_its_classes() -> None:
         minimum_bias(np.array([0]), np.array([0]))
     with pytest.raises(ValueError, match=r"correct has shape \(2,\), total \(1,\)"):
         spread(np.array([0, 1]), np.array([3]))
+
+
+def test_spread_has_intervals_for_the_truth() -> None:
+    measures = ("gap", "deviation", "normalised", "gini", "ratio")
+    for correct, total in (([5, 40, 60, 60], [60] * 4), ([0, 7, 20, 0], [0, 20, 20, 20]), ([300] * 99 + [100], [500] * 100)):
+        seen = spread(np.array(correct), np.array(total))
+        found = spread_intervals(np.array(correct), np.array(total))
+        assert tuple(found) == measures
+        for name, one in found.items():
+            assert one.low <= one.value <= one.high, name
+            assert one.value == getattr(seen, name)
+    equal = spread_intervals(np.array([29, 31, 30, 33, 27]), np.full(5, 60))
+    assert [equal[name].low for name in measures[:4]] == [0, 0, 0, 0]
+    assert equal["ratio"].high == 1
+    few, many = (spread_intervals(np.array([3, 5]) * n, np.array([10, 10]) * n) for n in (10, 1000))
+    for name in measures:
+        assert many[name].high - many[name].low < 0.2 * (few[name].high - few[name].low), name
+    nothing = spread_intervals(np.array([0, 0]), np.array([20, 20]))
+    assert nothing["gap"].high > 0.1
+    assert nothing["deviation"].low == 0 < nothing["deviation"].high
+    assert all(np.isnan(nothing[name].low) for name in measures[2:])
+    alone = spread_intervals(np.array([3]), np.array([5]))
+    assert [(alone[name].low, alone[name].high) for name in measures[:4]] == [(0, 0)] * 4
+    assert spread_intervals(np.array([3, 4]), np.array([5, 9])) == spread_intervals(np.array([3, 4]), np.array([5, 9]))
+
+
+def test_the_gap_of_two_clear_classes_is_newcombes() -> None:
+    correct, total = np.array([900, 300]), np.array([1000, 1000])
+    found = class_gap(correct, total)
+    z = NormalDist().inv_cdf(1 - 0.02)  # a fifth of 5 % pays for the choice of the pair
+    p = correct / total
+    centre, half = (p + z**2 / 2000) / (1 + z**2 / 1000), z / (1 + z**2 / 1000) * np.sqrt(p * (1 - p) / 1000 + z**2 / 4e6)
+    low, high = centre - half, centre + half
+    assert found.low == pytest.approx(0.6 - np.hypot(p[0] - low[0], high[1] - p[1]))
+    assert found.high == pytest.approx(0.6 + np.hypot(high[0] - p[0], p[1] - low[1]))
+    assert class_gap(np.array([900, 300, 0]), np.array([1000, 1000, 0])) == found
 
 
 def test_spread_by_hand() -> None:

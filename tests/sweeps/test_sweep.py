@@ -167,6 +167,7 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
             "writes to r.html, and so does report/a",
         ),
         ({"name": "../x"}, "name: expected letters"),
+        ({"limit_hours": "2h"}, "limit_hours: expected a number of hours, such as 2.5 .0: no limit., got '2h'"),
         ({"stage": {}}, "Unknown entry of small.yaml 'stage'. Did you mean 'stages'?"),
         ({"paper": {"tuned/a": {}}}, "paper: 'tuned/a' names no runs"),
     ],

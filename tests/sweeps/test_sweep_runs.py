@@ -141,6 +141,20 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
 
 
 @pytest.mark.slow
+def test_a_notebook_that_hangs_is_ended_and_the_rest_goes_on(tmp_path: Path, capsys) -> None:
+    file, out = write(tmp_path, seconds=1000), tmp_path / "out"
+    words = yaml.safe_load(file.read_text())
+    words["stages"]["first"]["list"][0]["seconds"] = 0  # a is quick, b hangs
+    words["stages"]["then"]["parameters"]["seconds"] = 0
+    file.write_text(yaml.safe_dump({**words, "limit_hours": 12 / 3600}, sort_keys=False))
+    assert make.sweep(file, out, workers=2) == 1
+    said = capsys.readouterr().out
+    assert "first/b failed: The process ended by exit code 124: it took longer than limit_hours: 0.00333333 allows." in said
+    assert results(out) == {name: ALL[name] for name in ("first/a", "then/a")}
+    assert not psutil.pid_exists(int((out / "first/b/kernel").read_text()))
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     file, out = write(tmp_path, seconds=2.5), tmp_path / "out"
