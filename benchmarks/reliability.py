@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ import reliability_sweeps as sweeps
 import reliability_words as words
 from side_by_side import machine
 
+AT_ONCE = 2  # rows
 FILE = Path(__file__).with_suffix(".json")
 Measure = Callable[[Path, bool], dict[str, Any]]  # an empty folder, whether few cases will do -> "tried", "lost", and more
 
@@ -111,6 +114,17 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     return {"promise": promise.text, "met": met, **found, "seconds": round(time.monotonic() - begun)}
 
 
+def apart(name: str, quick: bool) -> dict[str, Any]:
+    """Measure a row in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
+        words = [sys.executable, __file__, "--rows", name, "--out", str(out), *(["--quick"] if quick else [])]
+        ended = subprocess.run(words, capture_output=True, text=True)
+        if not out.exists():
+            return {"promise": ROWS[name].text, "met": False, "tried": 0, "lost": [ended.stderr[-500:]], "seconds": 0}
+        return json.loads(out.read_text())["rows"][name]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure the rows, write them down, and return 1 where one is not met."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -122,8 +136,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--quick needs --out: the committed figures are of whole measurements")
     told = json.loads(options.out.read_text()) if options.out.exists() else {}
     rows = told.get("rows", {})
-    for name in options.rows:
-        rows[name] = measured(name, options.quick)
+    pool = ThreadPoolExecutor(1 if options.quick else AT_ONCE)
+    alone = options.quick or len(options.rows) == 1
+    work = {pool.submit(measured if alone else apart, name, options.quick): name for name in options.rows}
+    for future in as_completed(work):
+        rows[name := work[future]] = future.result()
         row, ordered = rows[name], {n: rows[n] for n in ROWS if n in rows}
         options.out.write_text(json.dumps({"machine": machine(), "rows": ordered}, indent=1) + "\n")
         print(

@@ -146,7 +146,7 @@ def masking(folder: Path, quick: bool) -> dict[str, Any]:
         if quick and model_name != "small-cnn":
             continue
         model, _, _ = load_model(trained(folder / model_name, config))
-        images, classes = _images(config, 150)
+        images, classes = _images(config, 100)
         changed: dict[str, nn.Module] = {name: Wrapped(model, forward) for name, forward in names.items()}
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             changed["batchnorm by the batch"] = _by_the_batch(model)
@@ -163,9 +163,9 @@ def masking(folder: Path, quick: bool) -> dict[str, Any]:
         lost += [f"{model_name}: accused of {', '.join(signs)}"] if signs else []
     for seed in range(1 if quick else 20):
         plain += 1
-        config = replace(ROBUST, seed=seed, filters=4 + 4 * (seed % 3), fairness=("none", "faal")[seed % 2])
+        config = replace(ROBUST, seed=seed, filters=8 + 4 * (seed % 3), fairness=("none", "faal")[seed % 2])
         model, _, _ = load_model(trained(folder / f"fresh-{seed}", config))
-        signs = looked_for(model, *_images(config, 150), config.epsilon)["signs"]
+        signs = looked_for(model, *_images(config, 100), config.epsilon)["signs"]
         lost += [f"fresh network {seed}: accused of {', '.join(signs)}"] if signs else []
     for file in sorted(RESULTS.rglob("*.npz")):
         plain += 1

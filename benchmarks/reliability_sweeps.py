@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,26 @@ def _orphans(out: Path) -> list[int]:
 
 def sweeps(folder: Path, quick: bool) -> dict[str, Any]:
     """Make sweeps that are killed, that fail in parts, that hang, and that two processes share."""
-    tried, lost, kills = 0, [], 0
+    found: list[tuple[str, str]] = []  # what was tried, and what was wrong
 
     def note(name: str, why: str) -> None:
-        nonlocal tried
-        tried += 1
-        lost.extend([f"{name}: {why}"] if why else [])
+        found.append((name, why))
 
-    count = 12 if quick else 200
+    count, kills = (12, 1) if quick else (200, 10)
+    _shared(folder, count, note)
+    for seed in range(kills):
+        _ended(folder, seed, note)
+    if not quick:
+        _hanging(folder, note)
+    lost = [f"{name}: {why}" for name, why in found if why]
+    return {"tried": len(found), "lost": lost, "jobs": count, "ended before their time": kills}
+
+
+_Note = Callable[[str, str], None]
+
+
+def _shared(folder: Path, count: int, note: _Note) -> None:
+    """Jobs of which one in twenty fails, made by two processes on one folder."""
     place = folder / "many"
     place.mkdir()
     bad = {f"j{n}" for n in range(7, count, 19)}  # one in twenty, in both shares
@@ -93,43 +106,47 @@ def sweeps(folder: Path, quick: bool) -> dict[str, Any]:
     codes = [share.returncode for share in shares]
     expected = [int(any(int(name[1:]) % 2 == part for name in bad)) for part in (0, 1)]
     note("exit codes of shares with failures", "" if codes == expected else f"{codes}, expected {expected}")
-    for seed in range(1 if quick else 10):
-        place, drawn = folder / f"killed-{seed}", random.Random(seed)
-        place.mkdir()
-        file = _written(place, [{"label": f"j{n}", "seconds": 0.5} for n in range(6)])
-        which = signal.SIGKILL if seed % 2 == 0 else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[seed // 2 % 3]
-        sweep = subprocess.Popen(_words(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        until = time.monotonic() + 60
-        while not list((place / "out").glob("work/*/begun")) and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(drawn.uniform(0, 4))
-        os.kill(sweep.pid, which)
-        kills += 1
-        sweep.wait(60)
-        out = place / "out"
-        orphans = _orphans(out)
-        before = {p: p.stat().st_mtime_ns for p in out.glob("work/*/result")}
-        states = {p: read_status(out / "jobs/work" / p.parent.name) for p in before}
-        done = {p for p, status in states.items() if status is not None and status.state == "done"}
-        again = subprocess.run(_words(file), capture_output=True, text=True, timeout=200)
-        why = f"processes {orphans} are left" if orphans else ""
-        if again.returncode != 0 or len(_results(place / "out")) != 6:
-            why = why or f"started again, it ended with {again.returncode}: {again.stdout[-300:]}"
-        if any(p.stat().st_mtime_ns != before[p] for p in done):
-            why = why or "made again what was done"
-        note(f"{which.name}, seed {seed}", why)
-    if not quick:
-        place = folder / "hangs"
-        place.mkdir()
-        jobs = [{"label": "a"}, {"label": "b", "seconds": 1000.0}, {"label": "c"}]
-        file = _written(place, jobs, limit_hours=15 / 3600)
-        ended = subprocess.run(_words(file), capture_output=True, text=True, timeout=200)
-        good = ended.returncode == 1 and _results(place / "out") == {"a", "c"} and "work/b failed" in ended.stdout
-        note("a notebook that hangs", "" if good and not _orphans(place / "out") else ended.stdout[-300:])
-        first = subprocess.Popen(_words(file, "--force"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(4)
-        second = subprocess.run(_words(file), capture_output=True, text=True, timeout=100)
-        first.wait(200)
-        good = second.returncode == 1 and "Another sweep is at work on" in second.stderr
-        note("two sweeps in one folder", "" if good else second.stderr[-300:])
-    return {"tried": tried, "lost": lost, "jobs": count, "ended before their time": kills}
+
+
+def _ended(folder: Path, seed: int, note: _Note) -> None:
+    """A sweep that is ended by a signal while its jobs work, and started again."""
+    place, drawn = folder / f"killed-{seed}", random.Random(seed)
+    place.mkdir()
+    file = _written(place, [{"label": f"j{n}", "seconds": 0.5} for n in range(6)])
+    which = signal.SIGKILL if seed % 2 == 0 else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[seed // 2 % 3]
+    sweep = subprocess.Popen(_words(file), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 60
+    while not list((place / "out").glob("work/*/begun")) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(drawn.uniform(0, 4))
+    os.kill(sweep.pid, which)
+    sweep.wait(60)
+    out = place / "out"
+    orphans = _orphans(out)
+    before = {p: p.stat().st_mtime_ns for p in out.glob("work/*/result")}
+    states = {p: read_status(out / "jobs/work" / p.parent.name) for p in before}
+    done = {p for p, status in states.items() if status is not None and status.state == "done"}
+    again = subprocess.run(_words(file), capture_output=True, text=True, timeout=200)
+    why = f"processes {orphans} are left" if orphans else ""
+    if again.returncode != 0 or len(_results(place / "out")) != 6:
+        why = why or f"started again, it ended with {again.returncode}: {again.stdout[-300:]}"
+    if any(p.stat().st_mtime_ns != before[p] for p in done):
+        why = why or "made again what was done"
+    note(f"{which.name}, seed {seed}", why)
+
+
+def _hanging(folder: Path, note: _Note) -> None:
+    """A notebook that never ends, and a second sweep in a folder."""
+    place = folder / "hangs"
+    place.mkdir()
+    jobs = [{"label": "a"}, {"label": "b", "seconds": 1000.0}, {"label": "c"}]
+    file = _written(place, jobs, limit_hours=15 / 3600)
+    ended = subprocess.run(_words(file), capture_output=True, text=True, timeout=200)
+    good = ended.returncode == 1 and _results(place / "out") == {"a", "c"} and "work/b failed" in ended.stdout
+    note("a notebook that hangs", "" if good and not _orphans(place / "out") else ended.stdout[-300:])
+    first = subprocess.Popen(_words(file, "--force"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(4)
+    second = subprocess.run(_words(file), capture_output=True, text=True, timeout=100)
+    first.wait(200)
+    good = second.returncode == 1 and "Another sweep is at work on" in second.stderr
+    note("two sweeps in one folder", "" if good else second.stderr[-300:])

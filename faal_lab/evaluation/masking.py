@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from faal_lab.data.images import Images
 from faal_lab.evaluation.autoattack import Upstream, too_small_for_square
@@ -24,6 +25,7 @@ _BLIND, _STUCK = 0.25, 0.25  # shares that no plain network has: of images witho
 _END, _FEW = 0.015, 3  # distance that counts as near an end of the pixel range; the fewest such pixels to judge by
 _STANDING = 0.1  # share of a class that may survive the largest radius
 _STRONGER = 0.15  # share of a class by which a stronger attack may exceed a weaker one
+_FEW_IMAGES, _ALIKE = 8, 0.9  # images whose gradients are made alone, too; cosine of two that only rounding tells apart
 _QUERIES = 300
 _CHUNK = 250  # images at once: a thousand classes give 20,000, whose gradients fit no memory
 _PASSES = 8  # with few passes, a model with few random transformations may draw the same ones again
@@ -54,7 +56,8 @@ def examine(
     if verdicts.curve is None:
         raise EvaluationError("The verdicts have no curve over radii, whose images the checks use. Evaluate with an attack.")
     some = images.part(torch.from_numpy(verdicts.curve.indices).to(images.labels.device))
-    found = [*_outputs(model, some), *_gradients(model, some, class_names)]
+    found = _outputs(model, some) or _together(model, some)
+    found += _gradients(model, some, class_names)
     labels = some.labels.cpu().numpy()
 
     def standing(attack: Attack, radius: float) -> np.ndarray:
@@ -112,6 +115,20 @@ def _outputs(model: nn.Module, images: Images) -> list[Finding]:
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None) for m in model.modules()):
         found.append(Finding("batchnorm", (), "BatchNorm uses the statistics of the batch: verdicts depend on the other images"))
     return found
+
+
+def _together(model: nn.Module, images: Images) -> list[Finding]:
+    """Check that the gradients of a few images, alone and in one batch, have the same direction."""
+    pixels, labels = images.batch(torch.arange(min(_FEW_IMAGES, len(images)), device=images.labels.device))
+    with frozen(model):
+        at_once = slopes(model, pixels, labels)[0].flatten(1)
+        alone = torch.cat([slopes(model, *one)[0] for one in zip(pixels.split(1), labels.split(1), strict=True)]).flatten(1)
+    alike = F.cosine_similarity(at_once.double(), alone.double()) > _ALIKE
+    same = alike | (at_once == alone).all(1)
+    if int((~same).sum()) < 2:
+        return []
+    text = "The gradient of an image depends on the other images of its batch: attacks follow a slope that is not the image's"
+    return [Finding("batch", (), text)]
 
 
 def _gradients(model: nn.Module, images: Images, class_names: tuple[str, ...]) -> list[Finding]:

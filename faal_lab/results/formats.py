@@ -73,8 +73,8 @@ class Table(NamedTuple):
 RESULTS_NOTE = (
     "Average: mean of the class accuracies, exact interval at the images' effective number. Worst class: interval that holds "
     "for all classes at once (exact, Sidak), since the lowest of several noisy numbers is biased low. Gap: highest minus lowest "
-    "class, with the outermost ends of all pairs that may be these two. Intervals cover the sampling of test images, not of training seeds. An image counts as robust under PGD if no "
-    "iterate fooled the model."
+    "class; the outermost ends of all pairs that may be these two. Intervals cover the sampling of test images, not of training "
+    "seeds. An image counts as robust under PGD if no iterate fooled the model."
 )
 _SEEDS_NOTE = (
     "Of several seeds, the mean over them: each seed's average, its own worst class, its own gap. Their 95 % interval is "

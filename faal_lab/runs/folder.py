@@ -204,7 +204,8 @@ class RunFolder:
                 with suppress(OSError):
                     left.unlink()
         seals = [self._last_seal(file) for file in (self.metrics_file, self.timing_file)]
-        with open(self.metrics_file, "ab") as metrics, open(self.timing_file, "ab") as timing:
+        # without a buffer: what a full disk did not take must not come after it, when there is room again
+        with open(self.metrics_file, "ab", 0) as metrics, open(self.timing_file, "ab", 0) as timing:
             yield Recorder([metrics, timing], seals)
 
     @staticmethod
@@ -258,13 +259,21 @@ class Recorder:
         self._files, self._seals = files, seals
 
     def write(self, event: Event) -> None:
-        """Append one event, and the current time to the file of clock times."""
+        """Append one event, and the current time to the file of clock times.
+
+        Raises OSError, which names the file; a half-written line is none for readers, and the next writer cuts it off.
+        """
         step = getattr(event, "step", None)
         told = {"event": type(event).__name__, "schema": SCHEMAS["timing"], "step": step, "time": round(time.time(), 3)}
         for which, record in enumerate((to_record(event), told)):
             line = sealed(json.dumps(record, allow_nan=False).encode(), self._seals[which])
-            self._files[which].write(line + b"\n")
-            self._files[which].flush()
+            left = line + b"\n"
+            try:
+                while left:
+                    left = left[self._files[which].write(left) :]
+            except OSError as error:
+                why = f"cannot write {self._files[which].name}: {error.strerror}; what was there before is intact"
+                raise type(error)(error.errno, why) from error
             self._seals[which] = seal_of(line) or 0
 
 

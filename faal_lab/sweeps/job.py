@@ -2,8 +2,8 @@
 
     python -m faal_lab.sweeps.job ORDER.json
 
-The process and its kernel end when the parent process is gone, or when the job's time is over. So a killed sweep leaves no process that still writes to a run
-folder. SIGTERM goes to the kernel first, and a run saves its state.
+The process and its kernel end when the parent process is gone, or when the job's time is over. So a killed sweep leaves no
+process that still writes to a run folder. SIGTERM goes to the kernel first, and a run saves its state.
 """
 
 from __future__ import annotations

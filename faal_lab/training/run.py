@@ -268,15 +268,15 @@ def run(
         recorder = first_alone(lambda: opened.enter_context(folder.recording()))
         if joined:
             opened.callback(leave)
-
-        def write(event: Event) -> None:
-            if recorder is not None:
-                recorder.write(event)
-
+        write = recorder.write if recorder is not None else lambda _: None
         events, event = _events(trainer, folder, resume, script), None
         try:
             for event in events:
-                write(event)
+                try:
+                    write(event)
+                except OSError as error:  # a full disk: the next checkpoint would be ahead of the record
+                    events.throw(error)
+                    raise
                 yield event
         except GeneratorExit:  # the caller stopped pulling events
             events.close()

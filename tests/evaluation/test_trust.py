@@ -65,6 +65,12 @@ def test_a_plain_robust_network_is_not_accused(few: Splits, test_images: Images,
     assert findings(model, test_images) == []
 
 
+def test_gradients_that_depend_on_the_batch_are_found(robust: nn.Module, test_images: Images) -> None:
+    from reliability_masking import KINDS
+
+    assert "batch" in {f.sign for f in findings(Wrapped(robust, KINDS["gradient of another image"]), test_images)}
+
+
 def test_batch_statistics_are_found(test_images: Images) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(64, 10)).eval()

@@ -256,6 +256,34 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, checkpoint: Check
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
 
+def test_a_full_disk_keeps_what_was_recorded(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line is written, then nothing more; when there is room again, the rest must not come after it."""
+    with folder.recording() as recorder:
+        recorder.write(RunFinished(1, "stopped"))
+        before = folder.metrics_file.read_bytes()
+
+        class Full:
+            name = str(folder.metrics_file)
+            room = 10
+
+            def write(self, content: bytes) -> int:
+                if not self.room:
+                    raise OSError(28, "No space left on device")
+                with open(self.name, "ab") as file:
+                    file.write(content[: self.room])
+                self.room = 0
+                return 10
+
+        monkeypatch.setattr(recorder, "_files", [Full(), recorder._files[1]])
+        with pytest.raises(OSError, match=rf"cannot write {folder.metrics_file}: No space left on device; what was there"):
+            recorder.write(RunFinished(2, "stopped"))
+    assert folder.metrics_file.read_bytes()[: len(before)] == before
+    assert len(folder.metrics_file.read_bytes()) == len(before) + 10
+    with folder.recording() as recorder:
+        recorder.write(RunFinished(2, "done"))
+    assert folder.events() == [RunFinished(1, "stopped"), RunFinished(2, "done")]
+
+
 # --- checksums ---
 
 

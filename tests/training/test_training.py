@@ -37,6 +37,7 @@ from faal_lab.runs.events import (
     RunStarted,
     StepDone,
 )
+from faal_lab.runs.folder import Recorder
 from faal_lab.runs.progress import shown
 from faal_lab.training.background import LiveRun, RunError
 from faal_lab.training.loop import train
@@ -104,6 +105,30 @@ def test_a_run_resumed_in_mid_epoch_ends_the_same_bit_for_bit(faal_run: Path, tm
         [e for e in RunFolder(p).events() if isinstance(e, (StepDone, EpochDone))] for p in (tmp_path / "cut", faal_run)
     )
     assert mine == whole
+
+
+@pytest.mark.parametrize("full", [StepDone, EpochDone])
+def test_a_disk_that_is_full_at_an_event_leaves_no_checkpoint_ahead_of_the_record(
+    faal_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: type
+) -> None:
+    """An epoch's end that is not recorded, but in the checkpoint, was lost at the resume."""
+    real = Recorder.write
+
+    def write(recorder: Recorder, event: object) -> None:
+        if isinstance(event, full):
+            raise OSError(28, "cannot write metrics.jsonl: No space left on device")
+        real(recorder, event)
+
+    monkeypatch.setattr(Recorder, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        finish(FAAL_QUICK, tmp_path / "cut")
+    monkeypatch.undo()
+    finish(FAAL_QUICK, tmp_path / "cut", resume=True)
+    assert same(tmp_path / "cut", faal_run)
+    made, whole = (
+        [e for e in RunFolder(p).events() if isinstance(e, (StepDone, EpochDone))] for p in (tmp_path / "cut", faal_run)
+    )
+    assert made == whole
 
 
 def test_what_a_run_is_resumed_with_is_told_where_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
