@@ -72,7 +72,7 @@ ROWS = {
     ),
     "disk and clock": Promise(
         "A full, read-only, slow or shared disk, or a clock set back, changes no number; what cannot be written is named.",
-        40,
+        30,
         disk.disk,
     ),
     "damage": Promise(

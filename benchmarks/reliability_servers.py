@@ -75,7 +75,9 @@ def asked(host: str, path: str, method: str = "GET", body: str = "", **headers: 
             there.endheaders(body.encode())
             answer = there.getresponse()
             content = b"" if answer.status == 101 else answer.read()
-            return answer.status, content, {name.lower(): value for name, value in answer.getheaders()}
+            told = {name.lower(): value for name, value in answer.getheaders()}
+            told["cookies"] = "; ".join(kept.partition(";")[0] for kept in answer.headers.get_all("Set-Cookie") or ())
+            return answer.status, content, told
         except (http.client.HTTPException, OSError):
             return 0, b"", {}
 
@@ -173,10 +175,10 @@ def _ask_all(tries: _Tries, what: str, host: str, token: str, process: psutil.Pr
         status, body, _ = asked(host, path, **mine)
         tries.note(f"{what}, {path}", SECRET.encode() not in body, (status, body[:120]))
     # a page of another origin has no token; the browser may send the cookie of an earlier visit along
-    _, _, headers = asked(host, f"/?token={token}")
-    cookie = {"Cookie": headers.get("set-cookie", "").partition(";")[0]}
-    status, _, _ = asked(host, "/api/kernels", **cookie)
-    tries.note(f"{what}, the cookie lets its own page in", status == 200, status)
+    _, _, headers = asked(host, f"/{'lab' if what == 'lab' else ''}?token={token}")
+    cookie = {"Cookie": headers.get("cookies", "")}
+    status, _, _ = asked(host, "/lab" if what == "lab" else f"/api/kernels/{kernel}", **cookie)
+    tries.note(f"{what}, the cookie lets its own page in", status == 200 and bool(cookie["Cookie"]), (status, headers))
     for name, more in (
         ("another origin", {"Origin": _AWAY}), ("no origin at all", {"Origin": "null"}),
         ("a host of another name", {"Host": "somewhere.example"}), ("that name and its port", {"Host": f"a.example:{host[-4:]}"}),
