@@ -29,7 +29,6 @@ from typing import Any
 import reliability_disk as disk
 import reliability_files as files
 import reliability_kills as kills
-import reliability_masking as masking
 import reliability_numbers as numbers
 import reliability_servers as servers
 import reliability_sweeps as sweeps
@@ -96,9 +95,6 @@ ROWS = {
     "same seed": Promise("The same seed gives the same bytes where that is promised.", 10, numbers.same),
     "intervals": Promise("A 95 % interval holds the truth in at least 94.5 % of simulated evaluations.", 40, numbers.intervals),
     "mixed up": Promise("Verdicts of other weights, images or settings are not joined or compared.", 20, numbers.mixed_up),
-    "masked gradients": Promise(
-        "Every kind of masked gradients is found, and no network without is accused.", 100, masking.masking
-    ),
     "fuzzing": Promise(
         "Settings, sweep files, records and command lines of any form give our errors, no traceback.", 20000, words.fuzz
     ),

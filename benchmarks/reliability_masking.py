@@ -1,6 +1,7 @@
-"""Row of benchmarks/reliability.py on masked gradients: are all kinds found, is anybody accused without?
+"""Masked gradients of many kinds, put around networks of the digits: are all found, is anybody accused without?
 
-Each kind is put around trained networks of the digits. `planted.py` does the same with six kinds on networks of one's own.
+A test tries some. The whole is not yet a row of benchmarks/reliability.py: it takes longer than all other rows. `planted.py` does
+the same with six kinds on networks of one's own.
 """
 
 from __future__ import annotations

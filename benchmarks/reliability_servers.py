@@ -49,7 +49,8 @@ def served(words: list[str], folder: Path) -> Iterator[tuple[str, str, psutil.Pr
             if _ADDRESS.search(line):
                 address.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
         if not address.wait(120):
             raise RuntimeError("".join(said)[-2000:])
@@ -61,6 +62,10 @@ def served(words: list[str], folder: Path) -> Iterator[tuple[str, str, psutil.Pr
             server.wait(30)
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        listener.join(10)
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 def asked(host: str, path: str, method: str = "GET", body: str = "", **headers: str) -> tuple[int, bytes, dict[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import reliability
 import reliability_files
+import reliability_masking
 import reliability_words
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,14 @@ WHOLE = json.loads(reliability.FILE.read_text())
 def test_a_few_cases_of_each_row(row: str, tmp_path: Path, capsys) -> None:
     code = reliability.main(["--quick", "--rows", row, "--out", str(tmp_path / "few.json")])
     assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_few_kinds_of_masked_gradients_are_found_and_nobody_is_accused(tmp_path: Path) -> None:
+    found = reliability_masking.masking(tmp_path, quick=True)
+    assert found["lost"] == []
+    assert found["kinds"] >= 5
+    assert found["networks without a defect"] > 20, "among them all in results/"
 
 
 def test_every_promise_is_kept_by_the_whole_measurement() -> None:
