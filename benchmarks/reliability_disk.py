@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import outcome
-from reliability_kills import SHORT, end, same, start, taken, unreadable
+from reliability_kills import SHORT, Tries, end, same, start, taken, unreadable
 
 from faal_lab.runs import RunFolder
 from faal_lab.runs.events import Command
@@ -68,11 +68,12 @@ def small_disk(place: Path, options: str) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-class _Tries:
-    """Counts the tries, and keeps what went wrong."""
+class _Tries(Tries):
+    """Tries in a folder, beside a whole run."""
 
     def __init__(self, folder: Path, whole: Any) -> None:
-        self.folder, self.whole, self.tried, self.lost, self.left_out = folder, whole, 0, list[str](), list[str]()
+        super().__init__()
+        self.folder, self.whole, self.left_out = folder, whole, list[str]()
 
     def place(self, name: str) -> Path:
         """A new folder for a try."""
@@ -80,11 +81,6 @@ class _Tries:
         made.mkdir()
         made.chmod(0o777)
         return made
-
-    def note(self, name: str, why: str) -> None:
-        """Count a try; `why` is "" where it went as promised."""
-        self.tried += 1
-        self.lost += [f"{name}: {why}"] if why else []
 
     def goes_on(self, place: Path) -> str:
         """Resume with room again (start anew where nothing was written): the end must be that of a whole run."""
@@ -211,8 +207,10 @@ def _clocks(tries: _Tries, quick: bool, length: float, largest: int) -> None:
         why = "" if code == 0 else f"ended with {code}: {said[-300:]}"
         if not why and not same(outcome(place / "run"), tries.whole):
             why = "other numbers"
-        if not why and (bad := unreadable(place / "run") or [] if RunFolder(place / "run").status() == "done" else ["not done"]):
-            why = str(bad[0])
+        if not why and RunFolder(place / "run").status() != "done":
+            why = "not done"
+        if not why and (bad := unreadable(place / "run")):
+            why = bad[0]
         tries.note(name, why)
 
 
@@ -225,7 +223,7 @@ def _writers(tries: _Tries, quick: bool, length: float, largest: int) -> None:
             child.join(120)
         codes = sorted(child.exitcode for child in both)
         # the slower one may begin when the other has ended: then it finds a run that is done
-        why = "" if codes in ([0, 0], [0, 1], [0, 73], [0, 2]) else f"ended with {codes}"
+        why = "" if codes in ([0, 0], [0, 1]) else f"ended with {codes}"
         if not why and not same(outcome(place / "run"), tries.whole):
             why = "other numbers"
         tries.note(f"two resumes at once, {number}", why)

@@ -32,7 +32,19 @@ from faal_lab.runs.follower import Follower
 _PRELOADED = "faal_lab.__main__ faal_lab.training.run faal_lab.evaluation.evaluate faal_lab.results.tables sklearn.datasets"
 TRAIN = "--filters 4 --batch-size 100 --attack-steps 2 --validation-steps 2 --fairness faal --averaging ema --device cpu --quiet"
 SHORT: list[str] = ["run", "--out", "run", *TRAIN.split(" "), "--epochs", "2", "--checkpoint-every", "4"]
-ATTACKS = ["--attacks", "clean,pgd-20,autoattack", "--images", "30", "--device", "cpu"]
+EVALUATE = ["evaluate", "run", "--attacks", "clean,pgd-20,autoattack", "--images", "30", "--device", "cpu"]
+
+
+class Tries:
+    """Counts what was tried, and keeps what was lost."""
+
+    def __init__(self) -> None:
+        self.tried, self.lost = 0, list[str]()
+
+    def note(self, name: str, why: str) -> None:
+        """Count a try; `why` is "" where it went as promised."""
+        self.tried += 1
+        self.lost += [f"{name}: {why}"] if why else []
 
 
 def called(words: list[str], folder: str) -> None:
@@ -163,15 +175,19 @@ def verdicts_of(folder: Path) -> dict[str, list[int]]:
     return {name: found.tolist() for name, found in Verdicts.read(RunFolder(folder).verdicts_file()).predicted.items()}
 
 
-def evaluation(folder: Path, quick: bool) -> dict[str, Any]:
-    """Kill evaluations by PGD-20 and AutoAttack at random instants; start them again, and compare each verdict."""
+def evaluated(folder: Path) -> tuple[float, dict[str, list[int]]]:
+    """Train into `base`, and evaluate a copy; the seconds that takes, and the verdicts."""
     (folder / "base").mkdir()
     taken(SHORT, folder / "base")
-    words = ["evaluate", "run", *ATTACKS]
     (folder / "whole").mkdir()
     shutil.copytree(folder / "base" / "run", folder / "whole" / "run")
-    length = taken(words, folder / "whole")
-    whole = verdicts_of(folder / "whole" / "run")
+    return taken(EVALUATE, folder / "whole"), verdicts_of(folder / "whole" / "run")
+
+
+def evaluation(folder: Path, quick: bool) -> dict[str, Any]:
+    """Kill evaluations by PGD-20 and AutoAttack at random instants; start them again, and compare each verdict."""
+    words = EVALUATE
+    length, whole = evaluated(folder)
 
     def one(seed: int) -> str:
         drawn, place = random.Random(seed), folder / str(seed)
@@ -225,18 +241,12 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
 
     count, many = (3, 1) if quick else (54, 12)
     lost = over(range(count), one)
-    (folder / "base").mkdir()
-    taken(SHORT, folder / "base")
-    evaluate = ["evaluate", "run", *ATTACKS]
-    (folder / "evaluated").mkdir()
-    shutil.copytree(folder / "base" / "run", folder / "evaluated" / "run")
-    length = taken(evaluate, folder / "evaluated")
-    whole = verdicts_of(folder / "evaluated" / "run")
+    length, whole = evaluated(folder)
 
     def other(seed: int) -> str:
         place, which = folder / f"evaluation-{seed}", (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[seed % 3]
         shutil.copytree(folder / "base", place)
-        child = start(evaluate, place)
+        child = start(EVALUATE, place)
         time.sleep(random.Random(seed).uniform(0.3, 0.9) * length)
         os.kill(child.pid, which)
         child.join(30)
@@ -246,7 +256,7 @@ def signals(folder: Path, quick: bool) -> dict[str, Any]:
             return f"{which.name} to an evaluation: {'still alive after 30 s' if child.is_alive() else f'{left} are left'}"
         if child.exitcode not in (0, CODES[which], -which):
             return f"{which.name} to an evaluation: exit code {child.exitcode}"
-        if (code := end(evaluate, place)) != 0 or verdicts_of(place / "run") != whole:
+        if (code := end(EVALUATE, place)) != 0 or verdicts_of(place / "run") != whole:
             return f"an evaluation, started again after {which.name}: ended with {code}, or other verdicts"
         return ""
 

@@ -25,9 +25,9 @@ from faal_lab.evaluation.evaluate import evaluate_run, read_verdicts
 from faal_lab.evaluation.statistics import (
     average_accuracy,
     class_accuracy,
+    measures,
     minimum_bias,
     spread,
-    spread_intervals,
     worst_accuracy,
 )
 from faal_lab.evaluation.verdicts import Journal
@@ -147,11 +147,9 @@ def _cells(draws: int, told: dict[str, tuple[float, int]]) -> Iterator[tuple[str
                     sum(f.low <= truth.min() <= f.high for f in found),
                     draws,
                 )
-                real = spread(np.rint(truth * 10**6).astype(int), np.full(10, 10**6))
-                many = [spread_intervals(k, total, samples=200) for k in drawn]
-                for measure in many[0]:
-                    value = getattr(real, measure)
-                    held = sum(f[measure].low <= value + 1e-9 and value - 1e-9 <= f[measure].high for f in many)
+                many = [vars(spread(k, total, samples=200)) for k in drawn]
+                for measure, real in zip(many[0], measures(truth), strict=True):
+                    held = sum(f[measure].low <= real + 1e-9 and real - 1e-9 <= f[measure].high for f in many)
                     yield f"{measure}, {name}, {images} images", held, draws
         for name, (a, b) in PAIRS.items():
             tables = _paired(a, b, images, draws)

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+from reliability_kills import Tries
 
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+\S*token=[0-9a-f]+")
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x" * 22 + "==", "Sec-WebSocket-Version": "13"}
@@ -95,13 +96,10 @@ def _listening(process: psutil.Process) -> list[tuple[str, int]]:
     return found
 
 
-class _Tries:
-    def __init__(self) -> None:
-        self.tried, self.lost = 0, list[str]()
-
-    def note(self, name: str, good: bool, seen: object) -> None:
-        self.tried += 1
-        self.lost += [] if good else [f"{name}: {seen}"]
+class _Tries(Tries):
+    def see(self, name: str, good: bool, seen: object) -> None:
+        """Count a try; `seen` is what came where it was not good."""
+        self.note(name, "" if good else str(seen))
 
 
 def servers(folder: Path, quick: bool) -> dict[str, Any]:
@@ -131,17 +129,17 @@ def _ask_all(tries: _Tries, what: str, host: str, token: str, process: psutil.Pr
         while status != 201 and time.monotonic() < until:  # it may still be loading
             status, body, _ = asked(host, "/api/kernels", "POST", json.dumps({"name": "python3"}), **mine)
         kernel = json.loads(body)["id"] if status == 201 else ""
-        tries.note(f"{what}, a kernel with the token", bool(kernel), (status, body[:200]))
+        tries.see(f"{what}, a kernel with the token", bool(kernel), (status, body[:200]))
     else:
         status, page, _ = asked(host, "/", **mine)
         found = re.search(rb'"kernelId": ?"([0-9a-f-]+)"', page)
         kernel = found[1].decode() if found else ""
-        tries.note(f"{what}, the page with the token", bool(kernel), status)
+        tries.see(f"{what}, the page with the token", bool(kernel), status)
     until = time.monotonic() + 30
     while len(_listening(process)) < 5 and time.monotonic() < until:  # the kernel's own ports, too
         time.sleep(0.2)
     for address, port in _listening(process):
-        tries.note(f"{what}, port {port}", address in ("127.0.0.1", "::1"), f"listens on {address}")
+        tries.see(f"{what}, port {port}", address in ("127.0.0.1", "::1"), f"listens on {address}")
     channel = f"/api/kernels/{kernel}/channels"
     paths = [
         "/", "/lab", "/tree", "/lab/tree/runs", "/api/contents", "/api/contents/runs", "/api/kernels", "/api/sessions",
@@ -154,11 +152,8 @@ def _ask_all(tries: _Tries, what: str, host: str, token: str, process: psutil.Pr
             ("a wrong header", path, {"Authorization": "token " + secrets.token_hex(24)}),
         ):  # fmt: skip
             status, body, _ = asked(host, one, **headers)
-            let_in = status in (200, 201, 204) and token.encode() not in body
-            # what stays open: Jupyter's version, and who one is not
-            open_to_all = path == "/api/me" and b'"username": ""' in body
-            tries.note(f"{what}, {path} with {name}", not let_in or open_to_all, (status, body[:120]))
-            tries.note(f"{what}, {path} with {name}, tells the token", token.encode() not in body, "the token")
+            tries.see(f"{what}, {path} with {name}", status not in range(200, 300), (status, body[:120]))
+            tries.see(f"{what}, {path} with {name}, tells the token", token.encode() not in body, "the token")
     for method, path in (
         ("POST", "/api/kernels"), ("POST", "/api/sessions"), ("POST", "/api/terminals"), ("DELETE", f"/api/kernels/{kernel}"),
         ("POST", f"/api/kernels/{kernel}/restart"), ("POST", f"/api/kernels/{kernel}/interrupt"), ("PUT", "/api/contents/new"),
@@ -167,23 +162,23 @@ def _ask_all(tries: _Tries, what: str, host: str, token: str, process: psutil.Pr
     ):  # fmt: skip
         for name, headers in (("no token", {}), ("a wrong one", {"Authorization": "token x"})):
             status, body, _ = asked(host, path, method, "{}", **headers)
-            tries.note(f"{what}, {method} {path} with {name}", status not in range(200, 300), (status, body[:120]))
+            tries.see(f"{what}, {method} {path} with {name}", status not in range(200, 300), (status, body[:120]))
     status, _, _ = asked(host, channel, **_UPGRADE)
-    tries.note(f"{what}, the kernel's channel without a token", status != 101, status)
+    tries.see(f"{what}, the kernel's channel without a token", status != 101, status)
     status, _, _ = asked(host, channel, **_UPGRADE, **mine)
-    tries.note(f"{what}, the kernel's channel with it", status == 101, status)
+    tries.see(f"{what}, the kernel's channel with it", status == 101, status)
     for climb in CLIMBS:
         for start in ("/files/", "/api/contents/", "/voila/files/", "/voila/static/", "/static/", "/nbconvert/html/", "/view/"):
             status, body, _ = asked(host, start + climb.format(whole=outside.lstrip("/")), **mine)
-            tries.note(f"{what}, {start}{climb}", SECRET.encode() not in body, (status, body[:120]))
+            tries.see(f"{what}, {start}{climb}", SECRET.encode() not in body, (status, body[:120]))
     for path in ("/files/.hidden", "/api/contents/.hidden", "/voila/files/.hidden", "/voila/files/voila.json"):
         status, body, _ = asked(host, path, **mine)
-        tries.note(f"{what}, {path}", SECRET.encode() not in body, (status, body[:120]))
+        tries.see(f"{what}, {path}", SECRET.encode() not in body, (status, body[:120]))
     # a page of another origin has no token; the browser may send the cookie of an earlier visit along
     _, _, headers = asked(host, f"/{'lab' if what == 'lab' else ''}?token={token}")
     cookie = {"Cookie": headers.get("cookies", "")}
     status, _, _ = asked(host, "/lab" if what == "lab" else f"/api/kernels/{kernel}", **cookie)
-    tries.note(f"{what}, the cookie lets its own page in", status == 200 and bool(cookie["Cookie"]), (status, headers))
+    tries.see(f"{what}, the cookie lets its own page in", status == 200 and bool(cookie["Cookie"]), (status, headers))
     for name, more in (
         ("another origin", {"Origin": _AWAY}), ("no origin at all", {"Origin": "null"}),
         ("a host of another name", {"Host": "somewhere.example"}), ("that name and its port", {"Host": f"a.example:{host[-4:]}"}),
@@ -191,9 +186,11 @@ def _ask_all(tries: _Tries, what: str, host: str, token: str, process: psutil.Pr
     ):  # fmt: skip
         for method, path in (("POST", "/api/kernels"), ("DELETE", f"/api/kernels/{kernel}"), ("PUT", "/api/contents/x.txt")):
             status, body, _ = asked(host, path, method, "{}", **more, **cookie)
-            tries.note(f"{what}, {method} {path} from {name}", status not in range(200, 300), (status, body[:120]))
+            tries.see(f"{what}, {method} {path} from {name}", status not in range(200, 300), (status, body[:120]))
         status, body, answer = asked(host, "/api/kernels", **more, **cookie)
         readable = status == 200 and ("Host" in more or answer.get("access-control-allow-origin") in ("*", more.get("Origin")))
-        tries.note(f"{what}, /api/kernels read from {name}", not readable, (status, answer.get("access-control-allow-origin")))
+        tries.see(f"{what}, /api/kernels read from {name}", not readable, (status, answer.get("access-control-allow-origin")))
         status, _, _ = asked(host, channel, **_UPGRADE, **more, **cookie)
-        tries.note(f"{what}, the kernel's channel from {name}", status != 101, status)
+        tries.see(f"{what}, the kernel's channel from {name}", status != 101, status)
+    status, _, _ = asked(host, f"/api/kernels/{kernel}", **mine)  # after all that: a dead server refuses everything
+    tries.see(f"{what}, the kernel with the token, at the end", status == 200, status)

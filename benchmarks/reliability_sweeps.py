@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import yaml
+from reliability_kills import Tries
 
 from faal_lab.sweeps.status import read_status
 
@@ -65,19 +66,14 @@ def _orphans(out: Path) -> list[int]:
 
 def sweeps(folder: Path, quick: bool) -> dict[str, Any]:
     """Make sweeps that are killed, that fail in parts, that hang, and that two processes share."""
-    found: list[tuple[str, str]] = []  # what was tried, and what was wrong
-
-    def note(name: str, why: str) -> None:
-        found.append((name, why))
-
+    tries = Tries()
     count, kills = (12, 1) if quick else (200, 10)
-    _shared(folder, count, note)
+    _shared(folder, count, tries.note)
     for seed in range(kills):
-        _ended(folder, seed, note)
+        _ended(folder, seed, tries.note)
     if not quick:
-        _hanging(folder, note)
-    lost = [f"{name}: {why}" for name, why in found if why]
-    return {"tried": len(found), "lost": lost, "jobs": count, "ended before their time": kills}
+        _hanging(folder, tries.note)
+    return {"tried": tries.tried, "lost": tries.lost, "jobs": count, "ended before their time": kills}
 
 
 _Note = Callable[[str, str], None]

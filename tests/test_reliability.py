@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import endurance
+import numpy as np
 import pytest
 import reliability
 import reliability_files
@@ -20,6 +22,19 @@ WHOLE = json.loads(reliability.FILE.read_text())
 def test_a_few_cases_of_each_row(row: str, tmp_path: Path, capsys) -> None:
     code = reliability.main(["--quick", "--rows", row, "--out", str(tmp_path / "few.json")])
     assert code == 0, capsys.readouterr().out
+
+
+def test_what_grows_is_found() -> None:
+    """The measure of the long run: a slope with its interval, and a planted growth."""
+    drawn = np.random.default_rng(0)
+    seconds = np.arange(0, 7200, 10.0)
+    grown = endurance.slope(seconds / 3600, 500 + 3 * seconds / 3600 + drawn.normal(0, 0.5, len(seconds)))
+    assert grown["low"] < 3 < grown["high"] < grown["low"] + 1
+    names = [name for name in json.loads(endurance.FILE.read_text())["samples"][0] if name not in ("second", "step")]
+    flat = [{"second": s, "step": int(s), **dict.fromkeys(names, 5.0)} for s in seconds]
+    assert endurance.found({"samples": flat, "lost": []})["lost"] == []
+    leaking = [{**sample, "training MB": 5 + 4 * sample["second"] / 3600} for sample in flat]
+    assert endurance.found({"samples": leaking, "lost": []})["lost"] == ["training MB an hour: 4 at least, promised 2 at most"]
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -30,7 +30,7 @@ from faal_lab.models.layout import placed
 from faal_lab.runs import Heartbeat, RunFolder, RunLocked, by_name, read_checkpoint
 from faal_lab.runs.config import check_dial
 from faal_lab.runs.events import Evaluated
-from faal_lab.runs.files import replace_file, tensors_sha256, versions
+from faal_lab.runs.files import locked, replace_file, tensors_sha256, versions
 from faal_lab.runs.progress import share_bar
 from faal_lab.training.parameters import listed
 from faal_lab.training.restore import check_recorded, delivered, load_model
@@ -157,7 +157,9 @@ def evaluate_run(
         if progress is not None:
             progress(what, share)
 
-    beat = Heartbeat(folder.path, lambda: now) if part == 0 else _alone(folder.path, part, parts)
+    other = RunLocked(f"Another process makes part {part + 1} of {parts} of {folder.path}. Give this one another part.")
+    lock = folder.path / f".part-{part + 1}-of-{parts}.lock"
+    beat = Heartbeat(folder.path, lambda: now) if part == 0 else locked(lock, other)
     with memory_kept(), beat, frozen(model), compiled(model, quick):
         verdicts = suite.evaluate(
             placed(model, where), test.to(where), splits.class_names, epsilon=radius, norm=config.norm,
@@ -171,18 +173,6 @@ def evaluate_run(
         verdicts = _noted(replace(verdicts, header=verdicts.header | about), [*notes, *([aside] if aside else [])])
         now = ("ended", 1.0)
     return verdicts
-
-
-@contextmanager
-def _alone(folder: Path, part: int, parts: int) -> Iterator[None]:
-    """Hold a part of an evaluation, so that no two processes make it. Raises RunLocked."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(str(folder / f".part-{part + 1}-of-{parts}.lock")).acquire(timeout=0):
-            yield
-    except Timeout:
-        raise RunLocked(f"Another process makes part {part + 1} of {parts} of {folder}. Give this one another part.") from None
 
 
 def read_verdicts(path: str | Path, checkpoint: str = "last") -> Verdicts:

@@ -5,7 +5,7 @@ Intervals are at 95 % unless stated. `correct` and `total` are whole numbers [C]
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,11 +36,11 @@ class Lowest:
 class Spread:
     """Five measures of unequal class accuracies: 0 (ratio 1) if equal; nan where a mean of 0 divides."""
 
-    gap: float  # highest minus lowest
-    deviation: float  # standard deviation over the classes
-    normalised: float  # deviation over mean (ABSLD's NSD)
-    gini: float  # mean absolute difference of two classes over twice the mean
-    ratio: float  # lowest over mean (WCR)
+    gap: Estimate  # highest minus lowest
+    deviation: Estimate  # standard deviation over the classes
+    normalised: Estimate  # deviation over mean (ABSLD's NSD)
+    gini: Estimate  # mean absolute difference of two classes over twice the mean
+    ratio: Estimate  # lowest over mean (WCR)
 
 
 def class_accuracy(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> list[Estimate | None]:
@@ -54,9 +54,8 @@ def wilson(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> tup
     from scipy.special import ndtri
 
     z, n = float(ndtri((1 + level) / 2)), np.where(total > 0, total, np.nan)
-    p = correct / n
-    centre, reach = p + z**2 / (2 * n), z * np.sqrt((p * (1 - p) + z**2 / (4 * n)) / n)
-    low, high = (centre - reach) / (1 + z**2 / n), (centre + reach) / (1 + z**2 / n)
+    down, up = reach(correct, n, np.array(z))
+    low, high = correct / n - down, correct / n + up
     return np.where(correct == 0, 0.0 * n, low), np.where(correct == total, 1.0 + 0.0 * n, high)  # rounding would miss 0 and 1
 
 
@@ -187,45 +186,32 @@ def _held(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
     return held
 
 
-def spread(correct: np.ndarray, total: np.ndarray) -> Spread:
-    """Measure the inequality of class accuracies as papers do; classes without images are left out.
+def spread(correct: np.ndarray, total: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = _LEVEL) -> Spread:
+    """Measure the inequality of class accuracies as papers do, with intervals for the truth.
 
-    Noise in the observed shares adds to every measure: even truly equal classes have a spread above 0. `spread_intervals`
-    allows for it.
+    Noise in the observed shares adds to every measure: even truly equal classes have a spread above 0. The intervals allow for
+    that, and begin at 0 for such classes. The gap has the bound of `class_gap`. The ratio joins the intervals of worst class and
+    average, at half the error rate each. The others are tests turned round: classes are spread around their mean by less and
+    less until so much is no longer likely to be seen, and by more and more.
     """
     held = _held(correct, total)
-    return Spread(*(float(value) for value in _measures(correct[held] / total[held])))
+    k, n = correct[held], total[held]
+    values = measures(k / n)
+    low, high = _inverted(k, n, np.nan_to_num(values[1:4]), samples, seed, level)
+    worst, average = worst_accuracy(k, n, (1 + level) / 2)[0], average_accuracy(k, n, (1 + level) / 2)
+    highest = worst.high / average.low if average.low > 0 else 1.0
+    ends = np.array([*zip(low, high, strict=True), (min(1.0, worst.low / average.high), min(1.0, highest))])
+    ends[np.isnan(values[1:])] = np.nan
+    others = (Estimate(float(v), float(lo), float(hi)) for v, (lo, hi) in zip(values[1:], ends, strict=True))
+    return Spread(class_gap(k, n, level), *others)
 
 
-def _measures(shares: np.ndarray) -> np.ndarray:
+def measures(shares: np.ndarray) -> np.ndarray:
     """Compute the five measures of `Spread`, in its order [5, ...], of shares [..., C]."""
     count, ordered, mean, deviation = shares.shape[-1], np.sort(shares, -1), shares.mean(-1), shares.std(-1)
     apart = (ordered * (2 * np.arange(1, count + 1) - count - 1)).sum(-1) / count**2  # half the mean absolute difference
     over = np.where(mean > 0, mean, np.nan)
     return np.stack([np.ptp(shares, -1), deviation, deviation / over, apart / over, ordered[..., 0] / over])
-
-
-def spread_intervals(
-    correct: np.ndarray, total: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = _LEVEL
-) -> dict[str, Estimate]:
-    """Compute the measures of `spread` with intervals for the truth, by their names in `Spread`.
-
-    The gap has the bound of `class_gap`. The ratio joins the intervals of worst class and average, at half the error rate
-    each. The others are tests turned round: classes are spread around their mean by less and less until so much is no longer
-    likely to be seen, and by more and more. So the noise of the shares is allowed for, and equal classes have an interval that
-    begins at 0. Ends are nan where a mean of 0 divides.
-    """
-    held = _held(correct, total)
-    k, n = correct[held], total[held]
-    seen = _measures(k / n)
-    low, high = _inverted(k, n, seen[1:4], samples, seed, level)
-    worst, average = worst_accuracy(k, n, (1 + level) / 2)[0], average_accuracy(k, n, (1 + level) / 2)
-    gap = class_gap(k, n, level)
-    ends = [(gap.low, gap.high), *zip(low, high, strict=True)]
-    ends.append((min(1.0, worst.low / average.high), min(1.0, worst.high / average.low) if average.low > 0 else 1.0))
-    found = (Estimate(float(v), float(lo), float(hi)) for v, (lo, hi) in zip(seen, ends, strict=True))
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    return {part.name: nothing if np.isnan(one.value) else one for part, one in zip(fields(Spread), found, strict=True)}
 
 
 def class_gap(correct: np.ndarray, total: np.ndarray, level: float = _LEVEL) -> Estimate:
@@ -265,21 +251,20 @@ def _inverted(
     variance = smooth * (1 - smooth) / (n + 1)
     grouped, one_below = _grouped(smooth, variance), np.where(np.arange(len(n)) == np.argmin(k / n), -1.0, 0.0)
     shapes = (k / n if np.ptp(k / n) > 0 else one_below, grouped if np.ptp(grouped) > 0 else one_below)
-    noise, tail, ends = float(np.sqrt(variance.mean())), _WIDER * (1 - level) / 2, []
+    noise, tail, lows, highs = float(np.sqrt(variance.mean())), _WIDER * (1 - level) / 2, [seen], [seen]
     many = max(200, min(samples, 200_000 // len(n)))
     amounts = np.linspace(max(0.0, seen[0] - 5 * noise), seen[0] + 5 * noise, _STEPS)  # standard deviations of the classes
     for shape in shapes if len(n) > 1 else ():
         direction = (shape - shape.mean()) / shape.std()
         truths = np.clip((k / n).mean() + amounts[:, None] * direction, 0, 1)
         drawn = np.random.default_rng(seed).binomial(n, truths[:, None], (_STEPS, many, len(n))) / n
-        simulated, true = (np.nan_to_num(_measures(x)[1:4]) for x in (drawn, truths))
+        simulated, true = (np.nan_to_num(measures(x)[1:4]) for x in (drawn, truths))
         most = np.maximum.accumulate(np.quantile(simulated, 1 - tail, axis=-1), -1)
         least = np.minimum.accumulate(np.quantile(simulated, tail, axis=-1)[:, ::-1], -1)[:, ::-1]
-        for row, quantiles in ((0, most), (1, least)):
-            at = [np.interp(value, line, amounts) for value, line in zip(np.nan_to_num(seen), quantiles, strict=True)]
-            ends.append((row, [np.interp(a, amounts, line) for a, line in zip(at, true, strict=True)]))
-    sides = [[end for row, end in ends if row == side] or [np.zeros(3)] for side in (0, 1)]
-    return np.minimum(np.min(sides[0], 0), np.nan_to_num(seen)), np.maximum(np.max(sides[1], 0), np.nan_to_num(seen))
+        for ends, quantiles in ((lows, most), (highs, least)):
+            at = [np.interp(value, line, amounts) for value, line in zip(seen, quantiles, strict=True)]
+            ends.append(np.array([np.interp(amount, amounts, line) for amount, line in zip(at, true, strict=True)]))
+    return np.min(lows, 0), np.max(highs, 0)
 
 
 def _grouped(shares: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from faal_lab.evaluation.statistics import (
     minimum_bias,
     rho,
     spectral_norm,
-    spread_intervals,
+    spread,
     worst_accuracy,
     worst_share,
 )
@@ -210,7 +210,7 @@ def spread_rows(verdicts: Mapping[str, Verdicts], attack: str = "") -> list[dict
         tenth, lowest = worst_share(*counts), minimum_bias(*counts)
         measured = {
             f"{key}{end}": (100 if key in ("gap", "deviation") else 1) * getattr(estimate, part)
-            for key, estimate in spread_intervals(*counts).items()
+            for key, estimate in vars(spread(*counts)).items()
             for end, part in _ENDS
         }
         row: dict[str, Any] = {

@@ -10,7 +10,8 @@ import re
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,22 @@ def replace_file(path: Path, content: bytes) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise type(error)(error.errno, f"cannot write {path}: {error.strerror}; what was there before is intact") from error
+
+
+@contextmanager
+def locked(lock: Path, other: FaalLabError) -> Iterator[None]:
+    """Hold a lock file while a `with` statement runs; raise `other` where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    own = FileLock(str(lock))
+    try:
+        own.acquire(timeout=0)
+    except Timeout:
+        raise other from None
+    try:
+        yield
+    finally:
+        own.release()
 
 
 def check_schema(kind: str, record: object, where: object, error: type[FaalLabError]) -> None:

@@ -180,7 +180,7 @@ def _watch(parent: int, limit: float) -> None:
     begun = time.monotonic()
     while os.getppid() == parent:
         if limit and time.monotonic() - begun > limit:
-            print(f"it took longer than limit_hours: {limit / 3600:g} allows.", flush=True)
+            print(f"it took longer than {limit / 3600:.3g} hours, the limit_hours of its sweep.", flush=True)
             _end(124)
         time.sleep(0.25)
     _end(1)

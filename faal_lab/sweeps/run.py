@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from faal_lab.runs.files import locked
 from faal_lab.runs.progress import bar
 from faal_lab.sweeps.checks import check_plan
 from faal_lab.sweeps.engine import Engine, cores, local_engine, make_all, succeeded, wanted
@@ -64,7 +63,9 @@ def sweep(
         print(plan_text(plan, orders, workers or min(4, cores())))
         return 0
     _check_kernel()
-    with _alone(plan, part):
+    plan.out.mkdir(parents=True, exist_ok=True)
+    other = SweepError(f"Another sweep is at work on {plan.out}. Wait for it, end it, or choose another --out.")
+    with locked(plan.out / f"sweep{'-' + part.replace('/', '-of-') if part else ''}.lock", other):
         _write_paper(plan)
         state = _made(plan, orders, workers, gpus, where)
     if not succeeded(state):
@@ -104,20 +105,6 @@ def _check_kernel() -> None:
         KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:
         raise SweepError("There is no Jupyter kernel named python3 to run notebooks in: pip install ipykernel.") from None
-
-
-@contextmanager
-def _alone(plan: Plan, part: str) -> Iterator[None]:
-    """Lock the sweep's folder. Raises SweepError if another sweep is at work in it."""
-    from filelock import FileLock, Timeout
-
-    plan.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(plan.out / f"sweep{'-' + part.replace('/', '-of-') if part else ''}.lock"))
-    try:
-        with lock.acquire(timeout=0):
-            yield
-    except Timeout:
-        raise SweepError(f"Another sweep is at work on {plan.out}. Wait for it, end it, or choose another --out.") from None
 
 
 def _write_paper(plan: Plan) -> None:

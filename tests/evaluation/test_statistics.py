@@ -15,7 +15,6 @@ from faal_lab.evaluation.statistics import (
     rho,
     spectral_norm,
     spread,
-    spread_intervals,
     wilson,
     worst_accuracy,
     worst_share,
@@ -134,27 +133,22 @@ def test_the_worst_share_names_its_classes() -> None:
 
 
 def test_spread_has_intervals_for_the_truth() -> None:
-    measures = ("gap", "deviation", "normalised", "gini", "ratio")
     for correct, total in (([5, 40, 60, 60], [60] * 4), ([0, 7, 20, 0], [0, 20, 20, 20]), ([300] * 99 + [100], [500] * 100)):
-        seen = spread(np.array(correct), np.array(total))
-        found = spread_intervals(np.array(correct), np.array(total))
-        assert tuple(found) == measures
-        for name, one in found.items():
+        for name, one in vars(spread(np.array(correct), np.array(total))).items():
             assert one.low <= one.value <= one.high, name
-            assert one.value == getattr(seen, name)
-    equal = spread_intervals(np.array([29, 31, 30, 33, 27]), np.full(5, 60))
-    assert [equal[name].low for name in measures[:4]] == [0, 0, 0, 0]
-    assert equal["ratio"].high == 1
-    few, many = (spread_intervals(np.array([3, 5]) * n, np.array([10, 10]) * n) for n in (10, 1000))
-    for name in measures:
+    equal = spread(np.array([29, 31, 30, 33, 27]), np.full(5, 60))
+    assert [one.low for one in (equal.gap, equal.deviation, equal.normalised, equal.gini)] == [0, 0, 0, 0]
+    assert equal.ratio.high == 1
+    few, many = (vars(spread(np.array([3, 5]) * n, np.array([10, 10]) * n)) for n in (10, 1000))
+    for name in few:
         assert many[name].high - many[name].low < 0.2 * (few[name].high - few[name].low), name
-    nothing = spread_intervals(np.array([0, 0]), np.array([20, 20]))
-    assert nothing["gap"].high > 0.1
-    assert nothing["deviation"].low == 0 < nothing["deviation"].high
-    assert all(np.isnan(nothing[name].low) for name in measures[2:])
-    alone = spread_intervals(np.array([3]), np.array([5]))
-    assert [(alone[name].low, alone[name].high) for name in measures[:4]] == [(0, 0)] * 4
-    assert spread_intervals(np.array([3, 4]), np.array([5, 9])) == spread_intervals(np.array([3, 4]), np.array([5, 9]))
+    nothing = spread(np.array([0, 0]), np.array([20, 20]))
+    assert nothing.gap.high > 0.1
+    assert nothing.deviation.low == 0 < nothing.deviation.high
+    assert all(np.isnan(one.low) for one in (nothing.normalised, nothing.gini, nothing.ratio))
+    alone = spread(np.array([3]), np.array([5]))
+    assert [(one.low, one.high) for one in (alone.gap, alone.deviation, alone.normalised, alone.gini)] == [(0, 0)] * 4
+    assert spread(np.array([3, 4]), np.array([5, 9])) == spread(np.array([3, 4]), np.array([5, 9]))
 
 
 def test_the_gap_of_two_clear_classes_is_newcombes() -> None:
@@ -170,11 +164,11 @@ def test_the_gap_of_two_clear_classes_is_newcombes() -> None:
 
 
 def test_spread_by_hand() -> None:
-    found = spread(np.array([2, 6, 0]), np.array([10, 10, 0]))
-    assert (found.gap, found.deviation, found.normalised, found.gini, found.ratio) == pytest.approx((0.4, 0.2, 0.5, 0.25, 0.5))
-    equal = spread(np.array([3, 3]), np.array([10, 10]))
-    assert (equal.gap, equal.deviation, equal.normalised, equal.gini, equal.ratio) == (0, 0, 0, 0, 1)
-    assert np.isnan(spread(np.array([0, 0]), np.array([5, 5])).ratio)
+    found = vars(spread(np.array([2, 6, 0]), np.array([10, 10, 0])))
+    assert [one.value for one in found.values()] == pytest.approx([0.4, 0.2, 0.5, 0.25, 0.5])
+    equal = vars(spread(np.array([3, 3]), np.array([10, 10])))
+    assert [one.value for one in equal.values()] == [0, 0, 0, 0, 1]
+    assert np.isnan(spread(np.array([0, 0]), np.array([5, 5])).ratio.value)
 
 
 def test_rho_of_dafa_against_trades() -> None:
