@@ -137,6 +137,7 @@ def test_what_the_third_lesson_says_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.notebook
+@pytest.mark.timeout(600)  # both lessons take 200 seconds on two quiet cores
 def test_what_the_fifth_and_sixth_lessons_say_holds(tmp_path: Path) -> None:
     found = execute("notebooks/05_compare_methods.ipynb", tmp_path)
     assert found.error is None, found.error
