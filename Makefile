@@ -60,7 +60,7 @@ docs: .venv/installed-dev
 seeds: .venv/installed
 	$(BIN)/faal-lab demo --seeds 0 1 2 3 4
 
-# Every promise of safety as a figure: half an hour on two cores. benchmarks/reliability.json, then the page.
+# Every promise of safety as a figure, two rows at once. benchmarks/reliability.json, then the page.
 reliability: .venv/installed-dev
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python docs/reliability_page.py
