@@ -194,17 +194,16 @@ def test_a_journal_is_named_by_its_conditions(made: Made) -> None:
     assert not list(made.folder.path.glob("pgd-*")), "its pieces went with the verdicts"
 
 
-def test_every_field_of_a_status_and_file_of_a_sweep(tmp_path: Path) -> None:
+def test_every_field_of_a_status_and_file_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names("field of `status.json`") == ["schema", *(field.name for field in fields(status.Status))]
     home = {name.rpartition("/")[2] for name in names("file of a sweep") if name.startswith("jobs/")}
     assert home == {status.STATUS, status.LOCK, job.END, job._LOG, job._EXECUTED, job._ORDER}
     text = "{name: two, stages: {base: {notebook: train}}, paper: {base: {source: T, attacks: {clean: {average: 9}}}}}"
     (tmp_path / "two.yaml").write_text(text)
-    plan = sweeps.read_plan(tmp_path / "two.yaml", tmp_path / "two")
-    with sweeps._alone(plan, ""):
-        sweeps._write_paper(plan)
-    with sweeps._alone(plan, "1/4"):
-        made = {path.name for path in plan.out.iterdir()}
+    monkeypatch.setattr(sweeps, "_made", lambda *_: {})
+    for part in ("", "1/4"):
+        assert sweeps.sweep(tmp_path / "two.yaml", tmp_path / "two", part=part) == 0
+    made = {path.name for path in (tmp_path / "two").iterdir()}
     top = [name for row in rows("file of a sweep") for cell in (row[0], row[2]) for name in re.findall(r"`([\w.-]+\.\w+)`", cell)]
     assert made == set(top)
 

@@ -15,9 +15,10 @@ from in_lab import wait_until
 from test_sweep import BALANCED
 
 from faal_lab.runs import RunFolder
+from faal_lab.runs.files import locked
 from faal_lab.sweeps import run as make
 from faal_lab.sweeps.engine import make_all, wanted
-from faal_lab.sweeps.plan import SweepError, read_plan
+from faal_lab.sweeps.plan import SweepError
 from faal_lab.sweeps.status import at_work, read_status
 from faal_lab.sweeps.view import rows
 from faal_lab.widgets.sweep import SweepPanel
@@ -131,7 +132,7 @@ def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path
     file, out = write(tmp_path), tmp_path / "out"
     (out / "first/a").mkdir(parents=True)
     (out / "first/a/thesis.txt").write_text("mine")
-    with make._alone(read_plan(file, out), ""), pytest.raises(SweepError, match="Another sweep is at work on"):
+    with locked(out / "sweep.lock", SweepError("not free")), pytest.raises(SweepError, match="Another sweep is at work on"):
         make.sweep(file, out)
     assert make.sweep(file, out, workers=1) == 1
     assert "is there already, and no sweep made it" in capsys.readouterr().out
