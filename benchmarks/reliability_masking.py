@@ -1,7 +1,6 @@
-"""Masked gradients of many kinds, put around networks of the digits: are all found, is anybody accused without?
+"""Row of benchmarks/reliability.py on masked gradients of many kinds, put around networks of the digits.
 
-A test tries some. The whole is not yet a row of benchmarks/reliability.py: it takes longer than all other rows. `planted.py` does
-the same with six kinds on networks of one's own.
+`planted.py` does the same with six kinds on networks of one's own, and tells the signs and the accuracies.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from planted import DEFECTS, Forward, Wrapped, looked_for
+from planted import ATTACKS, DEFECTS, Forward, Wrapped
 from reliability_files import trained
 from torch import nn
 from torch.nn import functional as F
 
 from faal_lab.data.images import Images, stratified
+from faal_lab.evaluation.suite import evaluate
 from faal_lab.methods.predict import EvaluationError
 from faal_lab.runs.config import Config
 from faal_lab.training.restore import load_model
@@ -138,6 +138,11 @@ def _images(config: Config, count: int) -> tuple[Images, tuple[str, ...]]:
     return splits.test.part(stratified(splits.test.labels, count, splits.num_classes)), splits.class_names
 
 
+def _findings(model: nn.Module, images: Images, classes: tuple[str, ...], epsilon: float) -> list[str]:
+    """Return what an evaluation says of masked gradients."""
+    return evaluate(model.eval(), images, classes, epsilon=epsilon, attacks=ATTACKS).header["findings"]
+
+
 def masking(folder: Path, quick: bool) -> dict[str, Any]:
     """Plant every kind into two networks; look for signs in those, in networks without, and in the committed verdicts."""
     lost, tried, plain = [], 0, 0
@@ -155,22 +160,21 @@ def masking(folder: Path, quick: bool) -> dict[str, Any]:
             torch.manual_seed(0)
             tried += 1
             try:
-                signs = looked_for(network, images, classes, config.epsilon)["signs"]
+                found = _findings(network, images, classes, config.epsilon)
             except EvaluationError:
                 continue  # refused before any attack
-            lost += [] if signs else [f"{model_name}, {name}: not found"]
+            lost += [] if found else [f"{model_name}, {name}: not found"]
         plain += 1
-        signs = looked_for(model, images, classes, config.epsilon)["signs"]
-        lost += [f"{model_name}: accused of {', '.join(signs)}"] if signs else []
+        lost += [f"{model_name} is accused: {text}" for text in _findings(model, images, classes, config.epsilon)]
     for seed in range(1 if quick else 20):
         plain += 1
         config = replace(ROBUST, seed=seed, filters=8 + 4 * (seed % 3), fairness=("none", "faal")[seed % 2])
         model, _, _ = load_model(trained(folder / f"fresh-{seed}", config))
-        signs = looked_for(model, *_images(config, 100), config.epsilon)["signs"]
-        lost += [f"fresh network {seed}: accused of {', '.join(signs)}"] if signs else []
+        found = _findings(model, *_images(config, 100), config.epsilon)
+        lost += [f"fresh network {seed} is accused: {text}" for text in found]
     for file in sorted(RESULTS.rglob("*.npz")):
         plain += 1
         with np.load(file, allow_pickle=False) as held:
-            signs = json.loads(str(held["header"])).get("findings")
-        lost += [] if signs == [] else [f"{file.name}: {signs}"]
+            found = json.loads(str(held["header"])).get("findings")
+        lost += [] if found == [] else [f"{file.name}: {found}"]
     return {"tried": tried + plain, "lost": lost, "kinds": len(names) + 1, "networks without a defect": plain}

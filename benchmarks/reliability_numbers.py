@@ -88,7 +88,8 @@ def same(folder: Path, quick: bool) -> dict[str, Any]:
         tried += 1
         lost += [f"resumed after step {stop}: other weights"] if _apart(place, folder / "here") else []
     older = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    for name, count, given in (("1 thread", 1, {}), ("AVX2", threads, older)):
+    other = 1 if threads > 1 else 2
+    for name, count, given in ((f"{other} thread{'s' * (other > 1)}", other, {}), ("AVX2", threads, older)):
         one, two = (_by_words(folder / f"{name[:1]}-{n}", SHORT, count, **given) for n in "ab")
         alike(f"{name}, twice", one, two)
         apart[f"{name} against this process"] = _apart(one, folder / "here")

@@ -18,7 +18,7 @@ from faal_lab.runs import RunFolder
 from faal_lab.runs.files import locked
 from faal_lab.sweeps import run as make
 from faal_lab.sweeps.engine import make_all, wanted
-from faal_lab.sweeps.plan import SweepError
+from faal_lab.sweeps.plan import SweepError, read_plan
 from faal_lab.sweeps.status import at_work, read_status
 from faal_lab.sweeps.view import rows
 from faal_lab.widgets.sweep import SweepPanel
