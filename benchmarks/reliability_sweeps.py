@@ -90,8 +90,8 @@ def _shared(folder: Path, count: int, note: _Note) -> None:
     begun, made = _begun(place / "out"), _results(place / "out")
     for n in range(count):
         name = f"j{n}"
-        why = "" if begun.get(name) == 1 else f"begun {begun.get(name, 0)} times"
         status = read_status(place / "out" / "jobs" / "work" / name)
+        why = "" if begun.get(name) == 1 else f"begun {begun.get(name, 0)} times, {status}"
         if name in bad:
             told = status is not None and (status.state, status.error) == ("failed", "ZeroDivisionError: division by zero")
             told = told and f"work/{name} failed: ZeroDivisionError" in said

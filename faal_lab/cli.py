@@ -136,7 +136,7 @@ def _run(kind: type[Config]) -> Any:
 
 def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: str | None = None, where: str = "local",
           shard: str = "", dry_run: Annotated[bool, Flag] = False, force: Annotated[bool, Flag] = False,
-          any_code: Annotated[bool, Flag] = False) -> int:  # fmt: skip
+          any_code: Annotated[bool, Flag] = False, report_only: Annotated[bool, Flag] = False) -> int:  # fmt: skip
     """Make all that a sweep file states: papermill runs, resumed where they stopped. Returns 1 where a job failed.
 
     Args:
@@ -149,10 +149,12 @@ def sweep(file: Path, /, *, out: Path | None = None, workers: Whole = 0, gpus: s
         dry_run: print what would be made, and how long that takes by earlier runs
         force: make everything again
         any_code: keep what another version of the package has made
+        report_only: make the reports alone, from the verdicts in the folder that the file names as `kept`
     """
     from faal_lab.sweeps.run import sweep as make
 
-    return make(file, out, workers=workers, gpus=gpus, where=where, part=shard, dry_run=dry_run, force=force, any_code=any_code)
+    return make(file, out, workers=workers, gpus=gpus, where=where, part=shard, dry_run=dry_run, force=force, any_code=any_code,
+                report_only=report_only)  # fmt: skip
 
 
 def balance(run: Annotated[str, Parameter(help=MODEL_WORDS)], /, *, tau: float = 0.5, average_floor: float | None = None,
@@ -214,8 +216,7 @@ def evaluate(models: Annotated[list[str], Several, Parameter(help=MODEL_WORDS)],
         models, attacks, checkpoint=checkpoint, epsilon=epsilon, images=images, classes=classes, out=out, compile=compile,
         device=device, mode=mode, part=(number, count), **(stated or {}),
     )  # fmt: skip
-    done = "Part 1 keeps the verdicts; this part has only made its share of AutoAttack's batches."
-    print(done if number else summary(verdicts))
+    print("Part 1 keeps the verdicts; this part has made its share of AutoAttack's batches." if number else summary(verdicts))
 
 
 balance.__annotations__["stated"] = evaluate.__annotations__["stated"] = options(
@@ -239,8 +240,7 @@ def compare(runs: Annotated[list[str], Several], /, *, attack: str = "", checkpo
 
     groups = read_seeds(runs, checkpoint)
     said, each = [fl.compare(groups, attack=attack)], each_seed(groups)
-    spread = ["", spread_table(each, attack), ""] if len(each) == len(groups) else []
-    print(*said, *spread, *notes(each), sep="\n")
+    print(*said, *(["", spread_table(each, attack), ""] if len(each) == len(groups) else []), *notes(each), sep="\n")
 
 
 def check(runs: Annotated[list[Path], Several], /, *, worst_min: float | None = None, average_min: float | None = None,

@@ -171,7 +171,7 @@ def code_lines() -> int:
 
 
 def test_the_house_does_not_grow_unseen() -> None:
-    assert code_lines() <= 21_100
+    assert code_lines() <= 21_200
 
 
 if __name__ == "__main__":

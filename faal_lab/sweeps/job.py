@@ -15,8 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from faal_lab.sweeps.status import LOCK, Status, read_status
 
 _PATIENCE = 60.0  # seconds for a process of an earlier sweep to end
 _GRACE = 15.0  # seconds for a kernel to save its state
+_SOCKET_NAME = 103  # bytes of a socket's path that all systems take
+_SOCKETS: list[str] = []  # folders of this process's kernel, which an end by force leaves
 _LOG, _EXECUTED, _ORDER, END = "log.txt", "executed.ipynb", "order.json", "end"
 
 # A job inherits these environment variables, and those in `environment` of the sweep file.
@@ -163,10 +167,27 @@ def _run_notebook(order: Order, home: Path) -> None:
     import papermill
 
     Path(order.folder).mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        order.notebook, str(home / _EXECUTED), order.parameters, kernel_name="python3", cwd=os.getcwd(), progress_bar=False,
-        log_output=True, stdout_file=sys.stdout, stderr_file=sys.stdout,
-    )  # fmt: skip
+    with _without_ports() as config:
+        papermill.execute_notebook(
+            order.notebook, str(home / _EXECUTED), order.parameters, kernel_name="python3", cwd=os.getcwd(), progress_bar=False,
+            log_output=True, stdout_file=sys.stdout, stderr_file=sys.stdout, config=config,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _without_ports() -> Iterator[Any]:
+    """Return the configuration of a kernel that is spoken to through files of its own, not ports.
+
+    jupyter_client picks five free ports, and frees them again for the kernel to take. Where many jobs begin at once, another one
+    may be quicker: the kernel dies, or answers the wrong job.
+    """
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="faal-lab-") as folder:
+        _SOCKETS.append(folder)
+        files = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        short = len(os.fsencode(f"{folder}/kernel-5")) <= _SOCKET_NAME
+        yield Config({"KernelManager": files} if short and os.name == "posix" else {})
 
 
 def _words(error: Exception) -> str:
@@ -197,6 +218,8 @@ def _end(code: int) -> None:
     for child in psutil.wait_procs(children, timeout=_GRACE)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+    for folder in _SOCKETS:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(code)
 
 

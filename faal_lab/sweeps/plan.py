@@ -16,7 +16,7 @@ from faal_lab.errors import FaalLabError, check_name, check_part
 from faal_lab.sweeps.shipped import HOME, sweep_file
 
 NOTEBOOKS = HOME / "parameterized"
-_TOP = ("name", "about", "hours", "limit_hours", "threads", "environment", "cluster", "stages", "paper")
+_TOP = ("name", "about", "hours", "limit_hours", "threads", "environment", "cluster", "stages", "paper", "kept")
 _STAGE = ("notebook", "each", "after", "parameters", "grid", "list")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
@@ -71,6 +71,15 @@ class Plan:
         """Return the same plan with these jobs alone."""
         return Plan(**{**self.__dict__, "jobs": {key: job for key, job in self.jobs.items() if key in keys}})
 
+    def gathering(self) -> set[str]:
+        """Return the keys of the jobs that gather a stage, such as a report."""
+        found: set[str] = set()
+        for key, job in self.jobs.items():
+            stages = [self.jobs[need].stage for need in job.needs]
+            if len(set(stages)) < len(stages) or found & set(job.needs):
+                found.add(key)
+        return found
+
     def needed_by(self, key: str) -> set[str]:
         """Return a job's key and those of all jobs it needs, directly or not."""
         found = {key}
@@ -90,10 +99,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
+def read_plan(file: str | Path, out: str | Path | None = None, *, from_kept: bool = False) -> Plan:
     """Read a sweep file, or one that the package brings by its name; `out` defaults to `runs/<name>`.
 
-    Raises SweepError or UnknownName.
+    from_kept: jobs read the folder that the file names as `kept` where they name other jobs. Raises SweepError or UnknownName.
     """
     file = sweep_file(file)
     try:
@@ -110,10 +119,14 @@ def read_plan(file: str | Path, out: str | Path | None = None) -> Plan:
         check_name(f"entry of {file.name}", key, _TOP)
     name = _name(found.get("name"), "name")
     root = Path(out) if out else Path("runs") / name
+    kept = _kept(found, file) if "kept" in found else None
+    if from_kept and not (kept and kept.is_dir()):
+        where = f"{kept} is missing" if kept else f"{file} names none (kept: ../results/{name})"
+        raise SweepError(f"Reports alone are made from a folder of kept verdicts, and {where}.")
     stages = {_name(s, "stage"): _stage(s, settings, found["stages"]) for s, settings in found["stages"].items()}
     jobs: dict[str, Job] = {}
     for stage in _in_order(stages):
-        for job in _jobs(stage, stages[stage], jobs, root, file.parent):
+        for job in _jobs(stage, stages[stage], jobs, root, file.parent, kept if from_kept and kept else root):
             if job.key in jobs:
                 raise SweepError(
                     f"{job.key}: two jobs have this name and would write to one folder. Give their entries a `label`."
@@ -130,6 +143,12 @@ def _name(value: object, what: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in ("jobs", "each", "here", "paper"):
         raise SweepError(f"{what}: expected letters, digits, dots and dashes (not jobs, each, here, paper), got {value!r}.")
     return value
+
+
+def _kept(found: Mapping[str, Any], file: Path) -> Path:
+    if not isinstance(found["kept"], str):
+        raise SweepError(f"kept: expected a folder, relative to {file.parent}, got {found['kept']!r}.")
+    return file.parent / found["kept"]
 
 
 def _mapping(found: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -204,7 +223,9 @@ def _in_order(stages: Mapping[str, dict[str, Any]]) -> list[str]:
         raise SweepError(f"The stages wait for each other: {' needs '.join(reversed(error.args[1]))}.") from error
 
 
-def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Path, beside: Path) -> Iterator[Job]:
+def _jobs(
+    stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Path, beside: Path, source_root: Path
+) -> Iterator[Job]:
     """Return the jobs of one stage: upstream jobs x entries of the list x the grid."""
     notebook = _notebook(settings["notebook"], beside)
     of_stage = {s: [j for j in made.values() if j.stage == s] for s in {j.stage for j in made.values()}}
@@ -217,7 +238,7 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
         label, title = _labels(source, entry, point, len(settings["each"]) > 1)
         folder = out / stage / label if label else out / stage
         stated = {**settings["parameters"], **own, **point}
-        known = {s: ",".join(f"{j.title}={j.product}" for j in jobs) for s, jobs in of_stage.items()}
+        known = {s: ",".join(f"{j.title}={_below(source_root, out, j)}" for j in jobs) for s, jobs in of_stage.items()}
         known |= {
             "here": str(folder),
             "paper": str(out / "paper.json"),
@@ -227,6 +248,10 @@ def _jobs(stage: str, settings: dict[str, Any], made: Mapping[str, Job], out: Pa
         home = out / "jobs" / folder.relative_to(out)
         full = f"{stage}/{title}" if title else stage
         yield Job(stage, label, notebook, stated, _resolved(stated, known), needs, full, folder, home)
+
+
+def _below(root: Path, out: Path, job: Job) -> Path:
+    return root / job.product.relative_to(out) if job.product.is_relative_to(out) else job.product
 
 
 def _labels(source: Job | None, entry: dict[str, Any], point: dict[str, Any], several: bool) -> tuple[str, str]:
@@ -270,11 +295,7 @@ def shard(plan: Plan, text: str) -> Plan:
     is not such a fraction.
     """
     first, count = check_part("--shard", text)
-    gathering: set[str] = set()
-    for key, job in plan.jobs.items():
-        stages = [plan.jobs[need].stage for need in job.needs]
-        if len(set(stages)) < len(stages) or gathering & set(job.needs):
-            gathering.add(key)
+    gathering = plan.gathering()
     wanted = {need for key, job in plan.jobs.items() if key not in gathering for need in job.needs}
     ends = [key for key in plan.jobs if key not in gathering and key not in wanted]
     return plan.only({key for end in ends[first::count] for key in plan.needed_by(end)})

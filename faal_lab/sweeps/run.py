@@ -16,7 +16,7 @@ from faal_lab.sweeps.view import Terminal, failed_text, plan_text
 
 def sweep(
     file: str | Path, out: Path | None = None, *, workers: int = 0, gpus: str | None = None, where: str = "local", part: str = "",
-    dry_run: bool = False, force: bool = False, any_code: bool = False,
+    dry_run: bool = False, force: bool = False, any_code: bool = False, report_only: bool = False,
 ) -> int:  # fmt: skip
     """Make the jobs of a sweep file, or print the plan.
 
@@ -32,6 +32,7 @@ def sweep(
         dry_run: print jobs, order and expected time; make nothing.
         force: make every job anew.
         any_code: keep results of another version of faal_lab.
+        report_only: make the reports alone, anew, from the verdicts in the folder that the file names as `kept`.
 
     Returns:
         0 if every job is done (or `dry_run`), else 1.
@@ -55,10 +56,12 @@ def sweep(
     """
     if workers < 0:
         raise SweepError(f"--workers must be 0 or more, got {workers}.")
-    plan = read_plan(file, out)
+    plan = read_plan(file, out, from_kept=report_only)
     check_plan(plan)
     plan = shard(plan, part) if part else plan
-    orders = wanted(plan, force=force, any_code=any_code)
+    orders = wanted(plan, force=force or report_only, any_code=any_code)
+    if report_only:
+        orders = {key: order if key in plan.gathering() else None for key, order in orders.items()}
     if dry_run:
         print(plan_text(plan, orders, workers or min(4, cores())))
         return 0
@@ -71,7 +74,7 @@ def sweep(
     if not succeeded(state):
         print(f"\n{failed_text(plan, state)}\nStarted again, the sweep makes only what is not done.")
         return 1
-    print(f"\nAll {len(plan.jobs)} jobs are done: {plan.out}")
+    print(f"\n{'The reports' if report_only else f'All {len(plan.jobs)} jobs'} are done: {plan.out}")
     return 0
 
 

@@ -136,6 +136,27 @@ def test_parts_cover_everything_but_what_gathers(tmp_path: Path) -> None:
         shard(plan, "3/2")
 
 
+def test_a_report_of_what_is_kept_reads_that_folder(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    file = tmp_path / "files" / "two.yaml"
+    stages = "stages: {base: {notebook: train}, report: {notebook: report, parameters: {runs: '{base}', out: '{here}/r.html'}}}"
+    file.write_text(f"{{name: two, kept: ../there, {stages}}}")
+    job = read_plan(file, tmp_path / "out").jobs["report"]
+    assert job.parameters["runs"] == f"base={tmp_path}/out/base"
+    with pytest.raises(SweepError, match="there is missing"):
+        read_plan(file, tmp_path / "out", from_kept=True)
+    (tmp_path / "there").mkdir()
+    kept = read_plan(file, tmp_path / "out", from_kept=True).jobs["report"]
+    assert kept.parameters["runs"] == f"base={tmp_path}/files/../there/base"
+    assert kept.parameters["out"] == job.parameters["out"], "what is made lies where it always does"
+    file.write_text(f"{{name: two, kept: 3, {stages}}}")
+    with pytest.raises(SweepError, match="kept: expected a folder"):
+        read_plan(file)
+    file.write_text(f"{{name: two, {stages}}}")
+    with pytest.raises(SweepError, match="two.yaml names none"):
+        read_plan(file, from_kept=True)
+
+
 @pytest.mark.parametrize(
     "changes, text",
     [

@@ -25,12 +25,14 @@ from faal_lab.widgets.sweep import SweepPanel
 
 pytestmark = pytest.mark.notebook
 PARAMETERS = 'out: str = ""\ntext: str = "a"\nseconds: float = 0.0\nreads: str = ""\nfails: bool = False'
-WORK = """import os, pathlib, time
+WORK = """import json, os, pathlib, time
+from ipykernel.connect import get_connection_info
 folder = pathlib.Path(out)
 with open(folder / "begun", "a") as file:
     file.write("x")
 (folder / "seen").write_text(" ".join(sorted(os.environ)))
 (folder / "kernel").write_text(str(os.getpid()))
+(folder / "transport").write_text(json.loads(get_connection_info())["transport"])
 time.sleep(seconds)"""
 RESULT = """read = [(pathlib.Path(place.split("=")[-1]) / "result").read_text() for place in reads.split(",") if place]
 1 / (not fails)
@@ -95,6 +97,8 @@ def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch,
     seen = (out / "first/a/seen").read_text().split()
     assert "PATH" in seen
     assert "A_SECRET" not in seen, "a job sees what is listed, not all"
+    transport = (out / "first/a/transport").read_text()
+    assert transport == "ipc", "a port that is picked and freed is another kernel's a moment later"
 
     assert make.sweep(write(tmp_path), out, workers=2) == 0
     assert results(out) == ALL
@@ -106,6 +110,22 @@ def test_a_sweep_is_made_once_and_what_failed_again(tmp_path: Path, monkeypatch,
     panel.close()
     assert "5 done" in panel.table.value
     assert panel.bar.value == 5
+
+
+def test_the_reports_alone_are_made_from_what_is_kept(tmp_path: Path, capsys) -> None:
+    file, out = write(tmp_path), tmp_path / "out"
+    words = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(words | {"kept": "kept"}, sort_keys=False))
+    with pytest.raises(SweepError, match="kept verdicts, and .*kept is missing"):
+        make.sweep(file, out, report_only=True)
+    for label in "ab":
+        (tmp_path / "kept/then" / label).mkdir(parents=True)
+        (tmp_path / "kept/then" / label / "result").write_text(f"kept {label}, ")
+    for _ in range(2):  # made anew each time
+        assert make.sweep(file, out, report_only=True, workers=1) == 0
+        assert results(out) == {"last": "last(kept a, kept b, )"}
+        assert "The reports are done" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "kept").rglob("*")) == ["a", "b", "result", "result", "then"]
 
 
 @pytest.mark.slow
