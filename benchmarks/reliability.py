@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     pool = ThreadPoolExecutor(1 if options.quick else AT_ONCE)
     alone = options.quick or len(options.rows) == 1
     torch.set_num_threads(torch.get_num_threads() if alone else 1)  # as it stands in the JSON
-    longest_first = sorted(options.rows, key=lambda name: -rows.get(name, {"seconds": 0})["seconds"])
+    longest_first = sorted(options.rows, key=lambda name: -rows.get(name, {"seconds": math.inf})["seconds"])
     work = {pool.submit(measured if alone else apart, name, options.quick): name for name in longest_first}
     for future in as_completed(work):
         rows[name := work[future]] = future.result()
