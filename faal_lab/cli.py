@@ -359,11 +359,11 @@ def export(run: Path, /, *, to: Annotated[str, Parameter(choices=EXPORTS)], out:
 
 
 def tell(run: Path, what: str, /) -> None:
-    """Steer a running run: pause, resume, step, stop, or turn a dial.
+    """Steer a running run: pause, resume, step, stop, slow down, or turn a dial.
 
     Args:
         run: its run folder
-        what: pause, resume, step, stop, or DIAL=VALUE with a dial of tau, epsilon, learning_rate, fairness_on
+        what: pause, resume, step, epoch, stop, pace=BATCHES a second, or DIAL=VALUE of tau, epsilon, learning_rate, fairness_on
     """
     folder = RunFolder.open(run)
     command = spoken(what, folder.config())

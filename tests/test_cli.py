@@ -96,7 +96,8 @@ def test_a_setting_that_is_true_or_false_is_a_flag(tmp_path: Path, monkeypatch) 
 
 
 def test_telling_nonsense(base: Path, capsys) -> None:
-    for what, text in (("tua=1", "Did you mean 'tau'"), ("tau=x", "tau must be a number, got 'x'"), ("dance", "Unknown command")):
+    for what, text in (("tua=1", "Did you mean 'tau'"), ("tau=x", "tau must be a number, got 'x'"), ("dance", "Unknown command"),
+                       ("pace=-1", "pace must be a number of batches a second"), ("pace", "Unknown command")):  # fmt: skip
         assert main(["tell", str(base), what]) == 1
         assert text in capsys.readouterr().err
 

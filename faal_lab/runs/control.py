@@ -33,18 +33,27 @@ def last_number(control: Path) -> int:
 
 
 def spoken(words: str, config: Config) -> Command:
-    """Return the command that words name: pause, resume, step, stop, or DIAL=VALUE.
+    """Return the command that words name: pause, resume, step, epoch, stop, pace=NUMBER, or DIAL=VALUE.
 
     Raises UnknownName, or ConfigError for a value that the dial of this run does not take.
     """
     dial, equals, value = words.partition("=")
     if not equals:
-        return Command(check_name("command", words, COMMANDS[:-1]))
+        return Command(check_name("command", words, COMMANDS[:-2]))
     try:
         number = float(value)
     except ValueError:
         raise ConfigError(f"{dial} must be a number, got {value!r}.") from None
+    if dial == "pace":
+        return Command("pace", value=check_pace(number))
     return Command("turn", dial, check_dial(dial, number, config))
+
+
+def check_pace(value: object) -> float:
+    """Return a number of batches a second, 0 for as many as it makes; raises ConfigError for anything else."""
+    if not isinstance(value, (int, float)) or not (value == 0 or 0.01 <= value <= 1e6):
+        raise ConfigError(f"pace must be a number of batches a second from 0.01 on, or 0 for as fast as it goes; got {value!r}.")
+    return float(value)
 
 
 def send(control: Path, command: Command) -> Command:

@@ -180,7 +180,7 @@ def from_record(record: dict[str, Any], where: object = "The record") -> Event:
 
 @dataclass(frozen=True)
 class Command:
-    """A command to a run: `do` is pause, resume, step, stop, or turn (set a `dial` to a `value`)."""
+    """A command to a run: `do` is one of COMMANDS. `turn` sets a `dial` to a `value`, `pace` the batches a second (0: any)."""
 
     do: str
     dial: str = ""
@@ -188,7 +188,7 @@ class Command:
     number: int = 0  # its place in the order of commands; `send` sets it
 
 
-COMMANDS = ("pause", "resume", "step", "stop", "turn")
+COMMANDS = ("pause", "resume", "step", "epoch", "stop", "pace", "turn")
 
 
 _BAND = 0.005  # the loss is stuck within this share of ln C; a run that learns slowly leaves the band in three epochs

@@ -23,6 +23,7 @@ from faal_lab.methods.recipe import Recipe
 from faal_lab.models.processes import launch
 from faal_lab.runs import RunFolder
 from faal_lab.runs.config import Config, check_dial
+from faal_lab.runs.control import check_pace
 from faal_lab.runs.events import Command, Event
 from faal_lab.runs.follower import Follower
 from faal_lab.runs.heartbeat import is_alive, read_heartbeat
@@ -130,6 +131,14 @@ class LiveRun:
     def step(self) -> None:
         """Make one step, then pause."""
         self.folder.send(Command("step"))
+
+    def epoch(self) -> None:
+        """Go on to the end of the epoch, with its validation, then pause."""
+        self.folder.send(Command("epoch"))
+
+    def pace(self, batches: float) -> None:
+        """Make so many batches a second at most; 0: as many as it makes. Raises ConfigError for a number that makes no sense."""
+        self.folder.send(Command("pace", value=check_pace(batches)))
 
     def turn(self, dial: str, value: float) -> None:
         """Turn a dial from the next batch on; raises UnknownName or ConfigError for an invalid one."""

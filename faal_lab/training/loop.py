@@ -47,7 +47,9 @@ def train(trainer: Trainer, poll: Poll = list, script: Sequence[DialTurned] = ()
             yield from _begin_epoch(trainer, steering)
             yield from _batches(trainer, steering)
             state.activity, trainer.tick = "validating", steering.look
-            yield _end_epoch(trainer)
+            ended = _end_epoch(trainer)
+            steering.to_end = False
+            yield ended
             yield from steering.obey()  # after the epoch: its state must not be ahead of the record
     except Stopped:
         yield from steering.obey()

@@ -16,6 +16,7 @@ from typing import Any
 from faal_lab.errors import ConfigError, UnknownName, check_name
 from faal_lab.models.processes import count, largest, told
 from faal_lab.runs.config import check_dial
+from faal_lab.runs.control import check_pace
 from faal_lab.runs.events import COMMANDS, Command, CommandRefused, DialTurned
 from faal_lab.training.trainer import Trainer
 
@@ -114,6 +115,9 @@ class Steering:
         self.refused: list[str] = []
         self.paused, self.stop = False, False
         self.singles = 0  # steps that may be made while paused
+        self.to_end = False  # of the epoch: then pause
+        self.pace = 0.0  # batches a second, at most; 0: any
+        self._begun = -math.inf  # when the last batch was
         self._looked, self._cost = -math.inf, 0.0
 
     def look(self, *, now: bool = False) -> None:
@@ -121,13 +125,23 @@ class Steering:
         if count() > 1 and not now:
             return  # all processes look, and wait, at the same moments: between two steps
         self._read(now)
-        while self.paused and not self.singles and not self.stop:
+        if now:
+            self._hold()
+        while self.paused and not self.singles and not self.to_end and not self.stop:
             self.state.activity = "paused"
             time.sleep(self._INTERVAL / 4)
             self._read(False)
         if self.stop:
             raise Stopped
-        self.state.activity = "training"
+        self.state.activity = f"training, {self.pace:g} batches a second at most" if self.pace else "training"
+
+    def _hold(self) -> None:
+        """Wait until the next batch may begin. Several processes all wait, and read commands only between two batches."""
+        while self.pace and not self.paused and not self.stop and (left := self._begun + 1 / self.pace - time.monotonic()) > 0:
+            time.sleep(min(left, self._INTERVAL / 4))
+            if count() == 1:
+                self._read(False)
+        self._begun = time.monotonic()
 
     def replay(self) -> None:
         """Turn the dials that the script turned after the step just made."""
@@ -161,8 +175,11 @@ class Steering:
             value, old = check_dial(command.dial, command.value, self.config), self.state.dials[command.dial]
             self.state.dials[command.dial] = value
             self.turns.append(DialTurned(self.state.step, command.dial, old, value))
-        self.paused = do == "pause" or (self.paused and do != "resume") or do == "step"
+        if do == "pace":
+            self.pace = check_pace(command.value)
+        self.paused = do in ("pause", "step", "epoch") or (self.paused and do != "resume")
         self.singles += do == "step"
+        self.to_end = do == "epoch" or (self.to_end and do not in ("pause", "resume"))
         self.stop = self.stop or do == "stop"
 
     def obey(self) -> Iterator[DialTurned | CommandRefused]:

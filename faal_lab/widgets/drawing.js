@@ -19,6 +19,9 @@ function shade(share) {
   return VIRIDIS[low].map((from, i) => Math.round(from + (VIRIDIS[low + 1][i] - from) * (place - low)));
 }
 
+// The colours of `shade` from left to right, as a style's background.
+const RAMP = `linear-gradient(to right, ${VIRIDIS.map((colour) => `rgb(${colour})`).join(", ")})`;
+
 function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));

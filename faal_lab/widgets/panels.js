@@ -12,9 +12,10 @@ class Panel {
   constructor(view, spec, parent) {
     this.view = view;
     this.spec = spec;
-    this.box = make("div", "faal-panel", parent);
+    this.box = make("div", spec.wide ? "faal-panel faal-wide" : "faal-panel", parent);
     const head = make("div", "faal-panel-head", this.box);
     make("span", "faal-panel-title", head, spec.title);
+    if (spec.kind === "heatmap") this.ramp(head);
     this.numbers = make("span", "faal-panel-numbers", head);
     if (!spec.note && spec.lines.length > 1 && spec.lines.every((line) => line.class === null)) this.keys(head);
     this.canvas = make("canvas", "faal-canvas", this.box);
@@ -36,6 +37,13 @@ class Panel {
     this.watcher.observe(this.canvas);
   }
 
+  // What the colours of a heatmap stand for.
+  ramp(head) {
+    const scale = make("span", "faal-scale", head);
+    this.ends = [make("span", "", scale), make("span", "faal-ramp", scale), make("span", "", scale)]; // two numbers, colours between
+    this.ends[1].style.background = RAMP;
+  }
+
   // The legend of lines that stand for no class.
   keys(head) {
     const list = make("span", "faal-keys", head);
@@ -51,7 +59,7 @@ class Panel {
   measure() { this.width = this.canvas.clientWidth; }
 
   take(entry, buffers) {
-    this.data = { x: floats(buffers[entry.x]), y: floats(buffers[entry.y]), rows: entry.rows, top: entry.top };
+    this.data = { x: floats(buffers[entry.x]), y: floats(buffers[entry.y]), rows: entry.rows };
     for (const extra of ["faint", "low", "high"]) if (extra in entry) this.data[extra] = floats(buffers[entry[extra]]);
   }
 
@@ -84,7 +92,22 @@ class Panel {
     if (spec.x !== "class") this.marks(pen);
     pen.restore();
     this.axis(pen);
-    this.summary();
+    const row = this.summary();
+    if (spec.kind === "lines" && row >= 0 && spec.lines[row].class !== null) this.name(pen, row);
+  }
+
+  // The name of the class that the header tells, at the end of its line.
+  name(pen, row) {
+    const { data, spec, view, frame } = this, last = data.x.length - 1, y = this.at(row, last);
+    if (y !== y || data.x[last] > this.span[1]) return;
+    pen.textAlign = "right";
+    pen.textBaseline = "bottom";
+    pen.lineWidth = 3;
+    pen.strokeStyle = view.paper;
+    pen.fillStyle = view.ink;
+    const place = [Math.max(frame.left + 20, Math.min(frame.right, this.px(data.x[last]))), Math.max(frame.top + LINE, this.py(y) - 2)];
+    pen.strokeText(spec.lines[row].name, ...place);
+    pen.fillText(spec.lines[row].name, ...place);
   }
 
   scale() {
@@ -196,8 +219,11 @@ class Panel {
   }
 
   heatmap(pen) {
-    const { data, frame, view } = this, columns = data.x.length;
-    const picture = new ImageData(columns, data.rows), top = data.top || Math.max(...this.reach), low = Math.min(0, this.reach[0]);
+    const { data, spec, frame, view } = this, columns = data.x.length;
+    const picture = new ImageData(columns, data.rows), values = data.y.filter((y) => y === y);
+    const low = spec.range ? spec.range[0] : values.reduce((a, y) => Math.min(a, y), 0);
+    const top = spec.range ? Math.min(100, spec.range[1]) : values.reduce((a, y) => Math.max(a, y), low);
+    [this.ends[0].textContent, this.ends[2].textContent] = [short(low), short(top)];
     for (let r = 0; r < data.rows; r++) for (let i = 0; i < columns; i++) {
       const y = this.at(r, i), [red, green, blue] = y === y ? shade((y - low) / (top - low || 1)) : [0, 0, 0];
       picture.data.set([red, green, blue, y === y ? (view.followed >= 0 && r !== view.followed ? 110 : 255) : 0], 4 * (r * columns + i));
@@ -270,9 +296,10 @@ class Panel {
   }
 
   // Latest, lowest and highest value of the followed class, else of the panel's line; else of the class that stands out, by its role.
+  // Returns its row, -1 for none.
   summary() {
     const { data, spec, view } = this, last = data.x.length - 1;
-    if (spec.kind === "bars") return this.tell(data.y.some((y) => y === y) ? "last epoch, 95 % intervals" : "");
+    if (spec.kind === "bars") { this.tell(data.y.some((y) => y === y) ? "last epoch, 95 % intervals" : ""); return -1; }
     let row = spec.lines.findIndex((line) => line.class !== null && line.class === view.followed), role = "";
     if (row < 0 && !spec.picks) row = spec.tells || 0;
     if (row < 0) {
@@ -282,12 +309,13 @@ class Panel {
       role = `${spec.picks} `;
       if (alike !== 1) { // to name one of several would be a lie
         this.tell(alike ? `${alike === data.rows ? "all classes" : `${role}${alike} classes`}: now ${short(edge)}` : "");
-        return;
+        return -1;
       }
     }
     let [low, high] = [Infinity, -Infinity];
     for (let i = 0; i <= last; i++) { const y = this.at(row, i); if (y === y) { low = Math.min(low, y); high = Math.max(high, y); } }
     this.tell(high >= low ? `${role}${spec.lines[row].name}: now ${short(this.at(row, last))}, min ${short(low)}, max ${short(high)}` : "");
+    return row;
   }
 
   tell(text) {

@@ -49,7 +49,7 @@ def panel_spec(
 
     `ambiguity` is the set whose divergence is drawn, `weighs` whether the run has a fairness method, `tau` whether that reads
     tau, and `batches` their number in an epoch. A panel's header tells the line number `tells` (0), or the class that `picks`
-    names.
+    names. A panel with `from` draws the numbers of that panel.
     """
     styles = [class_style(c) for c in range(len(class_names))]
     by_class = [_line(name, s["dash"], c, s["color"]) for c, (name, s) in enumerate(zip(class_names, styles, strict=True))]
@@ -61,7 +61,9 @@ def panel_spec(
     ]
     measured = "KL(U || w)" if ambiguity == "kl" else f"Divergence ({ambiguity})"
     spent = [_line("spent"), _line("tau", "dash", faint=True)][: 1 + tau]
-    panels = [
+    whole = {"id": "map", "title": "Class weights (CDAW), every class", "kind": "heatmap", "lines": by_class, "zero": True,
+             "picks": "heaviest", "from": "weights", "wide": True}  # fmt: skip
+    panels = ([whole] if weighs and kind == "lines" else []) + [
         {"id": "weights", "title": "Class weights (CDAW)", "kind": kind, "lines": by_class, "zero": True, "first": True,
          "uniform": 1 / len(class_names), "picks": "heaviest"},
         {"id": "accuracy", "title": "Robust accuracy, training batches, %", "kind": kind, "lines": by_class, "range": [0, 101],

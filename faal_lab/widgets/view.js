@@ -111,6 +111,7 @@ class View {
     this.number = message.number;
     this.marks = message.marks;
     for (const [id, entry] of Object.entries(message.panels)) if (this.panels.has(id)) this.panels.get(id).take(entry, buffers);
+    for (const panel of this.panels.values()) if (panel.spec.from) panel.data = this.panels.get(panel.spec.from).data;
     this.redraw();
   }
 
@@ -188,7 +189,7 @@ class View {
     const pen = whole.getContext("2d"), font = "13px system-ui, sans-serif", high = 18;
     pen.font = font;
     const lines = text ? text.split("\n").flatMap((line) => wrapped(pen, line, box.width - 16)) : [];
-    const keyed = lines.length && !this.spec.panels.some((panel) => panel.kind === "heatmap");
+    const keyed = lines.length && this.spec.panels.some((panel) => panel.kind === "lines" && panel.lines[0].class !== null);
     const keys = keyed ? keysOf(pen, this.spec, box.width - 16) : [], rows = keys.length ? keys[keys.length - 1].row + 1 : 0;
     const head = lines.length && (lines.length + rows) * high + 26;
     whole.width = box.width * ratio;
@@ -215,7 +216,8 @@ class View {
     for (const panel of this.panels.values()) {
       panel.draw();
       const place = (panel.spec.note ? panel.box.lastChild : panel.canvas).getBoundingClientRect();
-      pen.fillText(panel.spec.title, place.left - box.left, place.top - box.top - 6);
+      const scale = panel.ends ? ` (dark ${panel.ends[0].textContent}, light ${panel.ends[2].textContent})` : "";
+      pen.fillText(panel.spec.title + scale, place.left - box.left, place.top - box.top - 6);
       if (panel.spec.note) pen.fillText(panel.spec.note, place.left - box.left, place.top - box.top + 14, place.width);
       else pen.drawImage(panel.canvas, place.left - box.left, place.top - box.top, place.width, place.height);
     }

@@ -35,15 +35,17 @@ _BUTTONS = {
     "start": ("Start", "Start a new run"),
     "pause": ("Pause", "Stand still, or go on"),
     "step": ("Step", "One batch, then stand still"),
+    "epoch": ("Epoch", "On to the end of the epoch, then stand still"),
     "stop": ("Stop", "End the run; its state is saved and can be resumed"),
 }
 _NOTHING = "(none)"
+_PACES = {"as fast as it goes": 0.0, "10 batches a second": 10.0, "2 batches a second": 2.0}
 
 
 class Workbench(Pane):
     """Choose data, model, method and settings in a panel, and start and steer runs.
 
-    Buttons: Start, Pause, Resume, Step, Stop. Live dials: tau, epsilon, learning rate, and fairness on or off.
+    Buttons: Start, Pause, Resume, Step, Epoch, Stop. Live dials: speed, tau, epsilon, learning rate, and fairness on or off.
 
     A run that is active in `runs` is shown at once, so a restart of the kernel loses nothing. With an object of your own, each
     Start trains a copy in a thread that ends with the kernel; its last checkpoint can be resumed.
@@ -103,6 +105,9 @@ class Workbench(Pane):
             True, description="fairness on", indent=False, tooltip="Let the fairness method act, or train without it",
             layout=W.Layout(width="8rem"), disabled=True,
         ).add_class("faal-fairness-on")  # fmt: skip
+        self.pace = W.Dropdown(options=list(_PACES.items()), description="speed", tooltip="How fast this page lets its run go")
+        self.pace.add_class("faal-pace")
+        self._paced: tuple[LiveRun | None, float] = None, 0.0  # what the run was told
         self.opened = W.Dropdown(
             options=self._folders(), description="look at", tooltip="Any run of this folder, also one started elsewhere"
         ).add_class("faal-opened")
@@ -110,7 +115,7 @@ class Workbench(Pane):
         self._connect()
         self._enable()
         wrap = W.Layout(flex_flow="row wrap")
-        acts = W.HBox([*self.buttons.values(), self.fairness_on, self.opened], layout=wrap)
+        acts = W.HBox([*self.buttons.values(), self.pace, self.fairness_on, self.opened], layout=wrap)
         self.strip = Strip(lambda: self.run.folder.path if self.run else None, lambda: self.dashboard.view.followed, self._shape)
         super().__init__([self.setup, acts, self.setup.dials, self.message, self.dashboard, self.strip])
         self._take_up()
@@ -244,6 +249,11 @@ class Workbench(Pane):
         if self.run is not None:
             self.run.step()
 
+    def epoch(self) -> None:
+        """Train to the end of the epoch, then pause."""
+        if self.run is not None:
+            self.run.epoch()
+
     def stop(self) -> None:
         """End the run. Its state is saved, and can be resumed."""
         if self.run is not None:
@@ -318,6 +328,14 @@ class Workbench(Pane):
         """Update the controls if the run's state or dials changed."""
         self._enable()
         self._follow_dials()
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        """Tell the run the speed, once it has begun or another one is chosen. A run from elsewhere keeps its own till then."""
+        told, wanted = self._paced[1] if self._paced[0] is self.run else 0.0, float(self.pace.value or 0)
+        if self.run is not None and wanted != told and self._active() and self.dashboard.dials.wanted:
+            self.run.pace(wanted)
+            self._paced = self.run, wanted
 
     def _enable(self) -> None:
         active, status = self._active(), self.dashboard.status
@@ -334,7 +352,7 @@ class Workbench(Pane):
         for widget in self.setup.presets.values():
             widget.disabled = active
         self.buttons["start"].disabled = active
-        for name in ("step", "stop"):
+        for name in ("step", "epoch", "stop"):
             self.buttons[name].disabled = not active
         self._grey(active)
         resumable = self.run is not None and not active and status in ("stopped", "lost")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHORT, fresh
+from in_lab import wait_until
 from torch import nn
 
 from faal_lab.__main__ import main
@@ -310,6 +311,51 @@ def test_pause_step_resume_and_stop_through_the_folder(tmp_path: Path) -> None:
     assert [(e.dial, e.new, e.step) for e in folder.events() if isinstance(e, DialTurned)] == [("tau", 0.9, stood + 1)]
     with pytest.raises(ConfigError, match="tau must be at least 0"):
         live.turn("tau", -3)
+
+
+def test_on_to_the_end_of_the_epoch_and_no_faster_than_told(tmp_path: Path) -> None:
+    live = LiveRun.in_thread(Config(epochs=200, batch_size=100, attack_steps=2, validation_steps=0), tmp_path / "run")
+    folder = live.folder
+
+    def events(kind: type) -> list:
+        return [e for e in folder.events() if isinstance(e, kind)] if folder.metrics_file.exists() else []
+
+    wait_until(lambda: len(events(StepDone)) > 2)
+    live.pause()
+    wait_until(lambda: folder.status() == "paused")
+    ended = len(events(EpochDone))
+    for more in (1, 2):
+        live.epoch()
+        wait_until(lambda more=more: len(events(EpochDone)) == ended + more and folder.status() == "paused")
+        time.sleep(0.3)
+        assert events(StepDone)[-1].step == events(EpochDone)[-1].step == 10 * (ended + more), (
+            "its validation is made, no batch more"
+        )
+    live.pace(5)
+    live.resume()
+    wait_until(lambda: folder.status() == "training, 5 batches a second at most")
+    before, began = len(events(StepDone)), time.monotonic()
+    wait_until(lambda: len(events(StepDone)) >= before + 6)
+    assert time.monotonic() - began > 5 / 5 - 0.2
+    live.pace(0.01)
+    time.sleep(0.5)
+    slow = len(events(StepDone))
+    live.pace(0)  # heard while it waits
+    wait_until(lambda: len(events(StepDone)) > slow + 10)
+    with pytest.raises(ConfigError, match="pace must be a number of batches a second"):
+        live.pace(-1)
+    live.stop()
+    assert live.wait(30) == "stopped"
+    assert not events(CommandRefused)
+
+
+def test_a_pace_changes_no_number() -> None:
+    assert steered({0: [Command("pace", value=40.0)], 3: [Command("pace", value=0.0)]}) == steered({})
+    wrong = [
+        e.reason for e in steered({1: [Command("pace", value=-2.0), Command("pace", value="x")]}) if isinstance(e, CommandRefused)
+    ]
+    assert len(wrong) == 2
+    assert all("pace must be a number of batches a second" in reason for reason in wrong)
 
 
 def test_an_old_stop_does_not_end_a_resumed_run(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Every wait is for a post-condition. The page must ask nothing of any other machi
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from faal_lab.runs.heartbeat import read_heartbeat
 
 LIVE = "notebooks/04_train_live.ipynb"
 ALL_X = "() => Array.from(document.querySelector('.faal-view').faal.panels.get('weights').data.x)"
+DRAWN_MAP = """() => { const panel = document.querySelector('.faal-view').faal.panels.get('map'), last = panel.data.x.length - 1;
+  return { x: panel.data.x[last], y: Array.from({ length: panel.data.rows }, (_, r) => panel.at(r, last)) }; }"""
 MARKS = "document.querySelector('.faal-view').faal.marks.length"
 
 
@@ -58,6 +61,7 @@ def test_step_by_step_and_on_after_a_stop(lab: Lab, page: Any) -> None:
             page.wait_for_selector("button.faal-pause:has-text('Resume')")
             page.click("button.faal-step")
             page.wait_for_function(f"() => {LAST} === {stood + more} && {STATUS}.startsWith('paused')")
+        assert page.evaluate(DRAWN_MAP) == page.evaluate(POINTS)["weights"], "the map draws the numbers of the lines"
         stop(page, run)
         before = steps(run)
         assert [e.step for e in before] == list(range(1, stood + 3)), "each press made one step and no more"
@@ -71,6 +75,24 @@ def test_step_by_step_and_on_after_a_stop(lab: Lab, page: Any) -> None:
         after = steps(run)
         assert after[: stood + 2] == before, "what was done stays"
         assert [e.step for e in after] == list(range(1, len(after) + 1))
+
+
+@pytest.mark.browser
+def test_a_run_goes_as_fast_as_chosen_and_stands_still_after_an_epoch(lab: Lab, page: Any) -> None:
+    with clean(page):
+        lab.open(page, LIVE)
+        page.select_option(".faal-pace select", "2 batches a second")
+        page.click("button.faal-start")
+        page.wait_for_function(f"() => {STATUS}.startsWith('training, 2 batches a second at most')")
+        run = lab.run()
+        first, began = len(steps(run)), time.monotonic()
+        wait_until(lambda: len(steps(run)) >= first + 4)
+        assert time.monotonic() - began > 3 / 2 - 0.2
+        page.select_option(".faal-pace select", "as fast as it goes")
+        page.click("button.faal-epoch")
+        page.wait_for_function(f"() => {STATUS}.startsWith('paused')")
+        assert isinstance(run.events()[-1], EpochDone)
+        stop(page, run)
 
 
 @pytest.mark.browser
