@@ -256,15 +256,16 @@ class Panel {
   }
 
   marks(pen) {
-    pen.strokeStyle = this.view.ink;
     pen.lineWidth = 1;
-    pen.setLineDash([4, 3]);
     pen.beginPath();
     for (const mark of this.view.marks) {
       const p = Math.round(this.px(this.spec.x === "epoch" ? mark.x / this.view.spec.batches : mark.x)) + 0.5;
       pen.moveTo(p, this.frame.top);
       pen.lineTo(p, this.frame.bottom);
     }
+    if (this.spec.kind === "heatmap") { pen.strokeStyle = "white"; pen.stroke(); } // seen on dark colours, the dashes on light ones
+    pen.setLineDash([4, 3]);
+    pen.strokeStyle = this.spec.kind === "heatmap" ? "black" : this.view.ink;
     pen.stroke();
     pen.setLineDash([]);
     if (this.spec.first) this.labels(pen);

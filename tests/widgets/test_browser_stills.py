@@ -31,7 +31,7 @@ def test_a_notebook_keeps_the_last_picture(lab: Lab, page: Any) -> None:
     page.evaluate(in_browser.FIRE, "docmanager:save")
     page.wait_for_function("() => window.fired === 'ok'")
     (live,) = pictures(file)
-    assert len(live) < 400_000
+    assert len(live) < 450_000
     page.reload()
     page.wait_for_selector(".faal-view canvas", state="attached")
     page.wait_for_function(f"() => {KEPT}.length === 1 && {SEEN} === 0")  # the kernel still runs
