@@ -3,7 +3,8 @@
     python reproduce/keep.py runs/cifar10-leaderboard results/cifar10-leaderboard --weights base tuned/at-0 balanced/base-at-0
 
 The folder has the sweep's layout, so that `faal-lab sweep FILE --report-only` reads it where the sweep's file names it as `kept`.
-A run is kept once it has verdicts. Its record is kept without its batches and without clock times, its verdicts without images.
+A run is kept once it has verdicts. Its record is kept without clock times and without batches but the last, its verdicts without
+images.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def keep(run: RunFolder, place: Path, *, weights: bool) -> None:
     replace_file(place / run.verdicts_file().name, verdicts.to_bytes())
     kept = RunFolder(place)
     kept.metrics_file.unlink(missing_ok=True)
+    events = run.events()
+    last = max((event.step for event in events if isinstance(event, StepDone)), default=0)  # which the weights are of
     with kept.recording() as recorder:
-        for event in run.events():
-            if not isinstance(event, StepDone):
+        for event in events:
+            if not isinstance(event, StepDone) or event.step == last:
                 recorder.write(event)
     kept.timing_file.unlink()  # the times of this copy
 

@@ -71,14 +71,10 @@ class Plan:
         """Return the same plan with these jobs alone."""
         return Plan(**{**self.__dict__, "jobs": {key: job for key, job in self.jobs.items() if key in keys}})
 
-    def gathering(self) -> set[str]:
-        """Return the keys of the jobs that gather a stage, such as a report."""
-        found: set[str] = set()
-        for key, job in self.jobs.items():
-            stages = [self.jobs[need].stage for need in job.needs]
-            if len(set(stages)) < len(stages) or found & set(job.needs):
-                found.add(key)
-        return found
+    def reports(self) -> set[str]:
+        """Return the keys of the jobs that read whole stages, and that no job needs."""
+        needed = {need for job in self.jobs.values() for need in job.needs}
+        return {key for key, job in self.jobs.items() if job.needs and key not in needed and "{each}" not in str(job.stated)}
 
     def needed_by(self, key: str) -> set[str]:
         """Return a job's key and those of all jobs it needs, directly or not."""
@@ -295,7 +291,11 @@ def shard(plan: Plan, text: str) -> Plan:
     is not such a fraction.
     """
     first, count = check_part("--shard", text)
-    gathering = plan.gathering()
+    gathering: set[str] = set()
+    for key, job in plan.jobs.items():
+        stages = [plan.jobs[need].stage for need in job.needs]
+        if len(set(stages)) < len(stages) or gathering & set(job.needs):
+            gathering.add(key)
     wanted = {need for key, job in plan.jobs.items() if key not in gathering for need in job.needs}
     ends = [key for key in plan.jobs if key not in gathering and key not in wanted]
     return plan.only({key for end in ends[first::count] for key in plan.needed_by(end)})

@@ -61,7 +61,7 @@ def sweep(
     plan = shard(plan, part) if part else plan
     orders = wanted(plan, force=force or report_only, any_code=any_code)
     if report_only:
-        orders = {key: order if key in plan.gathering() else None for key, order in orders.items()}
+        orders = {key: order if key in plan.reports() else None for key, order in orders.items()}
     if dry_run:
         print(plan_text(plan, orders, workers or min(4, cores())))
         return 0

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from in_lab import wait_until
+from keep import keep
 from test_sweep import BALANCED
 
 from faal_lab.runs import RunFolder
@@ -146,6 +147,15 @@ def test_a_base_is_balanced_evaluated_and_reported(tmp_path: Path, capsys) -> No
     capsys.readouterr()
     assert make.sweep(tmp_path / "fair.yaml", out, dry_run=True) == 0
     assert "Nothing is left to be made." in capsys.readouterr().out
+
+    # the same numbers from what is small enough to be committed
+    kept, again = tmp_path / "kept" / "fair" / "0.5", tmp_path / "again"
+    keep(fair, kept, weights=False)
+    assert sorted(path.name for path in kept.iterdir()) == ["config.json", "metrics.jsonl", "verdicts-last.npz"]
+    (tmp_path / "fair.yaml").write_text(yaml.safe_dump(plan | {"kept": "kept"}, sort_keys=False))
+    assert make.sweep(tmp_path / "fair.yaml", again, report_only=True) == 0
+    (first, second) = (next(place.rglob("report.csv")).read_text() for place in (out, again))
+    assert first == second
 
 
 def test_two_sweeps_do_not_share_a_folder_and_a_stranger_is_not_deleted(tmp_path: Path, capsys) -> None:
