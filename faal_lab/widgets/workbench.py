@@ -220,7 +220,9 @@ class Workbench(Pane):
             path: the run folder.
         """
         if path != _NOTHING and (self.run is None or path != str(self.run.folder.path)):
-            self._follow(LiveRun.attach(path))
+            run = LiveRun.attach(path)
+            self._paced = run, float(self.pace.value or 0)  # it keeps its own speed until another one is chosen
+            self._follow(run)
             if self.run is not None and not self.run.running():
                 self.message.value += ". The dials show its values; a new run starts with them."
 
@@ -331,7 +333,7 @@ class Workbench(Pane):
         self._set_pace()
 
     def _set_pace(self) -> None:
-        """Tell the run the speed, once it has begun or another one is chosen. A run from elsewhere keeps its own till then."""
+        """Tell the run the speed once it has begun, and when another one is chosen."""
         told, wanted = self._paced[1] if self._paced[0] is self.run else 0.0, float(self.pace.value or 0)
         if self.run is not None and wanted != told and self._active() and self.dashboard.dials.wanted:
             self.run.pace(wanted)

@@ -456,6 +456,9 @@ def test_papermill_and_yaml_give_the_settings_they_are_made_of(tmp_path: Path) -
     assert run_parameters(yaml.safe_load(as_yaml(config)) | {"out": "x"})[0] == config
 
 
+SLOW = "training, 10 batches a second at most"
+
+
 def test_the_workbench_takes_up_a_run_that_is_going_on(tmp_path: Path) -> None:
     config = Config(epochs=500, attack_steps=1, validation_steps=0, fairness="faal")
     live = LiveRun.start(config, tmp_path / "going")
@@ -466,12 +469,21 @@ def test_the_workbench_takes_up_a_run_that_is_going_on(tmp_path: Path) -> None:
         until(lambda: bench.dashboard.status == "training" and not bench.fairness_on.disabled)
         bench.fairness_on.value = False
         until(lambda: [(e.dial, e.new) for e in live.folder.events() if isinstance(e, DialTurned)] == [("fairness_on", 0.0)])
+        bench.pace.value = 10.0
+        until(lambda: live.folder.status() == SLOW)
+        other = Workbench(tmp_path)
+        other.run, other.pace.value = None, 2.0
+        other.look_at(str(tmp_path / "going"))
+        until(lambda: other.dashboard.status == SLOW)
+        time.sleep(0.5)
+        assert live.folder.status() == SLOW, "to look at a run does not change its speed"
+        other.close()
         bench.buttons["stop"].click()
         until(lambda: bench.dashboard.status == "stopped")
         until(lambda: bench.buttons["pause"].description == "Resume" and not bench.buttons["pause"].disabled)
         bench.buttons["pause"].click()
         until(lambda: any(isinstance(e, RunResumed) for e in live.folder.events()))
-        until(lambda: bench.dashboard.status == "training")
+        until(lambda: bench.dashboard.status == SLOW)  # what it resumes goes as fast as this page says
         bench.buttons["stop"].click()
         until(lambda: bench.dashboard.status == "stopped")
     finally:
