@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import cifar10_leaderboard
 import leaderboard
 import leaderboard_page
 import numpy as np
@@ -14,6 +15,7 @@ import plotly.graph_objects as go
 import pytest
 import yaml
 from leaderboard import Mean, Row
+from made_up import verdicts
 from scipy.stats import t
 
 ROOT = Path(__file__).parent.parent
@@ -161,3 +163,45 @@ def test_a_page_is_made_where_no_browser_is(
     monkeypatch.setattr(pictures, "find_spec", lambda _: None)
     pictures.draw(go.Figure(), tmp_path / "bars.png")
     assert "it needs kaleido" in capsys.readouterr().out
+
+
+def test_every_arm_of_cifar10_has_a_control_of_its_loss() -> None:
+    stages = yaml.safe_load((ROOT / "reproduce" / "cifar10-leaderboard.yaml").read_text())["stages"]
+    arms = {row["label"]: row for stage in ("tuned", "others") for row in stages[stage]["list"]}
+    assert len(arms) >= 16
+    for name, row in arms.items():
+        control = cifar10_leaderboard.control_of(name)
+        assert (control == "") == name.startswith("control")
+        assert not control or arms[control]["fairness"] == "none"
+        assert not control or arms[control].get("objective") == row.get("objective"), name
+        assert cifar10_leaderboard.arm(f"others/at-{name}") == cifar10_leaderboard.arm(f"strong/tuned-at-{name}") == name
+        assert cifar10_leaderboard.control_of(f"{name} + bias") == name
+    assert stages["strong"]["parameters"]["filters"] == stages["base"]["parameters"]["filters"]
+    assert stages["strong"]["parameters"]["epsilon"] == stages["base"]["parameters"]["epsilon"]
+
+
+def test_an_arm_of_cifar10_is_held_against_control_and_faal() -> None:
+    """Worst classes 20, 22, 24 against 10, 12, 11 and 20, 21, 22, so +10, +10, +13 and 0, +1, +2 points; the rest by Student."""
+
+    def group(*worst: int) -> list:
+        return [verdicts([k, 50, 60, 70], seed=seed) for seed, k in enumerate(worst)]
+
+    arms = {"base": group(5, 5, 5), "control": group(10, 12, 11), "faal": group(20, 21, 22), "wat": group(20, 22, 24)}
+    found = cifar10_leaderboard.table(arms, "pgd-20")
+    assert [row[0] for row in found.rows] == ["wat", "faal", "control", "base"], "the most robust worst class first"
+    row = dict(zip(found.head, found.rows[0], strict=True))
+    half = [t.ppf(0.975, 2) * np.std(d, ddof=1) / 3**0.5 for d in ([10, 10, 13], [0, 1, 2])]
+    assert row["worst class against its control: points (over seeds)"] == f"+11.0 ({11 - half[0]:+.1f} to {11 + half[0]:+.1f})"
+    assert row["worst class against FAAL: points (over seeds)"] == f"+1.0 ({1 - half[1]:+.1f} to {1 + half[1]:+.1f})"
+    p = {
+        name: 2 * t.sf(np.mean(d) / np.std(d, ddof=1) * 3**0.5, 2)
+        for name, d in {"wat": [10, 10, 13], "faal": [10, 9, 11]}.items()
+    }
+    assert row["worst class against its control: p, Holm"] == f"{max(p['wat'], 2 * min(p.values())):.3f}"
+    assert row["worst three, %"].startswith(f"{(22 + 50 + 60) / 3:.1f} ")
+    assert row["seeds"] == "3"
+    assert "Corrected for 3 comparisons (Holm), above FAAL: none; below: base, control" in found.notes[0]
+    later = cifar10_leaderboard.table({**arms, "dafa": group(30)}, "pgd-20")
+    assert dict(zip(later.head, later.rows[0], strict=True))["worst class against FAAL: p, Holm"] == "-", (
+        "not as long as a seed lacks"
+    )
