@@ -136,7 +136,7 @@ def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pyte
 
 
 # A press of these buttons starts a process or steers one, and the panel needs a page.
-PRESSED = {f"Workbench.{name}" for name in ("look_at", "pause", "start", "step", "stop", "turn")}
+PRESSED = {f"Workbench.{name}" for name in ("look_at", "pause", "start", "step", "epoch", "stop", "turn")}
 TOO_LONG = {"demo"}  # its example is there and not run: it trains three models and attacks them
 
 

@@ -27,6 +27,7 @@ FULL_SIZE = {
 }  # fmt: skip
 SMALL = {
     "digits", "digits-balance", "digits-leaderboard", "digits-longtail", "digits-releases", "cifar10-small", "cifar10-longtail",
+    "cifar10-leaderboard",
 }  # fmt: skip
 TRAINING = ("train", "finetune")
 
@@ -36,7 +37,9 @@ def load(name: str) -> dict:
 
 
 def parameters_cell(notebook: str) -> dict:
-    cells = json.loads((ROOT / "parameterized" / f"{notebook}.ipynb").read_text())["cells"]
+    beside = ROOT / "reproduce" / notebook
+    file = beside if beside.suffix == ".ipynb" else ROOT / "parameterized" / f"{notebook}.ipynb"
+    cells = json.loads(file.read_text())["cells"]
     (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     assigned = [line for line in ast.parse("".join(cell["source"])).body if isinstance(line, ast.AnnAssign)]
     return {line.target.id: ast.literal_eval(line.value) for line in assigned}  # type: ignore[union-attr]
@@ -107,7 +110,7 @@ def test_a_sweep_file_says_what_notebooks_know(name: str) -> None:
     sweep = load(name)
     assert sweep["name"] == name
     assert sweep["about"]
-    assert set(sweep) <= {"name", "about", "hours", "threads", "environment", "stages", "paper"}
+    assert set(sweep) <= {"name", "about", "hours", "threads", "environment", "stages", "paper", "kept"}
     assert all(isinstance(hours, (int, float)) and hours > 0 for hours in sweep["hours"].values())
     assert ("gpu" in sweep["hours"]) == (name in FULL_SIZE)
     seen: set[str] = set()
