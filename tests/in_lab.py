@@ -4,6 +4,7 @@ Every wait is for a post-condition. The fixtures `lab` and `page` are in conftes
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -79,8 +80,8 @@ def _missing(reason: str) -> None:
 
 
 def own_folder(server: Path, name: str) -> Path:
-    """A folder below the server's with a copy of the notebooks."""
-    root = server / name
+    """A folder below the server's with a copy of the notebooks; a new one where a test is tried once more."""
+    root = next(place for n in itertools.count() if not (place := server / f"{name}{f'-{n}' if n else ''}").exists())
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     return root
 

@@ -62,7 +62,7 @@ def panel_spec(
     measured = "KL(U || w)" if ambiguity == "kl" else f"Divergence ({ambiguity})"
     spent = [_line("spent"), _line("tau", "dash", faint=True)][: 1 + tau]
     whole = {"id": "map", "title": "Class weights (CDAW), every class", "kind": "heatmap", "lines": by_class, "zero": True,
-             "picks": "heaviest", "from": "weights", "wide": True}  # fmt: skip
+             "first": True, "picks": "heaviest", "from": "weights", "wide": True}  # fmt: skip
     panels = ([whole] if weighs and kind == "lines" else []) + [
         {"id": "weights", "title": "Class weights (CDAW)", "kind": kind, "lines": by_class, "zero": True, "first": True,
          "uniform": 1 / len(class_names), "picks": "heaviest"},

@@ -63,7 +63,7 @@ def turn_while_it_runs(page: Any, run: RunFolder) -> None:
     turned = max(r["time"] for r in clock if r["event"] == "DialTurned")
     assert turned - asked < max(0.5, 2 * step), "recorded within a look at the folder, or a step of the command"
     assert late.step <= steps(run)[-1].step
-    labels = "(document.querySelector('.faal-view').faal.panels.get('weights').labelled || [])"
+    labels = "(document.querySelector('.faal-view').faal.panels.get('map').labelled || [])"  # the panel that is always in view
     page.wait_for_function(f"() => {labels}.length === 2")
     second, first = page.evaluate(f"() => {labels}")
     assert (first["text"], second["text"]) == ("tau 0.55", "tau 0.6")
