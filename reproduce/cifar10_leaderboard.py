@@ -7,12 +7,13 @@ Beside it stands in how many seeds the paired interval over test images excludes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from leaderboard import Mean, Seeds, holm, p_value
+from leaderboard import Mean, Seeds, holm, numbers, p_value
 from leaderboard_page import counts_csv
 
 from faal_lab.evaluation.comparison import compare
@@ -85,35 +86,40 @@ def measured(group: Sequence[Verdicts], attack: str) -> dict[str, Mean]:
 def table(arms: Seeds, attack: str) -> Table:
     """All arms under one attack, the most robust worst class first."""
     known = {name: group for name, group in arms.items() if attack in group[0].survived}
-    numbers = {name: measured(group, attack) for name, group in known.items()}
+    found_of = {name: measured(group, attack) for name, group in known.items()}
     controls = {n: Against.of(g, known[c], attack) for n, g in known.items() if len(known.get(c := control_of(n), ())) == len(g)}
     faal = known.get("faal", ())
     rivals = {n: Against.of(g, faal, attack) for n, g in known.items() if n != "faal" and len(g) == len(faal)}
     corrected = [dict(zip(some, holm([one.p for one in some.values()]), strict=True)) for some in (controls, rivals)]
     rows = []
-    for name in sorted(known, key=lambda n: -numbers[n]["worst class"].value):
-        cells = [name, str(len(known[name])), *(mean.text() for mean in numbers[name].values())]
+    for name in sorted(known, key=lambda n: -found_of[n]["worst class"].value):
+        cells = [name, str(len(known[name])), *(mean.text() for mean in found_of[name].values())]
         for found, p in zip((controls, rivals), corrected, strict=True):
             one = found.get(name)
             cells += [one.worst.text("+"), f"{p[name]:.3f}", f"{one.clear} of {one.seeds}"] if one else ["-"] * 3
         cells.append(controls[name].average.text("+") if name in controls else "-")
         rows.append([*cells, control_of(name) or "-"])
     held = ("points (over seeds)", "p, Holm", "seeds clear over images")
-    head = ["arm", "seeds", *(f"{name}, %" for name in next(iter(numbers.values())))]
+    head = ["arm", "seeds", *(f"{name}, %" for name in next(iter(found_of.values())))]
     head += [f"worst class against {other}: {what}" for other in ("its control", "FAAL") for what in held]
     head += ["average against its control, points", "control"]
     images = len(next(iter(known.values()))[0].labels)
-    return Table(f"{ATTACK_TITLES[attack]}, {images:,} test images", head, rows, [winner(rivals, corrected[1], numbers)])
+    return Table(f"{ATTACK_TITLES[attack]}, {images:,} test images", head, rows, [winner(known, attack)])
 
 
-def winner(rivals: Mapping[str, Against], p: Mapping[str, float], numbers: Mapping[str, Mapping[str, Mean]]) -> str:
-    """What the corrected comparisons with FAAL allow to say of a first place."""
-    above = [name for name in rivals if p[name] < 0.05 and rivals[name].worst.value > 0]
-    below = [name for name in rivals if p[name] < 0.05 and rivals[name].worst.value < 0]
-    first = max(numbers, key=lambda name: numbers[name]["worst class"].value)
+def winner(arms: Seeds, attack: str) -> str:
+    """Name the arm whose worst class is above that of every other arm, corrected for all pairs; else say that there is none."""
+    worst = {name: numbers(group, attack)[1] for name, group in arms.items()}
+    pairs = [(a, b) for a, b in combinations(worst, 2) if len(worst[a]) == len(worst[b])]
+    p = dict(zip(pairs, holm([p_value(worst[a] - worst[b]) for a, b in pairs]), strict=True))
+    first = max(worst, key=lambda name: worst[name].mean())
+    others = [name for name in worst if name != first]
+    alike = [name for name in others if not min(p.get((first, name), 1.0), p.get((name, first), 1.0)) < 0.05]
+    if not alike:
+        return f"The winner is {first}: its worst class is above every other arm's, corrected for {len(pairs)} pairs (Holm)."
     return (
-        f"The highest mean is that of {first}, which is no proven order. Corrected for {len(rivals)} comparisons (Holm), above "
-        f"FAAL: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}; all others cannot be told from it."
+        f"There is no winner. The highest mean is that of {first}; corrected for {len(pairs)} pairs (Holm) it cannot be told "
+        f"from {', '.join(alike)}."
     )
 
 
